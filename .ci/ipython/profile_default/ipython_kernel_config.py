@@ -1,0 +1,6 @@
+"""Settings of the kernels that record and check notebooks (found through IPYTHONDIR)."""
+
+c = get_config()  # noqa: F821  (IPython puts it there)
+
+c.IPKernelApp.log_level = 40  # no "Kernel is running over TCP" on every start
+c.HistoryManager.enabled = False  # kernels that start together do not wait for one history file

@@ -1,0 +1,54 @@
+# make run      executed copies of the notebooks with pictures and an HTML page each, in data/runs
+# make test     lint, unit tests, doctests and the committed notebooks
+# make lab      JupyterLab in the notebooks' folder
+# make record   execute the notebooks in place and clean them: what is committed
+# Each makes .venv by itself; name an interpreter with PYTHON=/path/to/python3.11.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
+# Parameters for `make run`, the same for all notebooks named: PARAMETERS="-p model mini"
+PARAMETERS ?=
+# Parameters for the training notebook alone: TRAIN_PARAMETERS="-p pictures 64000"
+TRAIN_PARAMETERS ?=
+
+BIN := .venv/bin
+IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"
+SOURCES := $(shell find prumerge -name '*.py') $(wildcard data/mini-llava/*)
+RUNS := $(patsubst notebooks/%.ipynb,data/runs/%.ipynb,$(NOTEBOOKS))
+
+.PHONY: help setup run test lab record clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -n 5
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@.ci/setup $(PYTHON)
+
+# Notebooks that are up to date are left alone, so an interrupted run goes on where it stopped.
+run: $(RUNS)
+	@echo "executed notebooks and their HTML pages: data/runs   pictures: figures"
+
+data/runs/train_%.ipynb: PARAMETERS += $(TRAIN_PARAMETERS)
+data/runs/%.ipynb: notebooks/%.ipynb $(SOURCES) | setup
+	@$(IN_ENV) python -m prumerge.runs run $< $@ --html $(PARAMETERS)
+
+test: setup
+	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest --nbval \
+		--nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 300 \
+		tests prumerge notebooks
+
+lab: setup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab --notebook-dir notebooks
+
+record: setup
+	@$(IN_ENV) python -m prumerge.runs record $(NOTEBOOKS)
+
+clean:
+	rm -rf data/runs .pytest_cache .ruff_cache .hypothesis
