@@ -10,7 +10,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 
 PYTHON ?=
-NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
+NOTEBOOKS ?= $(filter-out %.failed.ipynb %.partial.ipynb,$(sort $(wildcard notebooks/*.ipynb)))
 # Parameters for `make run`, the same for all notebooks named: PARAMETERS="-p model mini"
 PARAMETERS ?=
 # Parameters for the training notebook alone: TRAIN_PARAMETERS="-p pictures 64000"
@@ -37,7 +37,7 @@ run: $(RUNS)
 
 data/runs/train_%.ipynb: PARAMETERS += $(TRAIN_PARAMETERS)
 data/runs/%.ipynb: notebooks/%.ipynb $(SOURCES) | setup
-	@$(IN_ENV) python -m prumerge.runs run $< $@ --html $(PARAMETERS)
+	@$(IN_ENV) && python -m prumerge.runs $< $@ --html --figures $(PARAMETERS)
 
 test: setup
 	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest --nbval \
@@ -48,7 +48,7 @@ lab: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab --notebook-dir notebooks
 
 record: setup
-	@$(IN_ENV) python -m prumerge.runs record $(NOTEBOOKS)
+	@$(IN_ENV) && python -m prumerge.record $(NOTEBOOKS)
 
 clean:
 	rm -rf data/runs .pytest_cache .ruff_cache .hypothesis
