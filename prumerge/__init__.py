@@ -1,0 +1,51 @@
+"""LLaVA-PruMerge on stock transformers models: fewer visual tokens, in a few lines.
+
+    >>> import prumerge, torch
+    >>> features = keys = torch.eye(16)[None]
+    >>> scores = torch.full((1, 16), 0.01)
+    >>> scores[0, 5] = 0.85
+    >>> prumerge.reduce_tokens(features, keys, scores).kept    # one outlier, one extra token
+    [2]
+
+Where to find the paper's ideas:
+
+    scores       class attention and keys from a vision encoder
+    outliers     the interquartile fence: how many patches stand out
+    spatial      the evenly spaced patches of PruMerge+
+    supplement   nearest keys, weighted merge, extra token
+    selection    which patches stay and in which order
+    reduction    all of it: ``reduce_tokens``
+    settings     every choice paper and release leave open; ``presets`` names the readings
+    methods      the same interface for other methods; ``baselines`` has the simplest
+    llava        ``attach``: all of it inside a LLaVA of transformers
+"""
+
+from prumerge import baselines as _baselines  # registers "all", "random", "uniform", "top_k"
+from prumerge.methods import names, register, resolve
+from prumerge.presets import PRESETS
+from prumerge.reduction import Reduction, Selection, reduce_tokens
+from prumerge.scores import Encoded, encode
+from prumerge.settings import Settings
+
+__all__ = [
+    "PRESETS",
+    "Encoded",
+    "Reduction",
+    "Selection",
+    "Settings",
+    "attach",
+    "encode",
+    "names",
+    "reduce_tokens",
+    "register",
+    "resolve",
+]
+
+
+def __getattr__(name: str):
+    # attach needs transformers, which takes seconds to import; tensors alone do not need it.
+    if name == "attach":
+        from prumerge.llava import attach
+
+        return attach
+    raise AttributeError(f"module 'prumerge' has no attribute {name!r}")

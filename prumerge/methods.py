@@ -1,0 +1,116 @@
+"""Ways to reduce visual tokens, by name, behind one signature.
+
+A method is a function from what the encoder says and the settings to a reduction. Registering one
+takes a decorator; after that its name works wherever ``"prumerge+"`` does::
+
+    @prumerge.register("brightest", settings=Settings(neighbours=0, extra_token=False))
+    def brightest(encoded, settings):
+        '''Keep the patches with the longest features.'''
+        ...
+        return reduce_to(reason, encoded.features, encoded.keys, encoded.scores, settings)
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from prumerge.presets import PRESETS
+from prumerge.reduction import Reduction, reduce_tokens
+from prumerge.scores import Encoded
+from prumerge.settings import Settings
+
+Function = Callable[[Encoded, Settings], Reduction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to reduce tokens together with its settings.
+
+    Args:
+        name: What tables call it.
+        function: From what the encoder says and the settings to a reduction.
+        settings: Also say how the encoder is to be read (``score`` and the layers).
+    """
+
+    name: str
+    function: Function
+    settings: Settings
+
+    def __call__(self, encoded: Encoded) -> Reduction:
+        """Reduce the tokens of encoded pictures."""
+        return self.function(encoded, self.settings)
+
+
+_REGISTRY: dict[str, Method] = {}
+
+
+def register(name: str, settings: Settings | None = None) -> Callable[[Function], Function]:
+    """Make a function known under a name, for ``attach``, ``resolve`` and tables.
+
+    Args:
+        name: New name. Registering it again replaces the method, as a re-run notebook cell does;
+            the presets' names are taken.
+        settings: Its defaults. None: ``Settings()``.
+
+    Returns:
+        A decorator that hands the function back unchanged.
+
+    Raises:
+        ValueError: If the name belongs to a preset.
+    """
+    if name in PRESETS and name in _REGISTRY:
+        raise ValueError(f"{name!r} is a preset of PruMerge: choose another name")
+
+    def keep(function: Function) -> Function:
+        _REGISTRY[name] = Method(name, function, settings or Settings())
+        return function
+
+    return keep
+
+
+def names() -> list[str]:
+    """Return the names of all registered methods, in the order they were registered."""
+    return list(_REGISTRY)
+
+
+def resolve(method: str | Function | Method, **overrides: Any) -> Method:
+    """Find a method and change its settings.
+
+    Args:
+        method: A registered name, a :class:`Method`, or a function with a method's signature.
+        overrides: Settings to change.
+
+    Returns:
+        The method, ready to be called on encoded pictures.
+
+    Raises:
+        ValueError: If no method has that name (the message lists them), or a setting is unknown or
+            outside its limits.
+
+    Example:
+        >>> resolve("prumerge+", budget=64).settings.budget
+        64
+    """
+    if isinstance(method, str):
+        if method not in _REGISTRY:
+            near = difflib.get_close_matches(method, _REGISTRY, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown method {method!r}: {hint}there are {', '.join(_REGISTRY)}")
+        method = _REGISTRY[method]
+    if not isinstance(method, Method):
+        if not callable(method):
+            raise ValueError(f"method must be a name or a function, got {method!r}")
+        method = Method(getattr(method, "__name__", type(method).__name__), method, Settings())
+    return dataclasses.replace(method, settings=method.settings.with_changes(**overrides))
+
+
+def prumerge(encoded: Encoded, settings: Settings) -> Reduction:
+    """Reduce tokens as LLaVA-PruMerge does; the settings say which reading of it."""
+    return reduce_tokens(
+        encoded.features, encoded.keys, encoded.scores, settings, grid=encoded.grid
+    )
+
+
+for _name, _settings in PRESETS.items():
+    register(_name, _settings)(prumerge)

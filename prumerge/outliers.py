@@ -1,0 +1,123 @@
+"""Adaptive important token selection: which visual tokens stand out.
+
+A vision encoder's class token looks at few patches. Their attention scores are upper outliers of
+the picture's own distribution, so the number worth keeping follows from the picture.
+
+Shapes
+    images   pictures in the batch
+    patches  visual tokens of one picture, class token excluded (24 x 24 = 576 for CLIP ViT-L/14-336)
+
+Source: LLaVA-PruMerge, arXiv 2403.15388, step "adaptive important token selection" (AITS).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from prumerge.settings import Settings
+
+
+def fence(
+    scores: Float[Tensor, "rows patches"],
+    whisker: float = 1.5,
+    lower_quantile: float = 0.25,
+    upper_quantile: float = 0.75,
+) -> Float[Tensor, "rows 1"]:
+    """Return the score above which a patch of the same row is an outlier.
+
+    The fence is ``Q3 + whisker * (Q3 - Q1)`` with linearly interpolated quartiles.
+
+    Args:
+        scores: Attention each patch receives: a probability, no unit.
+        whisker: Fence distance in interquartile ranges.
+        lower_quantile: Level of Q1.
+        upper_quantile: Level of Q3.
+
+    Returns:
+        One fence per row, in float32. NaN where a score of the row is NaN.
+
+    Source:
+        Paper, equation of the IQR bound; the release computes the same with numpy.
+
+    Example:
+        >>> fence(torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0]])).tolist()
+        [[6.0]]
+    """
+    # In float32: torch.quantile refuses half precision, and a half carries three digits.
+    scores = scores.float()
+    lower = torch.quantile(scores, lower_quantile, dim=1, keepdim=True)
+    upper = torch.quantile(scores, upper_quantile, dim=1, keepdim=True)
+    return upper + whisker * (upper - lower)
+
+
+def keep_outliers(
+    scores: Float[Tensor, "images patches"],
+    whisker: float = 1.5,
+    lower_quantile: float = 0.25,
+    upper_quantile: float = 0.75,
+) -> Bool[Tensor, "images patches"]:
+    """Mark the patches whose score is an upper outlier within their own picture.
+
+    A patch stays when its score is strictly above the picture's :func:`fence`. Rows keep different
+    numbers of patches, with the paper's quartiles at most ``ceil((patches - 1) / 4)``: 144 of 576.
+
+    Args:
+        scores: Attention each patch receives. Only ratios within a row matter, so removing the
+            class token before or after the softmax gives the same answer.
+        whisker: Fence distance in interquartile ranges. 1.5 is the paper's value; larger keeps
+            fewer patches.
+        lower_quantile: Level of the lower quartile.
+        upper_quantile: Level of the upper quartile.
+
+    Returns:
+        True where the patch stays. A row without outliers is all False; what to do with such a
+        picture is decided by :func:`prumerge.reduce_tokens`.
+
+    Raises:
+        ValueError: If a score is NaN or infinite.
+
+    Source:
+        Paper, equation of the IQR bound. The release pools the quartiles over the batch and turns
+        the count into a ratio (D4, D5): identical for one picture, different for several.
+
+    Example:
+        >>> scores = torch.tensor([[0.1, 0.1, 0.2, 0.2, 0.9], [0.3, 0.3, 0.3, 0.3, 0.3]])
+        >>> keep_outliers(scores).sum(dim=1).tolist()
+        [1, 0]
+    """
+    if not torch.isfinite(scores).all():
+        raise ValueError("scores hold NaN or infinity: check the pixel values and the encoder")
+    return scores.float() > fence(scores, whisker, lower_quantile, upper_quantile)
+
+
+def count_outliers(
+    scores: Float[Tensor, "images patches"], settings: Settings
+) -> Int64[Tensor, " images"]:
+    """Count the outliers of each picture under the pooling and the rule of ``settings``.
+
+    Outliers are the best-scored patches of a picture, so their number says which they are.
+
+    Args:
+        scores: Attention each patch receives. Not checked for NaN: that would make a device wait.
+        settings: ``whisker``, both quantiles, ``pooling`` and ``outlier_rule`` are read.
+
+    Returns:
+        Outliers per picture, 0 where there are none.
+
+    Source:
+        D4 and D5. With ``pooling="batch"`` and ``outlier_rule="count"`` every picture of a batch
+        gets the same number, the mean rounded down, as in the release (lines 35-46, 116).
+
+    Example:
+        >>> scores = torch.tensor([[0.1, 0.1, 0.2, 0.2, 0.9], [0.3, 0.3, 0.3, 0.3, 0.3]])
+        >>> count_outliers(scores, Settings()).tolist()
+        [1, 0]
+    """
+    images = scores.shape[0]
+    scores = scores.float()
+    rows = scores.reshape(1, -1) if settings.pooling == "batch" and images else scores
+    limits = fence(rows, settings.whisker, settings.lower_quantile, settings.upper_quantile)
+    counts = (scores > limits).sum(dim=1)
+    if settings.pooling == "batch" and settings.outlier_rule == "count" and images:
+        counts = (counts.sum() // images).expand(images)
+    return counts

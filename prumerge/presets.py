@@ -1,0 +1,83 @@
+"""Named readings of LLaVA-PruMerge: what was released, and what was written.
+
+========== ==================================================================================
+name       meaning
+========== ==================================================================================
+release    PruMerge as released: outliers of the class attention, merged, and one extra token
+release+   PruMerge+ as released, adaptive branch: about three evenly spaced patches per outlier
+release+fixed  PruMerge+ as released, branch for training: 72 by score, 72 evenly spaced, one extra
+paper      PruMerge as the paper words it
+paper+     PruMerge+ as the paper words it: as many lattice patches as outliers
+prumerge   the same as release
+prumerge+  the same as release+
+========== ==================================================================================
+
+Where the release is broken the presets named after it do the right thing instead:
+
+* each picture of a batch is treated as if it came alone (D5; ``pooling="batch"`` mimics);
+* a patch chosen both by score and for its place is sent once (the fixed branch sends it twice and
+  then loses the first unselected patches from the extra token);
+* a picture without outliers keeps its best-scored patch (the release sends the extra token alone,
+  or divides by zero in PruMerge+);
+* evenly spaced patches reach to the last one (the release stops one short).
+
+The paper's merge is a sum of neighbours weighted by attention probabilities without any
+normalisation. Taken to the letter that shrinks every token to a few per cent of its length, so
+``paper`` divides by the total weight; ``normalise_weights=False`` gives the letter.
+"""
+
+import difflib
+from typing import Any
+
+from prumerge.settings import Settings
+
+_RELEASE = Settings()
+_RELEASE_PLUS = Settings(spatial="stride")
+_PAPER = Settings(
+    score="head_mean",
+    softmax_class=False,
+    score_layer=-2,
+    key_layer=-1,
+    similarity="dot",
+    candidates="pruned",
+    own_term=False,
+    normalise_weights=True,
+    extra_token=False,
+    order="raster",
+)
+
+PRESETS: dict[str, Settings] = {
+    "prumerge": _RELEASE,
+    "prumerge+": _RELEASE_PLUS,
+    "release": _RELEASE,
+    "release+": _RELEASE_PLUS,
+    "release+fixed": _RELEASE_PLUS.with_changes(branch="fixed"),
+    "paper": _PAPER,
+    "paper+": _PAPER.with_changes(spatial="lattice", spatial_factor=1),
+}
+
+
+def resolve_settings(settings: Settings | str, **overrides: Any) -> Settings:
+    """Turn a preset's name or a ``Settings`` object, and changes to it, into ``Settings``.
+
+    Args:
+        settings: A name of ``PRESETS`` or an object.
+        overrides: Fields to change.
+
+    Returns:
+        The changed settings.
+
+    Raises:
+        ValueError: If there is no such preset or field, or a value is outside its limits.
+
+    Example:
+        >>> resolve_settings("prumerge+", budget=64).spatial
+        'stride'
+    """
+    if isinstance(settings, str):
+        if settings not in PRESETS:
+            near = difflib.get_close_matches(settings, PRESETS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown preset {settings!r}: {hint}there are {', '.join(PRESETS)}")
+        settings = PRESETS[settings]
+    return settings.with_changes(**overrides)

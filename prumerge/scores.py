@@ -1,0 +1,229 @@
+"""One score per patch from a vision encoder: how much attention it receives.
+
+    encode            features, keys and scores of pictures; runs no block that is not needed
+    class_attention   softmax(q_class K^T): full width (release) or mean over heads
+    received          mean attention from all patches, where there is no class token
+
+LLaVA feeds the features that *enter* the encoder's last block to the language model (feature layer
+-2). The release takes queries and keys from that same last block, so both follow from the features
+by one LayerNorm and two linear maps: the last block itself never runs, and of the attention matrix
+only the class token's row is computed (D1).
+
+Shapes
+    images   pictures in the batch
+    patches  visual tokens of one picture, class token excluded
+    keys     patches and, where it takes part in the softmax, the class token
+    width    of the encoder
+
+Source: LLaVA-PruMerge, arXiv 2403.15388, equation of the class attention.
+"""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prumerge.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What a vision encoder says about pictures, before any token is dropped.
+
+    Args:
+        features: Visual tokens of the selected layer, class token dropped, before the projector.
+        keys: Keys of the patches, heads side by side, from the block named by ``key_layer``.
+        scores: Attention each patch receives, in float32.
+        grid: Rows and columns of patches.
+        class_feature: The class token of the selected layer; None where the encoder has none.
+    """
+
+    features: Float[Tensor, "images patches width"]
+    keys: Float[Tensor, "images patches width"]
+    scores: Float[Tensor, "images patches"]
+    grid: tuple[int, int]
+    class_feature: Float[Tensor, "images width"] | None = None
+
+
+def class_attention(
+    query: Float[Tensor, "images width"],
+    keys: Float[Tensor, "images keys width"],
+    heads: int = 1,
+) -> Float[Tensor, "images keys"]:
+    """Return the attention one query pays to each key, averaged over heads.
+
+    Per head ``softmax(q K^T / sqrt(width / heads))``. With ``heads=1`` the concatenated heads
+    count as one, which adds up their evidence before the softmax and so is sharper.
+
+    Args:
+        query: Query of the class token, heads side by side.
+        keys: Keys of all that take part in the softmax.
+        heads: Heads to average over; 1 for the released score.
+
+    Returns:
+        Probabilities in float32; each row sums to 1.
+
+    Source:
+        Paper, equation of the class attention, silent about heads. D2: the release uses the full
+        width with scale width ** -0.5 (line 109), that is 4 times the mean logit of 16 heads.
+
+    Example:
+        >>> class_attention(torch.zeros(1, 4), torch.randn(1, 2, 4)).tolist()
+        [[0.5, 0.5]]
+    """
+    query = query.float().unflatten(-1, (heads, -1))
+    keys = keys.float().unflatten(-1, (heads, -1))
+    logits = torch.einsum("ihd,ikhd->ihk", query, keys) * query.shape[-1] ** -0.5
+    return logits.softmax(dim=-1).mean(dim=1)
+
+
+def received_attention(
+    queries: Float[Tensor, "images patches width"],
+    keys: Float[Tensor, "images keys width"],
+    heads: int,
+) -> Float[Tensor, "images keys"]:
+    """Return the attention each key receives, averaged over queries and heads.
+
+    Args:
+        queries: Queries of the patches, heads side by side.
+        keys: Keys of all that take part in the softmax.
+        heads: Heads to average over.
+
+    Returns:
+        Means of probabilities in float32; each row sums to 1.
+
+    Source:
+        Not in the paper, which needs a class token. Others' ports of PruMerge to encoders without
+        one use this mean.
+    """
+    queries = queries.float().unflatten(-1, (heads, -1))
+    keys = keys.float().unflatten(-1, (heads, -1))
+    total = torch.zeros(keys.shape[:2], device=keys.device)
+    # One head at a time: all of them would need heads times the memory of one attention matrix.
+    for head in range(heads):
+        logits = queries[:, :, head] @ keys[:, :, head].transpose(1, 2)
+        total += (logits * queries.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=1)
+    return total / heads
+
+
+def encode(
+    vision_tower: nn.Module,
+    pixel_values: Float[Tensor, "images channels height width"],
+    settings: Settings | None = None,
+    feature_layer: int = -2,
+) -> Encoded:
+    """Run a vision encoder as far as needed and score its patches.
+
+    Args:
+        vision_tower: ``CLIPVisionModel``, ``SiglipVisionModel`` or one built alike, such as
+            ``model.model.vision_tower`` of a LLaVA.
+        pixel_values: Preprocessed pictures; moved to the type and device of the encoder.
+        settings: ``score``, ``softmax_class``, ``score_layer`` and ``key_layer`` are read. None:
+            the release's.
+        feature_layer: Hidden state handed on: 0 is the input of the first block, -1 the output of
+            the last. LLaVA-1.5: -2.
+
+    Returns:
+        Features equal to ``hidden_states[feature_layer]`` of the encoder, with keys and scores.
+
+    Raises:
+        ValueError: If the encoder is built otherwise, if it has no class token and the score needs
+            one, if a layer does not exist, or if no block reads the selected features.
+
+    Source:
+        D1 to D3.
+    """
+    settings = settings or Settings()
+    tower = _open_tower(vision_tower)
+    has_class = hasattr(tower.embeddings, "class_embedding")
+    if settings.score != "received" and not has_class:
+        raise ValueError(
+            f"score={settings.score!r} needs a class token and {type(tower).__name__} has none: "
+            "use score='received'"
+        )
+    blocks = tower.encoder.layers
+    layers = _needed_layers(settings, feature_layer, len(blocks))
+    hidden = _hidden_states(tower, pixel_values, set(layers))
+    features, score_input, key_input = (hidden[layer] for layer in layers)
+    first = int(has_class)
+    _, score_layer, key_layer = layers
+    queries, score_keys = _queries_and_keys(blocks[score_layer], score_input, settings, first)
+    keys = score_keys
+    if key_layer != score_layer:
+        block = blocks[key_layer]
+        keys = block.self_attn.k_proj(block.layer_norm1(key_input))
+    grid = tuple(side // tower.config.patch_size for side in pixel_values.shape[-2:])
+    return Encoded(
+        features=features[:, first:],
+        keys=keys[:, first:],
+        scores=_score(queries, score_keys, settings, first, tower.config.num_attention_heads),
+        grid=grid,
+        class_feature=features[:, 0] if has_class else None,
+    )
+
+
+def _open_tower(vision_tower: nn.Module) -> nn.Module:
+    tower = getattr(vision_tower, "vision_model", vision_tower)
+    if not (hasattr(tower, "embeddings") and hasattr(getattr(tower, "encoder", None), "layers")):
+        raise ValueError(
+            f"{type(vision_tower).__name__} has no embeddings and encoder.layers: pass a "
+            "CLIPVisionModel or SiglipVisionModel, or build Encoded yourself"
+        )
+    return tower
+
+
+def _needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[int, int, int]:
+    """Return the hidden state of the features and the blocks of scores and keys, from 0."""
+    if not isinstance(feature_layer, int):
+        raise ValueError(f"feature_layer must be one int, got {feature_layer!r}: lists of layers "
+                         "have no single block that reads them")
+    if not -blocks - 1 <= feature_layer <= blocks:
+        raise ValueError(f"feature_layer must be in [{-blocks - 1}, {blocks}], got {feature_layer}")
+    features = feature_layer % (blocks + 1)
+    found = []
+    for name in ("score_layer", "key_layer"):
+        layer = getattr(settings, name)
+        if layer is None and features == blocks:
+            raise ValueError(f"no block reads feature layer {feature_layer}: set {name}, -1 for "
+                             "the last block")
+        layer = features if layer is None else layer
+        if not -blocks <= layer < blocks:
+            raise ValueError(f"{name} must be in [{-blocks}, {blocks - 1}], got {layer}")
+        found.append(layer % blocks)
+    return features, found[0], found[1]
+
+
+def _hidden_states(tower: nn.Module, pixel_values: Tensor, wanted: set[int]) -> dict[int, Tensor]:
+    """Run the encoder up to the last hidden state wanted; 0 is the input of the first block."""
+    weight = tower.embeddings.patch_embedding.weight
+    hidden = tower.embeddings(pixel_values.to(weight.device, weight.dtype))
+    if hasattr(tower, "pre_layrnorm"):  # CLIP's LayerNorm before the first block, spelled so
+        hidden = tower.pre_layrnorm(hidden)
+    states = {}
+    for index in range(max(wanted) + 1):
+        if index:
+            hidden = tower.encoder.layers[index - 1](hidden, attention_mask=None)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        if index in wanted:
+            states[index] = hidden
+    return states
+
+
+def _queries_and_keys(
+    block: nn.Module, hidden: Tensor, settings: Settings, first: int
+) -> tuple[Tensor, Tensor]:
+    """Project the input of a block: the class token's query, or those of all patches, and keys."""
+    normed = block.layer_norm1(hidden)
+    asking = normed[:, first:] if settings.score == "received" else normed[:, :1]
+    return block.self_attn.q_proj(asking), block.self_attn.k_proj(normed)
+
+
+def _score(queries: Tensor, keys: Tensor, settings: Settings, first: int, heads: int) -> Tensor:
+    """Return the attention of the patches, the class token's own share dropped (D3)."""
+    if not settings.softmax_class:
+        keys, first = keys[:, first:], 0
+    if settings.score == "received":
+        return received_attention(queries, keys, heads)[:, first:]
+    heads = heads if settings.score == "head_mean" else 1
+    return class_attention(queries[:, 0], keys, heads)[:, first:]

@@ -1,0 +1,209 @@
+"""Token supplement: what the dropped patches give to the kept ones.
+
+Keys say which patches are alike. Each kept patch takes up the features of its nearest neighbours,
+weighted by their attention; one extra token may carry what all dropped patches hold together.
+All sums are products of a weight matrix with the *original* features (D15: paper and release
+agree that a merge never reads merged features), so no patch has to wait for another.
+
+Shapes
+    images   pictures in the batch
+    patches  visual tokens of one picture
+    kept     kept patches of the picture that keeps most; shorter pictures are padded
+    depth    width of keys, width: width of features
+
+Source: LLaVA-PruMerge, arXiv 2403.15388, step "token supplement" (TS).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from prumerge.settings import Settings
+
+
+def nearest(
+    similarity: Float[Tensor, "images kept patches"],
+    allowed: Bool[Tensor, "images kept patches"],
+    neighbours: int,
+) -> Bool[Tensor, "images kept patches"]:
+    """Mark the most similar allowed patches of each kept one.
+
+    Args:
+        similarity: Of each kept patch to every patch; larger is nearer, no unit.
+        allowed: Patches that may be a neighbour.
+        neighbours: Patches to mark per kept one, at least 1.
+
+    Returns:
+        True at ``neighbours`` patches, or at all allowed ones where there are fewer. Among
+        equally similar patches the first ones in the raster are marked.
+
+    Example:
+        >>> similarity = torch.tensor([[[0.2, 0.9, 0.2, 0.2]]])
+        >>> nearest(similarity, similarity < 1, neighbours=2).int().tolist()
+        [[[1, 1, 0, 0]]]
+    """
+    similarity = similarity.masked_fill(~allowed, -torch.inf)
+    wanted = min(neighbours, similarity.shape[-1])
+    # The value of the last neighbour does not depend on how a device breaks ties; the patches do.
+    last = similarity.topk(wanted, dim=-1).values[..., -1:]
+    nearer = similarity > last
+    tied = similarity == last
+    places = wanted - nearer.sum(dim=-1, keepdim=True)
+    return (nearer | (tied & (tied.cumsum(dim=-1, dtype=torch.int32) <= places))) & allowed
+
+
+def key_similarity(
+    keys: Float[Tensor, "images patches depth"],
+    order: Int64[Tensor, "images kept"],
+    kind: str = "cosine",
+) -> Float[Tensor, "images kept patches"]:
+    """Compare the keys of kept patches with those of all patches.
+
+    Args:
+        keys: Keys of one encoder block, heads side by side.
+        order: Kept patches.
+        kind: ``"cosine"`` or ``"dot"``.
+
+    Returns:
+        Similarities in float32.
+
+    Source:
+        D6: cosine in the release, dot product in the paper. They rank alike only where all keys
+        are equally long.
+    """
+    keys = keys.float()
+    if kind == "cosine":
+        keys = normalize(keys, dim=-1)
+    return take(keys, order) @ keys.transpose(1, 2)
+
+
+def take(
+    values: Float[Tensor, "images patches width"], order: Int64[Tensor, "images kept"]
+) -> Float[Tensor, "images kept width"]:
+    """Pick the rows of ``values`` that ``order`` names, in its order."""
+    return values.gather(1, order[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def merge_weights(
+    similarity: Float[Tensor, "images kept patches"],
+    scores: Float[Tensor, "images patches"],
+    order: Int64[Tensor, "images kept"],
+    candidates: Bool[Tensor, "images patches"],
+    neighbours: int = 32,
+    normalise: bool = False,
+) -> Float[Tensor, "images kept patches"]:
+    """Return how much of each patch is added to each kept one.
+
+    The weight of a neighbour is its own attention score; of any other patch zero.
+
+    Args:
+        similarity: Of kept to all patches.
+        scores: Attention each patch receives.
+        order: Kept patches; a patch is never its own neighbour.
+        candidates: Patches that may be merged into others.
+        neighbours: Patches merged into each kept one.
+        normalise: Divide each row by its sum.
+
+    Returns:
+        Weights; a row without candidates is zero.
+
+    Source:
+        Paper, sum of the token supplement; D7 to D9. One patch may be merged into many: the
+        "clusters" are no partition.
+    """
+    patches = torch.arange(scores.shape[1], device=scores.device)
+    allowed = candidates[:, None, :] & (patches != order[..., None])
+    weights = nearest(similarity, allowed, neighbours) * scores.float()[:, None, :]
+    return _normalised(weights) if normalise else weights
+
+
+def extra_token(
+    features: Float[Tensor, "images patches width"],
+    scores: Float[Tensor, "images patches"],
+    dropped: Bool[Tensor, "images patches"],
+    normalise: bool = False,
+) -> Float[Tensor, "images width"]:
+    """Sum the features of all dropped patches, weighted by their attention.
+
+    Args:
+        features: Visual tokens.
+        scores: Attention each patch receives.
+        dropped: Patches to sum.
+        normalise: Divide by the sum of the weights.
+
+    Returns:
+        One token per picture in the type of ``features``; zero where nothing is dropped.
+
+    Source:
+        D10: in the release only, without normalisation (lines 168-169). It is as long as the
+        dropped attention mass makes it.
+
+    Example:
+        >>> features = torch.tensor([[[1.0], [2.0], [4.0]]])
+        >>> scores = torch.tensor([[0.5, 0.25, 0.25]])
+        >>> extra_token(features, scores, torch.tensor([[False, True, True]])).tolist()
+        [[1.5]]
+    """
+    weights = scores.float() * dropped
+    weights = _normalised(weights) if normalise else weights
+    precise = torch.promote_types(features.dtype, torch.float32)
+    total = weights[:, None].to(precise) @ features.to(precise)
+    return total[:, 0].to(features.dtype)
+
+
+def merge(
+    features: Float[Tensor, "images patches width"],
+    keys: Float[Tensor, "images patches depth"],
+    scores: Float[Tensor, "images patches"],
+    order: Int64[Tensor, "images kept"],
+    kept: Bool[Tensor, "images patches"],
+    settings: Settings,
+) -> Float[Tensor, "images kept width"]:
+    """Give each kept patch the weighted features of its nearest neighbours.
+
+    A merged token is ``own_term * y_p + sum_j w_j * y_j`` over the neighbours j of patch p.
+
+    Args:
+        features: Visual tokens y.
+        keys: Keys of the patches.
+        scores: Attention each patch receives: the weights w.
+        order: Kept patches in the order wanted; rows padded with any patch.
+        kept: Patches that are kept.
+        settings: ``similarity``, ``neighbours``, ``candidates``, ``own_term`` and
+            ``normalise_weights`` are read.
+
+    Returns:
+        Tokens in the type of ``features``, summed in at least float32. Without neighbours
+        (``neighbours=0``) the features come back bit for bit; a patch for which no candidate is
+        left stays as it is, with or without own term.
+
+    Source:
+        D6 to D9, D15. The release loops over tokens; the sums are the same.
+
+    Example:
+        >>> features = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]])
+        >>> scores = torch.tensor([[0.6, 0.3, 0.1]])
+        >>> kept = torch.tensor([[True, False, False]])
+        >>> settings = Settings(neighbours=1)
+        >>> merge(features, features, scores, torch.tensor([[0]]), kept, settings).tolist()
+        [[[1.5, 0.5]]]
+    """
+    own = take(features, order)
+    if settings.neighbours == 0:
+        return own
+    similarity = key_similarity(keys, order, settings.similarity)
+    candidates = ~kept if settings.candidates == "pruned" else torch.ones_like(kept)
+    weights = merge_weights(
+        similarity, scores, order, candidates, settings.neighbours, settings.normalise_weights
+    )
+    # Halves lose the small weights of far neighbours, so the sum is taken in float32.
+    precise = torch.promote_types(features.dtype, torch.float32)
+    gathered = weights.to(precise) @ features.to(precise)
+    stays = settings.own_term | (weights == 0).all(dim=-1, keepdim=True)
+    return (gathered + own * stays).to(features.dtype)
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    total = weights.sum(dim=-1, keepdim=True)
+    return weights / torch.where(total == 0, 1, total)
