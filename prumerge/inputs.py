@@ -1,0 +1,181 @@
+"""Model inputs that match the visual tokens really sent: checked, shortened, embedded."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from prumerge.prompts import ShortPrompts, find_placeholders, shorten
+from prumerge.reduction import Reduction
+
+IGNORED_LABEL = -100
+PICTURE_ARGUMENTS = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
+ONE_PER_COLUMN = {"labels": IGNORED_LABEL, "token_type_ids": 0, "mm_token_type_ids": 0}
+
+
+@dataclass(frozen=True)
+class ShortInputs:
+    """A call on full prompts, rewritten for shortened ones.
+
+    Attributes:
+        arguments: Keyword arguments for the stock function, ``input_ids`` included.
+        prompts: Where each slot came from.
+        visual_tokens: All pictures' visual tokens after the projector, end to end.
+        embeddings: The shortened prompts, embedded, visual tokens in place.
+        continuation: What to add to position ids after the prompt; see
+            :class:`prumerge.generation.PromptFeeder`.
+    """
+
+    arguments: dict[str, Any]
+    prompts: ShortPrompts
+    visual_tokens: Float[Tensor, "tokens width"]
+    embeddings: Float[Tensor, "prompts short width"]
+    continuation: Int[Tensor, "prompts 1"] | None
+
+
+def shorten_inputs(
+    model: LlavaForConditionalGeneration,
+    arguments: dict[str, Any],
+    reduction: Reduction,
+    patches: int,
+    positions: Literal["compact", "original"] = "compact",
+    side: Literal["left", "right"] = "left",
+) -> ShortInputs:
+    """Rewrite a call so that each picture has one slot per visual token it sends.
+
+    Args:
+        model: Supplies token embeddings, projector and special ids.
+        arguments: Keyword arguments of the call on full prompts, checked by :func:`check_call`.
+        reduction: The visual tokens to send, with their graph where gradients are wanted.
+        patches: Visual tokens the encoder makes of one picture.
+        positions: ``"compact"`` closes the gaps that dropped tokens leave in the position ids, as
+            the release does; ``"original"`` lets every token keep the id it had in the full prompt.
+        side: Where padding goes.
+
+    Returns:
+        The rewritten call. Labels and token types are shortened like the ids.
+
+    Raises:
+        ValueError: If placeholders and pictures do not match.
+    """
+    arguments = {name: v for name, v in arguments.items() if name not in PICTURE_ARGUMENTS}
+    full_ids, mask = arguments["input_ids"], arguments.get("attention_mask")
+    mask = torch.ones_like(full_ids) if mask is None else mask.to(full_ids)
+    token = model.config.image_token_id
+    placeholders = find_placeholders(full_ids, token, len(reduction.tokens), patches)
+    standing = [place.to(full_ids.device) for place in reduction.positions]
+    prompts = shorten(full_ids, mask, placeholders, standing, _pad_token_id(model), side)
+
+    for name, fill in ONE_PER_COLUMN.items():
+        if arguments.get(name) is not None:
+            arguments[name] = prompts.pick(arguments[name].to(full_ids.device), fill)
+    given = arguments.pop("position_ids", None)
+    ids, continuation = _position_ids(prompts, given, mask, positions)
+    if ids is not None:
+        arguments["position_ids"] = ids
+    arguments |= {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
+
+    embed = model.get_input_embeddings()
+    embeddings = embed(prompts.input_ids.to(embed.weight.device))
+    visual_tokens = model.model.multi_modal_projector(torch.cat(reduction.tokens))
+    visual_tokens = visual_tokens.to(embeddings.device, embeddings.dtype)
+    visual = prompts.visual.to(embeddings.device)[..., None]
+    embeddings = embeddings.masked_scatter(visual, visual_tokens)
+    return ShortInputs(arguments, prompts, visual_tokens, embeddings, continuation)
+
+
+def _position_ids(
+    prompts: ShortPrompts, given: Tensor | None, mask: Tensor, positions: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Position ids of the shortened prompts, None for the model's own, and their continuation."""
+    if positions == "compact" and given is None:
+        return None, None
+    real = mask != 0
+    # Generation counts real tokens only; rotary positions are relative, so a forward pass may too.
+    full = mask.cumsum(1) - 1 if given is None else given.to(mask).expand_as(mask)
+    if positions == "compact":
+        first = full.masked_fill(~real, full.max() + 1).amin(dim=1, keepdim=True)
+        return first + (prompts.attention_mask.cumsum(1) - 1).clamp(min=0), None
+    short = prompts.pick(full, 0).clamp(min=0)
+    move = full.masked_fill(~real, -1).amax(dim=1, keepdim=True) - short[:, -1:]
+    return short, move if bool(move.any()) else None
+
+
+def _pad_token_id(model: LlavaForConditionalGeneration) -> int | None:
+    configs = (model.generation_config, model.config.get_text_config(), model.config)
+    ids = (getattr(config, "pad_token_id", None) for config in configs)
+    return next((pad for pad in ids if pad is not None and pad >= 0), None)
+
+
+def feature_layer(config: LlavaConfig, arguments: dict[str, Any]) -> int:
+    """The encoder layer whose features a call wants, from its arguments or the model's config.
+
+    Args:
+        config: The model's config.
+        arguments: Keyword arguments of the call.
+
+    Returns:
+        Index into the encoder's hidden states, -2 for LLaVA-1.5.
+
+    Raises:
+        ValueError: If several layers are concatenated or the class token is kept as a token.
+    """
+    names = ("vision_feature_layer", "vision_feature_select_strategy")
+    values = [arguments.get(name) for name in names]
+    layer, strategy = (
+        getattr(config, n) if v is None else v for n, v in zip(names, values, strict=True)
+    )
+    if not isinstance(layer, int):
+        raise ValueError(f"vision_feature_layer must be one layer such as -2, got {layer}")
+    if strategy != "default":
+        raise ValueError(
+            f'vision_feature_select_strategy must be "default", got {strategy!r}: reduction '
+            "chooses among patches, and any other strategy mixes the class token in with them"
+        )
+    return layer
+
+
+def check_call(arguments: dict[str, Any]) -> None:
+    """Refuse what cannot be shortened, before anything is computed.
+
+    Args:
+        arguments: Keyword arguments of a call that hands in pictures.
+
+    Raises:
+        ValueError: With what to pass instead.
+    """
+    ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
+    cache, keep = arguments.get("past_key_values"), arguments.get("logits_to_keep", 0)
+    if ids is None or arguments.get("inputs_embeds") is not None:
+        raise ValueError("pictures need input_ids: placeholders cannot be found in inputs_embeds")
+    if mask is not None and mask.shape != ids.shape:
+        raise ValueError(
+            f"attention_mask must have the shape of input_ids, {tuple(ids.shape)}, "
+            f"got {tuple(mask.shape)}: only padding masks can be shortened"
+        )
+    if (arguments.get("mm_encoder_outputs") or {}).get("image") is not None:
+        raise ValueError("mm_encoder_outputs is not reduced; pass pixel_values, or detach first")
+    if arguments.get("image_sizes") is not None:
+        raise ValueError("image_sizes is not supported: all pictures must have the encoder's size")
+    if isinstance(keep, Tensor):
+        raise ValueError("logits_to_keep must be a number: columns move when prompts are shortened")
+    check_cache(cache)
+
+
+def check_cache(cache: Any) -> None:
+    """Refuse to go on from a KV cache with a prompt that shows pictures.
+
+    Args:
+        cache: A cache or None.
+
+    Raises:
+        ValueError: If the cache holds tokens already.
+    """
+    if cache is not None and int(cache.get_seq_length()):
+        raise ValueError(
+            f"past_key_values already holds {int(cache.get_seq_length())} tokens of shortened "
+            "prompts, which do not line up with full prompts: pass an empty cache, or none"
+        )

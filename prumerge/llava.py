@@ -1,0 +1,85 @@
+"""Send fewer visual tokens through a stock LLaVA model, without editing it.
+
+    reducer = prumerge.attach(model, "prumerge+")
+    output = model.generate(**inputs, max_new_tokens=32)   # unchanged; begins with the full prompt
+    reducer.kept                                           # visual tokens each picture sent
+    reducer.detach()
+
+The reducer sits after the encoder and before the projector, as in the paper. A call with pictures
+encodes and reduces them, shortens the prompts to match (:mod:`prumerge.prompts`), and hands
+embeddings to the language model. Calls without pictures pass through untouched.
+
+Source: paper, figure of the architecture. The release edits the encoder's source file instead, and
+works for one picture at a time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from transformers import LlavaForConditionalGeneration
+
+from prumerge.attachment import Attachment
+from prumerge.inputs import feature_layer
+from prumerge.methods import Method, resolve
+from prumerge.reduction import Reduction
+
+
+def attach(
+    model: nn.Module,
+    method: str | Callable[..., Reduction] | Method = "prumerge+",
+    **overrides: Any,
+) -> Attachment:
+    """Let a stock LLaVA model send reduced visual tokens from now on.
+
+    Nothing is set on classes, weights or configs; the model's own ``generate`` and ``forward`` are
+    covered until :meth:`Attachment.detach`. Attaching again replaces the method.
+
+    ``generate`` is called as before and returns the full prompts followed by the new tokens;
+    ``max_length`` counts the full prompts. ``forward`` shortens labels like the prompts, and its
+    logits have one row per slot of the *shortened* prompts: padded on the left, so that
+    ``logits[:, -1]`` predicts the next token, or on the right where the call was padded there.
+
+    Args:
+        model: A ``LlavaForConditionalGeneration``, on any device, in any precision.
+        method: Name of a registered method (:func:`prumerge.methods.names`) or a function of
+            your own, ``(encoded, settings) -> Reduction``.
+        **overrides: Settings to change, such as ``budget=64`` or ``positions="original"``.
+
+    Returns:
+        The attachment, which tells what was kept and detaches, also as a context manager.
+
+    Raises:
+        ValueError: If the model, the method or a setting is not one that works here.
+
+    Source:
+        Paper, Algorithm 1, for what happens to the visual tokens; ``positions`` offers the compact
+        ids of the release and the original ones.
+    """
+    if not isinstance(model, LlavaForConditionalGeneration):
+        hint = 'load one with LlavaForConditionalGeneration.from_pretrained("...")'
+        if hasattr(model, "get_base_model"):  # PEFT's wrapper
+            hint = "pass model.get_base_model()"
+        raise ValueError(
+            f"attach needs a LlavaForConditionalGeneration, got {type(model).__name__}: {hint}"
+        )
+    feature_layer(model.config, {})
+    resolved = resolve(method, **overrides)
+    previous = attachment_of(model)
+    if previous is not None:
+        previous.detach()
+    return Attachment(model, resolved)
+
+
+def attachment_of(model: nn.Module) -> Attachment | None:
+    """Find the attachment that is at work in a model.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        The attachment, or None.
+    """
+    wrapper = vars(model).get("generate")
+    owner = getattr(getattr(wrapper, "func", None), "__self__", None)
+    return owner if isinstance(owner, Attachment) else None

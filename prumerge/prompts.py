@@ -1,0 +1,189 @@
+"""Prompts with fewer placeholders: make room for exactly the visual tokens that are sent.
+
+A LLaVA prompt holds one placeholder per patch of every picture. When a picture sends fewer visual
+tokens, its placeholders must shrink with it, and prompts that lost different numbers must be padded
+again. Everything follows from one map: for each slot of the shortened prompt, the column of the
+full prompt it came from.
+
+Shapes
+    prompts   rows of the batch
+    length    columns of the full prompts
+    short     columns of the shortened prompts
+    pictures  pictures in the batch, in the order in which the prompts show them
+    patches   visual tokens the encoder makes of one picture
+
+Source: an engineering need of stock ``transformers`` models; neither paper nor release covers it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ShortPrompts:
+    """Where each slot of the shortened prompts came from.
+
+    Attributes:
+        source: Column of the full prompt; for a visual token the column of the patch it stands
+            for. -1 is new padding.
+        visual: True where a visual token stands.
+        input_ids: Token ids, new padding filled.
+        attention_mask: 1 where a token is real.
+    """
+
+    source: Int[Tensor, "prompts short"]
+    visual: Bool[Tensor, "prompts short"]
+    input_ids: Int[Tensor, "prompts short"]
+    attention_mask: Int[Tensor, "prompts short"]
+
+    def pick(
+        self, values: Shaped[Tensor, "prompts length"], fill: int
+    ) -> Shaped[Tensor, "prompts short"]:
+        """Shorten anything that has one value per column of the full prompts, such as labels.
+
+        Args:
+            values: One value per column.
+            fill: Value of new padding.
+
+        Returns:
+            One value per slot of the shortened prompts.
+        """
+        return _pick(values, self.source, fill)
+
+
+def find_placeholders(
+    input_ids: Int[Tensor, "prompts length"],
+    image_token_id: int,
+    pictures: int,
+    patches: int,
+) -> Int[Tensor, "pictures patches"]:
+    """Locate every picture's placeholders, and check them picture by picture.
+
+    A run of neighbouring placeholders belongs to one picture, or to several shown directly after
+    each other, so its length must be a multiple of ``patches``. The check of the stock model
+    compares totals only: one placeholder short here and one too many there pass it, and every
+    later visual token is shown in the wrong place.
+
+    Args:
+        input_ids: Token ids of the full prompts.
+        image_token_id: The placeholder's id, ``model.config.image_token_id``.
+        pictures: Pictures handed in.
+        patches: Visual tokens the encoder makes of one picture, 576 for LLaVA-1.5.
+
+    Returns:
+        Position of each placeholder, counted through the whole batch (``row * length + column``).
+
+    Raises:
+        ValueError: If a run holds no whole number of pictures, or if prompts and pictures
+            disagree about how many pictures there are.
+    """
+    length = input_ids.shape[1]
+    marked = torch.nn.functional.pad(input_ids == image_token_id, (1, 1))
+    change = marked[:, 1:].int() - marked[:, :-1].int()  # [prompts length+1]: 1 start, -1 end
+    starts, ends = (change == 1).nonzero(), (change == -1).nonzero()  # row-major, so they pair up
+    run_lengths = ends[:, 1] - starts[:, 1]
+    broken = (run_lengths % patches != 0).nonzero()
+    if len(broken):
+        first = int(broken[0])
+        row, run = int(starts[first, 0]), int(run_lengths[first])
+        earlier = run_lengths[:first][starts[:first, 0] == row]
+        raise ValueError(_wrong_run(row, int(earlier.sum()) // patches, run, patches))
+    shown = (input_ids == image_token_id).sum(dim=1) // patches
+    if int(shown.sum()) != pictures:
+        raise ValueError(
+            f"{pictures} pictures were handed in, but the prompts show {int(shown.sum())} "
+            f"(per prompt: {shown.tolist()}). Pass as many rows of pixel_values as the prompts "
+            "show pictures, in the order of the prompts"
+        )
+    slots = (starts[:, 0] * length + starts[:, 1]).repeat_interleave(run_lengths)
+    before = (run_lengths.cumsum(0) - run_lengths).repeat_interleave(run_lengths)
+    within = torch.arange(len(slots), device=slots.device) - before
+    return (slots + within).view(pictures, patches)
+
+
+def shorten(
+    input_ids: Int[Tensor, "prompts length"],
+    attention_mask: Int[Tensor, "prompts length"],
+    placeholders: Int[Tensor, "pictures patches"],
+    positions: Sequence[Int[Tensor, " _"]],
+    pad_token_id: int | None = None,
+    side: Literal["left", "right"] = "left",
+) -> ShortPrompts:
+    """Cut each picture's placeholders down to the visual tokens it sends, and pad again.
+
+    Old padding is dropped and the rows are aligned anew. Where no picture loses a token and the
+    padding already stands on the wanted side, the layout stays as it was, column for column.
+
+    Args:
+        input_ids: Token ids of the full prompts.
+        attention_mask: 1 for a real token, 0 for padding, anywhere in the row.
+        placeholders: From :func:`find_placeholders`.
+        positions: For each picture the patches its visual tokens stand for, in the order in which
+            they are sent. None at all is allowed; so are more than ``patches``.
+        pad_token_id: Fills new padding. None takes each row's first token, which is harmless
+            behind the mask and tells penalties on repeated tokens nothing new.
+        side: Where padding goes. Generation needs ``"left"``.
+
+    Returns:
+        The shortened prompts; as many columns as the longest of them needs.
+    """
+    patches = placeholders.shape[1]
+    edge = attention_mask[:, -1 if side == "left" else 0]
+    unchanged = all(len(kept) == patches for kept in positions) and bool(edge.all())
+    repeats = torch.ones_like(input_ids) if unchanged else (attention_mask != 0).long()
+    repeats = repeats.flatten()
+    repeats[placeholders.flatten()] = 0
+    counts = torch.tensor([len(kept) for kept in positions], device=repeats.device)
+    repeats[placeholders[:, 0]] = counts.to(repeats)
+
+    # All of a picture's visual tokens unfold at its first placeholder, then take their own column.
+    slots = torch.arange(len(repeats), device=repeats.device).repeat_interleave(repeats)
+    anchors = torch.zeros_like(repeats, dtype=torch.bool)
+    anchors[placeholders[:, 0]] = True
+    visual = anchors[slots]
+    if len(positions):
+        standing = [own[kept] for own, kept in zip(placeholders, positions, strict=True)]
+        slots = slots.masked_scatter(visual, torch.cat(standing))
+
+    source, mark = _align(slots, visual, input_ids.shape, side)
+    fill = input_ids[:, :1] if pad_token_id is None else pad_token_id
+    ids = torch.where(source < 0, fill, _pick(input_ids, source, 0))
+    return ShortPrompts(source, mark, ids, _pick(attention_mask, source, 0))
+
+
+def _align(
+    slots: Int[Tensor, " tokens"], visual: Bool[Tensor, " tokens"], shape: torch.Size, side: str
+) -> tuple[Int[Tensor, "prompts short"], Bool[Tensor, "prompts short"]]:
+    """Lay a flat list of kept slots out in rows again, padded on one side with -1."""
+    prompts, length = shape
+    rows = slots // length
+    lengths = torch.bincount(rows, minlength=prompts)
+    longest = int(lengths.max())
+    columns = torch.arange(len(slots), device=slots.device) - (lengths.cumsum(0) - lengths)[rows]
+    if side == "left":
+        columns = columns + (longest - lengths)[rows]
+    source = slots.new_full((prompts, longest), -1)
+    source[rows, columns] = slots % length
+    mark = visual.new_zeros(prompts, longest)
+    mark[rows, columns] = visual
+    return source, mark
+
+
+def _pick(
+    values: Shaped[Tensor, "prompts length"], source: Int[Tensor, "prompts short"], fill: int
+) -> Shaped[Tensor, "prompts short"]:
+    return values.gather(1, source.clamp(min=0)).masked_fill(source < 0, fill)
+
+
+def _wrong_run(row: int, picture: int, run: int, patches: int) -> str:
+    return (
+        f"prompt {row} has a run of {run} image placeholders beginning with its picture {picture} "
+        f"(both counted from 0), but each picture makes {patches} visual tokens. Let the "
+        "processor expand <image> itself: set its patch_size, num_additional_image_tokens=1 and "
+        'vision_feature_select_strategy="default" as in the model\'s config, and do not truncate'
+    )
