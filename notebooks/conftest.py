@@ -1,4 +1,4 @@
-"""Rules for checking the committed notebooks with nbval; only a conftest here reaches their cells."""
+"""Rules for checking the committed notebooks with nbval; one elsewhere has no effect here."""
 
 import os
 

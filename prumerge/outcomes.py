@@ -45,7 +45,7 @@ def stopped(notebook: Path, partial: Path, output: Path, error: Exception) -> Ru
         failed = partial.replace(output.with_suffix(".failed.ipynb"))
         cells = nbformat.read(failed, as_version=4).cells
         count = max((c.execution_count or 0 for c in cells if c.cell_type == "code"), default=0)
-        kept = f" in code cell {count}; as far as it got: {_shown(failed)}"
+        kept = f" in cell [{count}]; as far as it got: {_shown(failed)}"
     return RunError(f"{notebook.name} stopped{kept}\n  {reason.strip()}")
 
 

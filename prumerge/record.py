@@ -43,6 +43,9 @@ def record_notebook(notebook: Path) -> Path:
     partial = notebook.with_suffix(".partial.ipynb")
     document = nbformat.read(notebook, as_version=4)
     document.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC})
+    for cell in document.cells:
+        if cell.cell_type == "code":  # a run that stops must not show what an earlier one left
+            cell.update(execution_count=None, outputs=[])
     client = nbclient.NotebookClient(
         document,
         kernel_name=KERNEL,

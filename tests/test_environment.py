@@ -1,0 +1,103 @@
+"""pyproject.toml, constraints.txt and environment.yml describe one environment."""
+
+import importlib.metadata
+import re
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from prumerge.paths import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+INSTALLED_BY_MAKE = ("notebooks", "test", "sweep", "train")
+CONDA_TEXT = (ROOT / "environment.yml").read_text(encoding="utf-8")
+CONDA = yaml.safe_load(CONDA_TEXT)
+CONDA_PIP = CONDA["dependencies"][-1]["pip"]
+PIN = re.compile(r"([A-Za-z0-9._-]+)==([^ ;+]+)")
+
+
+def pins(lines):
+    """Version by canonical name; a line that is no exact pin fails."""
+    matches = [(line, PIN.fullmatch(line)) for line in lines]
+    assert [line for line, match in matches if match is None] == []
+    return {canonicalize_name(match[1]): match[2] for _, match in matches}
+
+
+CONSTRAINTS = pins(
+    line
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+)
+DIRECT = [
+    Requirement(text)
+    for group in (PROJECT["dependencies"], *(EXTRAS[name] for name in INSTALLED_BY_MAKE))
+    for text in group
+]
+
+
+@pytest.mark.parametrize("requirement", DIRECT, ids=lambda requirement: requirement.name)
+def test_every_dependency_is_pinned_within_its_range(requirement):
+    version = CONSTRAINTS[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(version)
+    assert requirement.specifier, f"{requirement.name} has no lower bound"
+
+
+def test_the_installed_set_is_pinned_down_to_the_last_package():
+    """Walk from prumerge over what is installed; an unpinned package would move by itself."""
+    waiting = [Requirement(f"prumerge[{','.join(INSTALLED_BY_MAKE)}]")]
+    seen, unpinned = set(), set()
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if (name, *requirement.extras) in seen:
+            continue
+        seen.add((name, *requirement.extras))
+        if name not in CONSTRAINTS and name != "prumerge":
+            unpinned.add(name)
+        for text in importlib.metadata.requires(name) or []:
+            needed = Requirement(text)
+            extras = requirement.extras or {""}
+            if needed.marker and not any(needed.marker.evaluate({"extra": e}) for e in extras):
+                continue
+            # A CUDA build of torch pins these itself, to the letter.
+            if not needed.name.startswith(("nvidia-", "cuda-", "triton")):
+                waiting.append(needed)
+    assert unpinned == set()
+    assert len(seen) > 100  # the walk did walk
+
+
+def test_torchvision_is_pinned_nowhere():
+    assert "torchvision" not in CONSTRAINTS
+    assert "torchvision" not in {requirement.name for requirement in DIRECT}
+
+
+def test_conda_users_get_the_same_versions():
+    conda = pins(line for line in CONDA_PIP if not line.startswith("--"))
+    direct = {canonicalize_name(requirement.name) for requirement in DIRECT}
+    assert conda == {name: CONSTRAINTS[name] for name in direct}
+    assert CONDA_PIP[0] == "--constraint constraints.txt"
+    assert CONDA_PIP[-1] == "--editable .[dev]"
+
+
+def test_dev_holds_every_extra_that_make_installs():
+    (self_reference,) = (Requirement(text) for text in EXTRAS["dev"])
+    assert self_reference.name == "prumerge"
+    assert self_reference.extras == set(INSTALLED_BY_MAKE)
+
+
+def test_one_version_of_python_everywhere():
+    (conda,) = (d for d in CONDA["dependencies"] if isinstance(d, str) and d.startswith("python="))
+    lowest = re.search(r">=(.+)", PROJECT["requires-python"])[1]
+    assert conda == f"python={lowest}"
+    assert Version(lowest) == Version("3.11")
+
+
+def test_every_dependency_tells_why_it_is_there():
+    listed = [line for line in CONDA_TEXT.splitlines() if re.match(r" *- [a-z-]+(=|$| #)", line)]
+    unexplained = [line for line in listed if not re.search(r"# \S+", line)]
+    assert unexplained == ["  - conda-forge"]
