@@ -4,12 +4,15 @@ import importlib.metadata
 import re
 import tomllib
 
+import jaxtyping
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from prumerge.outliers import keep_outliers
 from prumerge.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -101,3 +104,8 @@ def test_every_dependency_tells_why_it_is_there():
     listed = [line for line in CONDA_TEXT.splitlines() if re.match(r" *- [a-z-]+(=|$| #)", line)]
     unexplained = [line for line in listed if not re.search(r"# \S+", line)]
     assert unexplained == ["  - conda-forge"]
+
+
+def test_shapes_in_signatures_are_enforced_while_testing():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        keep_outliers(torch.zeros(3))
