@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -98,6 +99,16 @@ def test_one_version_of_python_everywhere():
     lowest = re.search(r">=(.+)", PROJECT["requires-python"])[1]
     assert conda == f"python={lowest}"
     assert Version(lowest) == Version("3.11")
+
+
+def test_every_pinned_package_runs_on_every_python_3_11():
+    """Debian 12 ships 3.11.2, and a package that wants a later patch cannot be installed there."""
+    wanted = {
+        name: SpecifierSet(importlib.metadata.metadata(name)["Requires-Python"] or "")
+        for name in {package.name for package in importlib.metadata.distributions()}
+        if canonicalize_name(name) in CONSTRAINTS
+    }
+    assert [name for name, python in wanted.items() if not python.contains("3.11.0")] == []
 
 
 def test_every_dependency_tells_why_it_is_there():
