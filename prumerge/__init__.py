@@ -20,7 +20,7 @@ Where to find the paper's ideas:
     llava        ``attach``: all of it inside a LLaVA of transformers
 """
 
-from prumerge import baselines as _baselines  # registers "all", "random", "uniform", "top_k"
+import prumerge.baselines  # noqa: F401  registers "all", "random", "uniform" and "top_k"
 from prumerge.methods import names, register, resolve
 from prumerge.presets import PRESETS
 from prumerge.reduction import Reduction, Selection, reduce_tokens

@@ -11,10 +11,10 @@ takes a decorator; after that its name works wherever ``"prumerge+"`` does::
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any
 
+from prumerge.limits import suggestion
 from prumerge.presets import PRESETS
 from prumerge.reduction import Reduction, reduce_tokens
 from prumerge.scores import Encoded
@@ -94,9 +94,7 @@ def resolve(method: str | Function | Method, **overrides: Any) -> Method:
     """
     if isinstance(method, str):
         if method not in _REGISTRY:
-            near = difflib.get_close_matches(method, _REGISTRY, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown method {method!r}: {hint}there are {', '.join(_REGISTRY)}")
+            raise ValueError(f"unknown method {method!r}: {suggestion(method, _REGISTRY)}")
         method = _REGISTRY[method]
     if not isinstance(method, Method):
         if not callable(method):

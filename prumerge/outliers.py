@@ -5,7 +5,7 @@ the picture's own distribution, so the number worth keeping follows from the pic
 
 Shapes
     images   pictures in the batch
-    patches  visual tokens of one picture, class token excluded (24 x 24 = 576 for CLIP ViT-L/14-336)
+    patches  visual tokens of one picture, class token excluded (CLIP ViT-L/14-336: 576)
 
 Source: LLaVA-PruMerge, arXiv 2403.15388, step "adaptive important token selection" (AITS).
 """
@@ -45,6 +45,8 @@ def fence(
     """
     # In float32: torch.quantile refuses half precision, and a half carries three digits.
     scores = scores.float()
+    if len(scores) == 0:  # no picture, no fence; torch.quantile refuses an empty array
+        return scores.new_empty(0, 1)
     lower = torch.quantile(scores, lower_quantile, dim=1, keepdim=True)
     upper = torch.quantile(scores, upper_quantile, dim=1, keepdim=True)
     return upper + whisker * (upper - lower)

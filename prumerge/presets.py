@@ -26,9 +26,9 @@ normalisation. Taken to the letter that shrinks every token to a few per cent of
 ``paper`` divides by the total weight; ``normalise_weights=False`` gives the letter.
 """
 
-import difflib
 from typing import Any
 
+from prumerge.limits import suggestion
 from prumerge.settings import Settings
 
 _RELEASE = Settings()
@@ -76,8 +76,6 @@ def resolve_settings(settings: Settings | str, **overrides: Any) -> Settings:
     """
     if isinstance(settings, str):
         if settings not in PRESETS:
-            near = difflib.get_close_matches(settings, PRESETS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown preset {settings!r}: {hint}there are {', '.join(PRESETS)}")
+            raise ValueError(f"unknown preset {settings!r}: {suggestion(settings, PRESETS)}")
         settings = PRESETS[settings]
     return settings.with_changes(**overrides)

@@ -23,8 +23,16 @@ from prumerge.selection import DROPPED, FILL, OUTLIER, SPATIAL, Selection, arran
 from prumerge.settings import Settings
 from prumerge.supplement import extra_token, merge
 
-__all__ = ["DROPPED", "FILL", "OUTLIER", "SPATIAL", "Reduction", "Selection", "reduce_to",
-           "reduce_tokens"]
+__all__ = [
+    "DROPPED",
+    "FILL",
+    "OUTLIER",
+    "SPATIAL",
+    "Reduction",
+    "Selection",
+    "reduce_to",
+    "reduce_tokens",
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prumerge.encoder import hidden_states, needed_layers, open_tower
 from prumerge.settings import Settings
 
 
@@ -135,7 +136,7 @@ def encode(
         D1 to D3.
     """
     settings = settings or Settings()
-    tower = _open_tower(vision_tower)
+    tower = open_tower(vision_tower)
     has_class = hasattr(tower.embeddings, "class_embedding")
     if settings.score != "received" and not has_class:
         raise ValueError(
@@ -143,8 +144,8 @@ def encode(
             "use score='received'"
         )
     blocks = tower.encoder.layers
-    layers = _needed_layers(settings, feature_layer, len(blocks))
-    hidden = _hidden_states(tower, pixel_values, set(layers))
+    layers = needed_layers(settings, feature_layer, len(blocks))
+    hidden = hidden_states(tower, pixel_values, set(layers))
     features, score_input, key_input = (hidden[layer] for layer in layers)
     first = int(has_class)
     _, score_layer, key_layer = layers
@@ -161,53 +162,6 @@ def encode(
         grid=grid,
         class_feature=features[:, 0] if has_class else None,
     )
-
-
-def _open_tower(vision_tower: nn.Module) -> nn.Module:
-    tower = getattr(vision_tower, "vision_model", vision_tower)
-    if not (hasattr(tower, "embeddings") and hasattr(getattr(tower, "encoder", None), "layers")):
-        raise ValueError(
-            f"{type(vision_tower).__name__} has no embeddings and encoder.layers: pass a "
-            "CLIPVisionModel or SiglipVisionModel, or build Encoded yourself"
-        )
-    return tower
-
-
-def _needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[int, int, int]:
-    """Return the hidden state of the features and the blocks of scores and keys, from 0."""
-    if not isinstance(feature_layer, int):
-        raise ValueError(f"feature_layer must be one int, got {feature_layer!r}: lists of layers "
-                         "have no single block that reads them")
-    if not -blocks - 1 <= feature_layer <= blocks:
-        raise ValueError(f"feature_layer must be in [{-blocks - 1}, {blocks}], got {feature_layer}")
-    features = feature_layer % (blocks + 1)
-    found = []
-    for name in ("score_layer", "key_layer"):
-        layer = getattr(settings, name)
-        if layer is None and features == blocks:
-            raise ValueError(f"no block reads feature layer {feature_layer}: set {name}, -1 for "
-                             "the last block")
-        layer = features if layer is None else layer
-        if not -blocks <= layer < blocks:
-            raise ValueError(f"{name} must be in [{-blocks}, {blocks - 1}], got {layer}")
-        found.append(layer % blocks)
-    return features, found[0], found[1]
-
-
-def _hidden_states(tower: nn.Module, pixel_values: Tensor, wanted: set[int]) -> dict[int, Tensor]:
-    """Run the encoder up to the last hidden state wanted; 0 is the input of the first block."""
-    weight = tower.embeddings.patch_embedding.weight
-    hidden = tower.embeddings(pixel_values.to(weight.device, weight.dtype))
-    if hasattr(tower, "pre_layrnorm"):  # CLIP's LayerNorm before the first block, spelled so
-        hidden = tower.pre_layrnorm(hidden)
-    states = {}
-    for index in range(max(wanted) + 1):
-        if index:
-            hidden = tower.encoder.layers[index - 1](hidden, attention_mask=None)
-            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        if index in wanted:
-            states[index] = hidden
-    return states
 
 
 def _queries_and_keys(

@@ -11,7 +11,6 @@ Shapes
 """
 
 import dataclasses
-import math
 
 import torch
 from jaxtyping import Bool, Float, Int8, Int64
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from prumerge.outliers import count_outliers
 from prumerge.settings import Settings
-from prumerge.spatial import keep_even, keep_lattice, keep_stride, released_step
+from prumerge.spatial import check_grid, keep_even, keep_lattice, keep_stride, released_step
 
 DROPPED, OUTLIER, SPATIAL, FILL = 0, 1, 2, 3
 
@@ -145,32 +144,6 @@ def _fill_budget(ranks: Tensor, total: int, settings: Settings, grid: tuple | No
     room = total - (reason != DROPPED).sum(dim=1, keepdim=True)
     next_best = ((free == 1) & (free.cumsum(dim=1) <= room)).gather(1, ranks)
     return torch.where(next_best, FILL, reason).to(torch.int8)
-
-
-def check_grid(grid: tuple[int, int] | None, patches: int) -> tuple[int, int]:
-    """Return rows and columns, square where none are given.
-
-    Args:
-        grid: Rows and columns, or None.
-        patches: Patches they have to hold.
-
-    Returns:
-        Rows and columns.
-
-    Raises:
-        ValueError: If they hold another number of patches, or none are given and the patches
-            form no square.
-
-    Example:
-        >>> check_grid(None, 576)
-        (24, 24)
-    """
-    side = math.isqrt(patches)
-    rows, columns = grid or (side, side)
-    if rows * columns != patches or rows < 1:
-        told = f"grid={grid}" if grid else "no grid given and not a square"
-        raise ValueError(f"{patches} patches, {told}: pass grid=(rows, columns) that holds them")
-    return rows, columns
 
 
 def arrange(

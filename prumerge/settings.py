@@ -10,11 +10,10 @@ Source: LLaVA-PruMerge, arXiv 2403.15388v6, and its release at commit 097c041,
 """
 
 import dataclasses
-import difflib
-import math
 import numbers
-from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
+
+from prumerge.limits import check, suggestion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +67,8 @@ class Settings:
             flattened raster (release; strides that divide the row length give vertical stripes)
             or a two-dimensional ``"lattice"`` (the paper's figure).
         spatial_factor: D12. Evenly spaced patches per outlier. Release: 3; paper: 1.
-        branch: D13. ``"adaptive"``: outliers decide. ``"fixed"``: the release's branch for
-            training, ``fixed_ratio`` of the patches by score and as many evenly spaced.
+        branch: D13, without a budget. ``"adaptive"``: outliers decide. ``"fixed"``: the release's
+            branch for training, ``fixed_ratio`` of the patches by score and as many evenly spaced.
         fixed_ratio: D13. Share of the patches chosen by score in the fixed branch. Release: 1/8.
         order: D14. ``"attention"``: patches kept for their score by falling score, then evenly
             spaced ones in raster order (release). ``"raster"``: as in the picture. The extra
@@ -121,13 +120,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            accepts, limits = _RULES.get(field.type, _RULES.get(field.name, (None, "")))
-            if get_origin(field.type) is Literal:
-                limits = f"one of {', '.join(map(repr, get_args(field.type)))}"
-                accepts = get_args(field.type).__contains__
-            if not accepts(value):
-                raise ValueError(f"{field.name} must be {limits}, got {value!r}")
+            check(field.name, field.type, getattr(self, field.name))
         if self.lower_quantile >= self.upper_quantile:
             raise ValueError(
                 f"lower_quantile must be below upper_quantile, got {self.lower_quantile} and "
@@ -150,9 +143,7 @@ class Settings:
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"unknown setting {name!r}: {hint}Settings has {', '.join(known)}")
+                raise ValueError(f"unknown setting {name!r}: {suggestion(name, known)}")
         return dataclasses.replace(self, **changes)
 
     def tokens_of(self, patches: int) -> int | None:
@@ -170,7 +161,7 @@ class Settings:
         """
         if self.budget is None:
             return None
-        if _whole(self.budget):
+        if isinstance(self.budget, numbers.Integral):
             return min(int(self.budget), patches)
         return min(max(round(self.budget * patches), 1), patches)
 
@@ -191,37 +182,3 @@ class Settings:
         if self.extra_token and tokens is not None and 1 < tokens < patches:
             return tokens - 1
         return tokens
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
-
-
-def _is_budget(value: Any) -> bool:
-    if value is None or _whole(value):
-        return value is None or value >= 1
-    return _number(value) and 0 < value <= 1
-
-
-_SHARE = (lambda value: _number(value) and 0 <= value <= 1, "a number in [0, 1]")
-_LAYER = (lambda value: value is None or _whole(value), "None or an int")
-_COUNT = (lambda value: _whole(value) and value >= 0, "an int of at least 0")
-_RULES: dict[Any, tuple[Callable[[Any], bool], str]] = {
-    bool: (lambda value: isinstance(value, bool), "True or False"),
-    "budget": (_is_budget, "None, an int of at least 1 (tokens) or a float in (0, 1] (share)"),
-    "whisker": (lambda value: _number(value) and value >= 0, "a finite number of at least 0"),
-    "lower_quantile": _SHARE,
-    "upper_quantile": _SHARE,
-    "outlier_share": _SHARE,
-    "fixed_ratio": (lambda value: _number(value) and 0 < value <= 1, "a number in (0, 1]"),
-    "spatial_factor": (lambda value: _whole(value) and value >= 1, "an int of at least 1"),
-    "neighbours": _COUNT,
-    "seed": _COUNT,
-    "score_layer": _LAYER,
-    "key_layer": _LAYER,
-}

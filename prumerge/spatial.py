@@ -11,6 +11,8 @@ Shapes
 Source: LLaVA-PruMerge, arXiv 2403.15388, PruMerge+ (spatial branch of Algorithm 1).
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -127,3 +129,29 @@ def keep_lattice(
     per_row = per_row - (share - 1) * counts[:, None] // lattice_rows[:, None]
     marks = keep_even(torch.where(used, per_row, 0), columns)
     return marks.flatten(start_dim=1)
+
+
+def check_grid(grid: tuple[int, int] | None, patches: int) -> tuple[int, int]:
+    """Return rows and columns, square where none are given.
+
+    Args:
+        grid: Rows and columns, or None.
+        patches: Patches they have to hold.
+
+    Returns:
+        Rows and columns.
+
+    Raises:
+        ValueError: If they hold another number of patches, or none are given and the patches
+            form no square.
+
+    Example:
+        >>> check_grid(None, 576)
+        (24, 24)
+    """
+    side = math.isqrt(patches)
+    rows, columns = grid or (side, side)
+    if rows * columns != patches or rows < 1:
+        told = f"grid={grid}" if grid else "no grid given and not a square"
+        raise ValueError(f"{patches} patches, {told}: pass grid=(rows, columns) that holds them")
+    return rows, columns

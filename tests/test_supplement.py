@@ -1,0 +1,129 @@
+"""Nearest keys, weighted merges and the extra token, by hand."""
+
+import pytest
+import torch
+from samples import DEVICES, encoded
+
+from prumerge import Settings, reduce_tokens
+from prumerge.neighbours import key_similarity, nearest
+from prumerge.supplement import extra_token, merge
+
+FEATURES = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [-4.0, 8.0]]])
+KEYS = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [0.0, 3.0], [5.0, 5.0]]])
+SCORES = torch.tensor([[0.5, 0.25, 0.125, 0.0625]])
+KEPT = torch.tensor([[True, True, False, False]])
+ORDER = torch.tensor([[0, 1]])
+
+
+def merged(**changes):
+    return merge(FEATURES, KEYS, SCORES, ORDER, KEPT, Settings(**changes))[0].tolist()
+
+
+def test_a_merged_token_is_its_feature_plus_its_neighbours_times_their_scores():
+    # By cosine patches 0 and 1 are each other's nearest; the kept ones are candidates too (D8).
+    assert merged(neighbours=1) == [[1.0, 0.25], [0.5, 1.0]]
+
+
+def test_the_dot_product_prefers_long_keys():
+    # D6: patch 3 has the longest key and is nearest to both.
+    assert merged(neighbours=1, similarity="dot") == [[0.75, 0.5], [-0.25, 1.5]]
+
+
+def test_pruned_candidates_leave_kept_patches_alone():
+    # D8: of patches 2 and 3, patch 3 is nearer to both.
+    assert merged(neighbours=1, candidates="pruned") == [[0.75, 0.5], [-0.25, 1.5]]
+
+
+def test_without_its_own_term_a_token_is_its_neighbours_only():
+    # D9, the paper's formula.
+    assert merged(neighbours=1, own_term=False) == [[0.0, 0.25], [0.5, 0.0]]
+
+
+def test_normalised_weights_sum_to_one():
+    # D9: 0.5 + 0.0625 are the weights of patches 0 and 3, both neighbours of patch 1.
+    expected = [(1.0 * 0.5 - 4.0 * 0.0625) / 0.5625, 8.0 * 0.0625 / 0.5625]
+    tokens = merged(neighbours=2, own_term=False, normalise_weights=True)
+    assert tokens[1] == pytest.approx(expected)
+
+
+def test_no_neighbours_means_no_change():
+    assert merged(neighbours=0) == FEATURES[0, :2].tolist()
+    assert merged(neighbours=0, own_term=False) == FEATURES[0, :2].tolist()
+
+
+@pytest.mark.parametrize("own_term", [True, False])
+def test_a_patch_without_candidates_stays_as_it_is(own_term):
+    kept = torch.ones(1, 4, dtype=torch.bool)
+    settings = Settings(candidates="pruned", own_term=own_term, normalise_weights=True)
+    order = torch.arange(4)[None]
+    assert torch.equal(merge(FEATURES, KEYS, SCORES, order, kept, settings), FEATURES)
+
+
+def test_merges_read_original_features_only():
+    """D15: merging in either order gives each patch the same token."""
+    settings = Settings(neighbours=3)
+    there = merge(FEATURES, KEYS, SCORES, ORDER, KEPT, settings)
+    back = merge(FEATURES, KEYS, SCORES, ORDER.flip(1), KEPT, settings)
+    assert torch.equal(there, back.flip(1))
+
+
+def test_more_neighbours_than_patches_take_all_others():
+    expected = torch.einsum("p,pw->w", SCORES[0, 1:], FEATURES[0, 1:]) + FEATURES[0, 0]
+    assert merged(neighbours=99)[0] == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_equally_similar_patches_go_by_index(device):
+    similarity = torch.tensor([[[0.5, 0.9, 0.5, 0.5, 0.1]]], device=device)
+    allowed = torch.ones_like(similarity, dtype=torch.bool)
+    marked = [nearest(similarity, allowed, count)[0, 0].tolist() for count in range(1, 6)]
+    assert [[i for i, mark in enumerate(row) if mark] for row in marked] == [
+        [1],
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
+    ]
+
+
+def test_patches_that_are_not_allowed_are_never_marked():
+    similarity = torch.tensor([[[0.5, 0.9, 0.5]]])
+    allowed = torch.tensor([[[True, False, False]]])
+    assert nearest(similarity, allowed, 2)[0, 0].tolist() == [True, False, False]
+
+
+def test_a_key_of_zeros_is_similar_to_nothing():
+    assert key_similarity(torch.zeros(1, 3, 4), torch.tensor([[0]])).tolist() == [[[0.0] * 3]]
+
+
+def test_the_extra_token_sums_what_is_dropped():
+    # D10: 0.125 * [2, 2] + 0.0625 * [-4, 8]
+    assert extra_token(FEATURES, SCORES, ~KEPT).tolist() == [[0.0, 0.75]]
+    assert extra_token(FEATURES, SCORES, ~KEPT, normalise=True)[0].tolist() == pytest.approx(
+        [0.0, 0.75 / 0.1875]
+    )
+    assert extra_token(FEATURES, SCORES, torch.zeros_like(KEPT)).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_summed_in_float32(dtype, device):
+    """Ten thousand weights of 1e-5 vanish beside 1 when summed in halves one by one."""
+    features = torch.ones(1, 10_001, 1, dtype=dtype, device=device)
+    keys = torch.ones(1, 10_001, 1, dtype=dtype, device=device)
+    scores = torch.full((1, 10_001), 1e-5, device=device)
+    order = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    kept = torch.arange(10_001, device=device)[None] == 0
+    token = merge(features, keys, scores, order, kept, Settings(neighbours=10_000))
+    assert token.dtype == dtype and token.item() == pytest.approx(1.1, rel=0.01)
+    assert extra_token(features, scores, ~kept).item() == pytest.approx(0.1, rel=0.01)
+
+
+def test_the_papers_formula_to_the_letter_shrinks_every_token():
+    """Why the preset divides: a sum of attention probabilities of dropped patches is tiny."""
+    features, keys, scores = encoded([36], patches=576, width=64)
+    length = features.norm(dim=-1).mean()
+    letter = reduce_tokens(features, keys, scores, "paper", normalise_weights=False)
+    assert letter.tokens[0].norm(dim=-1).max() < 0.05 * length
+    preset = reduce_tokens(features, keys, scores, "paper")
+    assert preset.tokens[0].norm(dim=-1).min() > 0.05 * length
