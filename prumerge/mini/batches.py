@@ -1,0 +1,178 @@
+"""Training batches: pictures, captions, patch names and many question turns per picture.
+
+All turns of one picture stand behind the same visual tokens. No turn sees another (block mask,
+positions restart), or the model would copy names from earlier questions instead of looking.
+A batch depends only on its seed, so an interrupted training goes on with the same batches.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prumerge.mini.glyphs import COLOURS, KINDS, PATCH_PIXELS
+from prumerge.mini.questions import Question, ask_many, caption
+from prumerge.mini.scenes import SIGN_ROWS, Scene, draw_scene
+from prumerge.mini.vocabulary import END, IDS, IMAGE, PAD, token_ids
+
+PROMPT_START = ("<s>", "user", ":")  # what stands in front of the visual tokens
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a batch is made of.
+
+    Attributes:
+        pictures: Pictures in a batch.
+        grid: Patches along an edge of the frame.
+        window: Patches along an edge of the part shown; None shows the whole frame.
+        text_tokens: Room for the question turns of each picture; as many as fit are asked.
+        caption_tokens: Room for the caption; what is longer is cut.
+        objects: Least and largest number of things.
+    """
+
+    pictures: int
+    grid: int
+    window: int | None
+    text_tokens: int
+    caption_tokens: int
+    objects: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of one training step; ``tokens`` counts prompt start, patches and all turns."""
+
+    pixel_values: Float[Tensor, "pictures 3 height width"]
+    tower_positions: Int[Tensor, " places"]  # class token and the patches shown
+    captions: Int[Tensor, "pictures words"]
+    kinds: Int[Tensor, "pictures patches"]  # 0 ground, else 1 + index into KINDS
+    colours: Int[Tensor, "pictures patches"]  # 0 none, else 1 + index into COLOURS
+    input_ids: Int[Tensor, "pictures tokens"]
+    targets: Int[Tensor, "pictures tokens"]  # the answer's next token, IGNORED elsewhere
+    position_ids: Int[Tensor, "pictures tokens"]
+    attention_mask: Bool[Tensor, "pictures 1 tokens tokens"]
+
+    def to(self, device: str) -> "Batch":
+        """Return the batch on another device."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def make_batch(recipe: Recipe, *seed: int) -> Batch:
+    """Draw the batch that belongs to ``seed``."""
+    rng = np.random.default_rng(seed)
+    shown = recipe.window or recipe.grid
+    # One window per batch: the tower's position embeddings are then the same for all its pictures.
+    corner = tuple(int(c) for c in rng.integers(0, recipe.grid - shown + 1, size=2))
+    scenes = [
+        draw_scene(rng, recipe.grid, recipe.window, recipe.objects, corner=corner)
+        for _ in range(recipe.pictures)
+    ]
+    # A turn takes 8 tokens at least; questions that find no room are left out.
+    turns = [ask_many(scene, recipe.text_tokens // 8, rng) for scene in scenes]
+    captions = torch.full((len(scenes), recipe.caption_tokens), IDS[PAD])
+    for row, scene in enumerate(scenes):
+        words = [IDS["<s>"], *token_ids(caption(scene, rng))][: recipe.caption_tokens - 1]
+        words.append(IDS[END])
+        captions[row, : len(words)] = torch.tensor(words)
+    names = [patch_names(scene) for scene in scenes]
+    return Batch(
+        pixel_values=pixel_values(scenes),
+        tower_positions=_tower_positions(corner, shown, recipe.grid),
+        captions=captions,
+        kinds=torch.tensor(np.stack([kinds for kinds, _ in names])),
+        colours=torch.tensor(np.stack([colours for _, colours in names])),
+        **pack_turns(turns, recipe.text_tokens, _places(scenes[0], shown, rng)),
+    )
+
+
+def pixel_values(scenes: list[Scene]) -> Float[Tensor, "pictures 3 height width"]:
+    """Return the pictures as the processor would: channels first, from -1 to 1."""
+    pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes]))
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def patch_names(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Return kind and colour of what lies on each patch shown, flattened row by row."""
+    kinds = np.zeros(len(scene.things) + 2, dtype=np.int64)
+    colours = np.zeros_like(kinds)
+    for index, thing in enumerate(scene.things, start=1):
+        kinds[index] = 1 + KINDS.index(thing.kind)
+        colours[index] = 1 + list(COLOURS).index(thing.colour)
+    kind_map = kinds[scene.owner]
+    if scene.sign is not None:
+        rows, columns = np.nonzero(scene.owner == len(scene.things) + 1)
+        left = scene.sign.column - scene.corner[1]
+        digits = np.array([1 + KINDS.index(digit) for digit in scene.sign.number])
+        kind_map[rows, columns] = digits[(columns - left) // SIGN_ROWS]
+    return kind_map.reshape(-1), colours[scene.owner].reshape(-1)
+
+
+def _tower_positions(corner: tuple[int, int], shown: int, grid: int) -> Int[Tensor, " places"]:
+    rows, columns = (start + np.arange(shown) for start in corner)
+    places = (rows[:, None] * grid + columns).reshape(-1)
+    return torch.from_numpy(np.concatenate([[0], places + 1]))
+
+
+def _places(scene: Scene, shown: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the visual tokens' places behind the prompt start, then the place where text begins.
+
+    A window is half of the time numbered as it lies in the frame (with gaps) and half of the time
+    closed up, so that the language model does not lean on distances between tokens.
+    """
+    if shown == scene.grid or rng.random() < 0.5:
+        return np.arange(shown * shown + 1)
+    rows, columns = (start + np.arange(shown) for start in scene.corner)
+    return np.append((rows[:, None] * scene.grid + columns).reshape(-1), scene.grid**2)
+
+
+def pack_turns(
+    turns: list[list[Question]], text_tokens: int, places: np.ndarray
+) -> dict[str, Tensor]:
+    """Lay the turns of each picture behind its visual tokens.
+
+    Args:
+        turns: Questions by picture; those that no longer fit are left out.
+        text_tokens: Tokens of all turns of a picture together; the rest is padding.
+        places: Places of the visual tokens, then the place where text begins.
+
+    Returns:
+        ``input_ids``, ``targets``, ``position_ids`` and ``attention_mask`` of :class:`Batch`.
+    """
+    start, end_of_head = len(PROMPT_START), len(PROMPT_START) + len(places) - 1
+    shape = (len(turns), end_of_head + text_tokens)
+    ids, targets = torch.full(shape, IDS[PAD]), torch.full(shape, IGNORED)
+    position_ids, turn_of = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
+    ids[:, :start] = torch.tensor([IDS[word] for word in PROMPT_START])
+    ids[:, start:end_of_head] = IDS[IMAGE]
+    turn_of[:, :end_of_head] = 0
+    position_ids[:, :start] = torch.arange(start)
+    position_ids[:, start:end_of_head] = start + torch.from_numpy(places[:-1])
+    for row, asked in enumerate(turns):
+        at = end_of_head
+        for number, (words, answer_at) in enumerate(map(_code, asked), start=1):
+            end = at + len(words)
+            if end > shape[1]:
+                continue
+            ids[row, at:end] = torch.tensor(words)
+            targets[row, at + answer_at - 1 : end - 1] = ids[row, at + answer_at : end]
+            position_ids[row, at:end] = start + int(places[-1]) + torch.arange(len(words))
+            turn_of[row, at:end] = number
+            at = end
+    same = turn_of[:, :, None] == turn_of[:, None, :]
+    causal = torch.ones(shape[1], shape[1], dtype=torch.bool).tril()
+    return {
+        "input_ids": ids,
+        "targets": targets,
+        "position_ids": position_ids,
+        "attention_mask": ((same | (turn_of[:, None, :] == 0)) & causal)[:, None],
+    }
+
+
+def _code(question: Question) -> tuple[list[int], int]:
+    """Return a turn's tokens and the index at which its answer begins."""
+    asked = token_ids(f"{question.text} assistant :")
+    return [*asked, *token_ids(question.answer), IDS[END]], len(asked)

@@ -1,0 +1,97 @@
+"""How well a LLaVA answers held-out mini questions, family by family."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from prumerge.mini.questions import FAMILIES, Question, ask
+from prumerge.mini.scenes import Scene, draw_scene
+
+HELD_OUT_SEED = 90_000  # far from any training seed; the digits' scans differ as well
+
+
+@dataclass(frozen=True)
+class Item:
+    """A held-out picture and one question about it."""
+
+    scene: Scene
+    question: Question
+
+    @property
+    def prompt(self) -> str:
+        """The prompt as in training: picture first, then the question."""
+        return f"user : <image> {self.question.text} assistant :"
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture for the processor."""
+        return Image.fromarray(self.scene.pixels)
+
+
+def held_out(per_family: int, grid: int = 24, seed: int = 0) -> list[Item]:
+    """Draw ``per_family`` held-out questions of every family, each about a picture of its own.
+
+    The number of things is spread evenly from 1 to 12 (1 to 6 on small grids).
+    """
+    most = 12 if grid >= 20 else 6
+    items = []
+    for number, family in enumerate(FAMILIES):
+        rng = np.random.default_rng((HELD_OUT_SEED, seed, number))
+        while len(items) < (number + 1) * per_family:
+            objects = 1 + len(items) % most
+            scene = draw_scene(rng, grid, objects=objects, held_out=True)
+            question = ask(scene, family, rng)
+            if question is not None:
+                items.append(Item(scene, question))
+    return items
+
+
+def answers(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    items: list[Item],
+    batch_size: int = 16,
+) -> Iterator[str]:
+    """Generate an answer for each item, greedily, in batches of equal prompts' padding."""
+    for start in range(0, len(items), batch_size):
+        chosen = items[start : start + batch_size]
+        inputs = processor(
+            images=[item.picture for item in chosen],
+            text=[item.prompt for item in chosen],
+            padding=True,
+            return_tensors="pt",
+        ).to(model.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        with torch.no_grad():
+            output = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        yield from (text.strip() for text in processor.batch_decode(new, skip_special_tokens=True))
+
+
+def score(items: list[Item], given: list[str]) -> pd.DataFrame:
+    """Score answers against the truth.
+
+    Returns:
+        One row per family and one for their mean: ``correct`` is the share answered exactly,
+        ``best_constant`` the share that the most frequent answer of the family would get.
+    """
+    rows = []
+    for family in dict.fromkeys(item.question.family for item in items):
+        pairs = [
+            (item.question.answer, answer)
+            for item, answer in zip(items, given, strict=True)
+            if item.question.family == family
+        ]
+        most = Counter(truth for truth, _ in pairs).most_common(1)[0][1]
+        correct = sum(truth == answer for truth, answer in pairs)
+        rows.append((family, len(pairs), correct / len(pairs), most / len(pairs)))
+    table = pd.DataFrame(rows, columns=["family", "questions", "correct", "best_constant"])
+    mean = {"family": "mean", "questions": table["questions"].sum()}
+    mean |= table[["correct", "best_constant"]].mean().to_dict()
+    return pd.concat([table, pd.DataFrame([mean])], ignore_index=True)

@@ -1,0 +1,70 @@
+"""LLaVA by name: the embedded mini-LLaVA, a local folder, or a hub id at a revision."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from prumerge.paths import MINI
+
+
+def load(
+    name: str | Path = "mini", device: str = "cpu", dtype: torch.dtype | str | None = None
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Load a LLaVA and its processor, ready to generate.
+
+    Args:
+        name: ``mini`` for the trained model in ``data/mini-llava``; a folder with a checkpoint in
+            transformers' format; or a hub id such as ``llava-hf/llava-1.5-7b-hf``, better with a
+            revision behind an ``@`` so that the weights cannot change under a result.
+        device: Where the model lives, such as ``cpu`` or ``cuda``.
+        dtype: Precision of the weights, a torch type or its name; None takes float32 on a CPU and
+            bfloat16 elsewhere.
+
+    Returns:
+        Model in evaluation mode, and processor. Pictures are prepared by the Pillow backend
+        everywhere, since torchvision's gives slightly other pixels.
+
+    Raises:
+        ValueError: When the checkpoint is missing or the device is not there.
+    """
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"no CUDA device for device={device!r}; use device='cpu'")
+    source, revision = _source(name)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
+    dtype = dtype or (torch.float32 if str(device) == "cpu" else torch.bfloat16)
+    model = LlavaForConditionalGeneration.from_pretrained(source, revision=revision, dtype=dtype)
+    return model.to(device).eval(), load_processor(name)
+
+
+def load_processor(name: str | Path = "mini") -> LlavaProcessor:
+    """Load the processor alone; see :func:`load` for ``name``."""
+    source, revision = _source(name)
+    pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
+    return LlavaProcessor.from_pretrained(
+        source, revision=revision, image_processor=pictures, tokenizer=tokenizer
+    )
+
+
+def _source(name: str | Path) -> tuple[str, str]:
+    """Return what ``from_pretrained`` is given: a folder or hub id, and a revision."""
+    if str(name) == "mini":
+        if not (MINI / "model.safetensors").exists():
+            raise ValueError(
+                f"the mini-LLaVA is not in {MINI}; train it with notebooks/train_mini_llava.ipynb "
+                "or name another model"
+            )
+        return str(MINI), "main"
+    if Path(name).exists():
+        if not (Path(name) / "config.json").exists():
+            raise ValueError(f"{name} holds no config.json: not a checkpoint of transformers")
+        return str(name), "main"
+    source, _, revision = str(name).partition("@")
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ValueError(
+            f"no model {name!r}: give 'mini', an existing folder, or a hub id 'owner/name@revision'"
+        )
+    return source, revision or "main"
