@@ -21,7 +21,7 @@ IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find prumerge -name '*.py') $(wildcard data/mini-llava/*)
 RUNS := $(patsubst notebooks/%.ipynb,data/runs/%.ipynb,$(NOTEBOOKS))
 
-.PHONY: help setup run test lab record clean
+.PHONY: help setup run test lab record clean FORCE
 
 help:
 	@sed -n 's/^# //p' Makefile | head -n 5
@@ -36,8 +36,16 @@ run: $(RUNS)
 	@echo "executed notebooks and their HTML pages: data/runs   pictures: figures"
 
 data/runs/train_%.ipynb: PARAMETERS += $(TRAIN_PARAMETERS)
-data/runs/%.ipynb: notebooks/%.ipynb $(SOURCES) | setup
+$(filter data/runs/train_%,$(RUNS)): data/runs/.train-parameters
+data/runs/%.ipynb: notebooks/%.ipynb data/runs/.parameters $(SOURCES) | setup
 	@$(IN_ENV) && python -m prumerge.runs $< $@ --html --figures $(PARAMETERS)
+
+# Other parameters than last time make a run out of date: these files hold them.
+data/runs/.parameters: WANTED := $(PARAMETERS)
+data/runs/.train-parameters: WANTED := $(TRAIN_PARAMETERS)
+data/runs/.parameters data/runs/.train-parameters: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(WANTED)' | cmp -s - $@ || printf '%s\n' '$(WANTED)' > $@
 
 test: setup
 	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest --nbval \

@@ -6,7 +6,7 @@ export OMP_NUM_THREADS=1
 export TOKENIZERS_PARALLELISM=false
 
 # Nothing is fetched: a slip becomes an error instead of a download.
-export HF_HUB_OFFLINE=1
+export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" # 0 lets `make run` fetch a model of the hub
 export HF_DATASETS_OFFLINE=1
 export HF_HUB_DISABLE_TELEMETRY=1
 
