@@ -47,10 +47,10 @@ class Size:
 
 
 class Pretraining(nn.Module):
-    """Everything that is trained: CLIP, the LLaVA that shares its vision tower, and a naming head.
+    """Everything that is trained: CLIP, the LLaVA that shares its tower, and a naming head.
 
-    ``naming`` is a linear map from a patch's penultimate feature to the kind and colour of what lies
-    on it. It only serves pretraining and is not shipped.
+    ``naming`` is a linear map from a patch's penultimate feature to the kind and colour of what
+    lies on it. It only serves pretraining and is not shipped.
     """
 
     def __init__(self, size: Size) -> None:
@@ -97,7 +97,7 @@ def _vision_config(size: Size) -> dict:
     return {
         "hidden_size": size.vision_width,
         "intermediate_size": 4 * size.vision_width,
-        "hidden_act": "gelu",  # one fused kernel; CLIP's quick_gelu takes a third of a step on a CPU
+        "hidden_act": "gelu",  # one fused kernel; quick_gelu takes a third of a step on a CPU
         "num_hidden_layers": size.vision_blocks,
         "num_attention_heads": size.heads,
         "image_size": size.grid * PATCH_PIXELS,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prumerge.mini.glyphs import COLOURS, KINDS, PATCH_PIXELS
+from prumerge.mini.glyphs import COLOURS, KINDS
 from prumerge.mini.questions import Question, ask_many, caption
 from prumerge.mini.scenes import SIGN_ROWS, Scene, draw_scene
 from prumerge.mini.vocabulary import END, IDS, IMAGE, PAD, token_ids

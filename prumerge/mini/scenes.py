@@ -1,8 +1,8 @@
 """Mini scenes: things on a textured ground, drawn from a seed, with the truth about each.
 
 A scene fills a square grid of patches (24 x 24 by default, 8 pixels each). It holds 1 to 12 things
-(a coloured shape of 2 to 4 patches on an edge or handwritten digit of 3 or 4, aligned to patches, never
-overlapping) and often a sign: a light plate with two or three dark digits, to be read.
+(a coloured shape of 2 to 4 patches on an edge or handwritten digit of 3 or 4, aligned to patches,
+never overlapping) and often a sign: a light plate with two or three dark digits, to be read.
 """
 
 from dataclasses import dataclass, replace

@@ -12,7 +12,10 @@ _TALK = (
 _MORE = (
     "objects are where top bottom left right on sign number yes no at nothing an it of in".split()
 )
-_SPARE = "10 11 12 answer question using single word or phrase with option letter directly given choices from".split()
+_SPARE = (
+    "10 11 12 answer question using single word or phrase with option letter directly given "
+    "choices from"
+).split()
 WORDS = (*SPECIAL, *_TALK, *_MORE, *COLOURS, *SHAPES, *DIGITS, *_SPARE)
 IDS = {word: index for index, word in enumerate(WORDS)}
 
