@@ -58,10 +58,10 @@ class Pretraining(nn.Module):
         self.size = size
         self.clip = CLIPModel(_clip_config(size))
         self.llava = LlavaForConditionalGeneration(_llava_config(size))
-        self.clip.vision_model = self.llava.model.vision_tower  # one tower, two users
         # On a CPU the plain attention trains twice as fast as the fused one at these sizes.
         self.llava.set_attn_implementation("eager")
         self.clip.set_attn_implementation("eager")
+        self.clip.vision_model = self.llava.model.vision_tower  # one tower, two users
         self.naming = nn.Linear(size.vision_width, (len(KINDS) + 1) + (len(COLOURS) + 1))
         positions = self.tower.embeddings.position_embedding.weight
         with torch.no_grad():

@@ -46,7 +46,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Question | None:
         thing = _pick(rng, scene.things)
         name = thing.name if thing else None
     else:
-        # Half of the absent names share colour or kind with a thing: colour alone gives nothing away.
+        # Half of the absent names share colour or kind with a thing: one of them tells nothing.
         thing = _pick(rng, scene.things) if rng.random() < 0.5 else None
         colour = thing.colour if thing and rng.random() < 0.5 else _pick(rng, COLOURS)
         kind = thing.kind if thing and colour != thing.colour else _pick(rng, KINDS)

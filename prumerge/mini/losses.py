@@ -1,0 +1,86 @@
+"""What the mini-LLaVA is trained for: match captions, name patches, answer questions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prumerge.mini.architecture import Pretraining
+from prumerge.mini.batches import IGNORED, PROMPT_START, Batch
+from prumerge.mini.glyphs import KINDS
+from prumerge.mini.vocabulary import IDS, PAD
+
+GROUND_WEIGHT = 0.1  # most patches are ground; they would drown the things in the naming loss
+
+
+def losses(model: Pretraining, batch: Batch, parts: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the parts of the loss that are asked for, and the shares that are right.
+
+    ``match``: CLIP's contrastive loss between pictures and captions; ``matched``, the share of
+    pictures that find their caption. ``naming``: what lies on each patch, from its penultimate
+    feature. ``answer``: cross entropy of the answers' tokens; ``right``, the share predicted.
+    With ``answer`` alone the vision tower is frozen, as in LLaVA's own training.
+    """
+    values = {}
+    with torch.set_grad_enabled(parts != ("answer",)):
+        features = _features(model, batch)
+    if "match" in parts:
+        values |= _match(model, batch, model.tower.encoder.layers[-1](features, None))
+    if "naming" in parts:
+        values |= _naming(model, batch, features)
+    if "answer" in parts:
+        values |= _answer(model, batch, features)
+    return values
+
+
+def _features(model: Pretraining, batch: Batch) -> Tensor:
+    """Run the tower on a window or a whole frame up to its penultimate hidden state."""
+    tower = model.tower
+    patches = tower.embeddings.patch_embedding(batch.pixel_values).flatten(2).transpose(1, 2)
+    first = tower.embeddings.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+    hidden = torch.cat([first, patches], dim=1)
+    hidden = hidden + tower.embeddings.position_embedding(batch.tower_positions)
+    hidden = tower.pre_layrnorm(hidden)
+    for block in tower.encoder.layers[:-1]:
+        hidden = block(hidden, None)
+    return hidden
+
+
+def _answer(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Tensor]:
+    llava = model.llava.model
+    visual = llava.multi_modal_projector(features[:, 1:])
+    words = llava.language_model.embed_tokens(batch.input_ids)
+    start, end = len(PROMPT_START), len(PROMPT_START) + visual.shape[1]
+    embeddings = torch.cat([words[:, :start], visual.to(words.dtype), words[:, end:]], dim=1)
+    hidden = llava.language_model(
+        inputs_embeds=embeddings,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    logits = model.llava.lm_head(hidden[:, end:]).float().flatten(0, 1)
+    wanted = batch.targets[:, end:].flatten()
+    right = ((logits.argmax(-1) == wanted).sum() / (wanted != IGNORED).sum()).detach()
+    return {"answer": F.cross_entropy(logits, wanted, ignore_index=IGNORED), "right": right}
+
+
+def _match(model: Pretraining, batch: Batch, last: Tensor) -> dict[str, Tensor]:
+    clip = model.clip
+    seen = clip.visual_projection(clip.vision_model.post_layernorm(last[:, 0]))
+    mask = (batch.captions != IDS[PAD]).long()
+    read = clip.text_projection(clip.text_model(batch.captions, attention_mask=mask).pooler_output)
+    scale = clip.logit_scale.exp().clamp(max=100)
+    logits = scale * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
+    wanted = torch.arange(len(logits), device=logits.device)
+    loss = (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
+    return {"match": loss, "matched": (logits.argmax(-1) == wanted).float().mean().detach()}
+
+
+def _naming(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Tensor]:
+    logits = model.naming(features[:, 1:]).float()
+    kinds, colours = logits.split([len(KINDS) + 1, logits.shape[-1] - len(KINDS) - 1], dim=-1)
+    weights = torch.where(batch.kinds == 0, GROUND_WEIGHT, 1.0)
+    parts = F.cross_entropy(kinds.transpose(1, 2), batch.kinds, reduction="none")
+    parts = parts + F.cross_entropy(colours.transpose(1, 2), batch.colours, reduction="none")
+    things = batch.kinds > 0
+    named = ((kinds.argmax(-1) == batch.kinds) & things).sum() / things.sum().clamp(min=1)
+    return {"naming": (parts * weights).sum() / weights.sum(), "named": named.detach()}
