@@ -44,7 +44,10 @@ DIRECT = [
 ]
 
 
-@pytest.mark.parametrize("requirement", DIRECT, ids=lambda requirement: requirement.name)
+EVAL = [Requirement(text) for text in (*EXTRAS["eval"], "lmms-eval==0.7.3")]
+
+
+@pytest.mark.parametrize("requirement", DIRECT + EVAL, ids=lambda requirement: requirement.name)
 def test_every_dependency_is_pinned_within_its_range(requirement):
     version = CONSTRAINTS[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(version)
@@ -77,7 +80,7 @@ def test_the_installed_set_is_pinned_down_to_the_last_package():
 
 def test_torchvision_is_pinned_nowhere():
     assert "torchvision" not in CONSTRAINTS
-    assert "torchvision" not in {requirement.name for requirement in DIRECT}
+    assert "torchvision" not in {requirement.name for requirement in DIRECT + EVAL}
 
 
 def test_conda_users_get_the_same_versions():
