@@ -23,13 +23,14 @@ from prumerge.mini.batches import (
     pixel_values,
 )
 from prumerge.mini.checkpoints import load_progress
-from prumerge.mini.export import export
+from prumerge.mini.export import export, training_record
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene
 from prumerge.mini.schedule import schedule
 from prumerge.mini.training import Stage, train
 from prumerge.mini.vocabulary import IDS
 from prumerge.models import load, load_processor
+from prumerge.provenance import provenance
 
 SMALL = Size(
     grid=12,
@@ -189,7 +190,11 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_exported_model_is_stock_and_answers(tmp_path):
     model = small()
-    export(model, tmp_path / "mini", "# card")
+    rows = train(model, STAGES, tmp_path / "progress", report_every=3, report=quiet)
+    record = training_record(STAGES, rows, 0, provenance())
+    export(model, tmp_path / "mini", rows, record)
+    assert json.loads((tmp_path / "mini" / "training.json").read_text())["pictures"] == 48
+    assert f"{48:,} pictures" in (tmp_path / "mini" / "README.md").read_text()
     loaded, processor = load(tmp_path / "mini")
     assert type(loaded).__name__ == "LlavaForConditionalGeneration"
     for name, parameter in loaded.named_parameters():
