@@ -114,7 +114,7 @@ class Attachment:
 
     def _shorten(self, arguments: dict[str, Any], side: Literal["left", "right"]) -> ShortInputs:
         check_call(arguments)
-        layer = feature_layer(self.model.config, arguments)
+        layer = feature_layer(self.model, arguments)
         pictures = arguments["pixel_values"]
         encoded = pictures if isinstance(pictures, Encoded) else self.encode(pictures, layer)
         reduction = self.method(encoded)

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
 
 from prumerge.prompts import ShortPrompts, find_placeholders, shorten
 from prumerge.reduction import Reduction
@@ -47,7 +47,7 @@ def shorten_inputs(
     """Rewrite a call so that each picture has one slot per visual token it sends.
 
     Args:
-        model: Supplies token embeddings, projector and special ids.
+        model: Supplies token embeddings, projector and the placeholder's id.
         arguments: Keyword arguments of the call on full prompts, checked by :func:`check_call`.
         reduction: The visual tokens to send, with their graph where gradients are wanted.
         patches: Visual tokens the encoder makes of one picture.
@@ -67,24 +67,29 @@ def shorten_inputs(
     token = model.config.image_token_id
     placeholders = find_placeholders(full_ids, token, len(reduction.tokens), patches)
     standing = [place.to(full_ids.device) for place in reduction.positions]
-    prompts = shorten(full_ids, mask, placeholders, standing, _pad_token_id(model), side)
+    prompts = shorten(full_ids, mask, placeholders, standing, side)
 
     for name, fill in ONE_PER_COLUMN.items():
         if arguments.get(name) is not None:
             arguments[name] = prompts.pick(arguments[name].to(full_ids.device), fill)
+    if arguments.get("labels") is not None:
+        # Nothing predicts a row's first column, and padding put in front of it must not either.
+        arguments["labels"] = arguments["labels"].masked_fill(prompts.source == 0, IGNORED_LABEL)
     given = arguments.pop("position_ids", None)
     ids, continuation = _position_ids(prompts, given, mask, positions)
     if ids is not None:
         arguments["position_ids"] = ids
     arguments |= {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
-
-    embed = model.get_input_embeddings()
-    embeddings = embed(prompts.input_ids.to(embed.weight.device))
     visual_tokens = model.model.multi_modal_projector(torch.cat(reduction.tokens))
-    visual_tokens = visual_tokens.to(embeddings.device, embeddings.dtype)
-    visual = prompts.visual.to(embeddings.device)[..., None]
-    embeddings = embeddings.masked_scatter(visual, visual_tokens)
+    embeddings = _embed(model, prompts, visual_tokens)
     return ShortInputs(arguments, prompts, visual_tokens, embeddings, continuation)
+
+
+def _embed(model: nn.Module, prompts: ShortPrompts, visual_tokens: Tensor) -> Tensor:
+    words = model.get_input_embeddings()
+    embeddings = words(prompts.input_ids.to(words.weight.device))
+    visual = prompts.visual.to(embeddings.device)[..., None]
+    return embeddings.masked_scatter(visual, visual_tokens.to(embeddings.device, embeddings.dtype))
 
 
 def _position_ids(
@@ -104,36 +109,33 @@ def _position_ids(
     return short, move if bool(move.any()) else None
 
 
-def _pad_token_id(model: LlavaForConditionalGeneration) -> int | None:
-    configs = (model.generation_config, model.config.get_text_config(), model.config)
-    ids = (getattr(config, "pad_token_id", None) for config in configs)
-    return next((pad for pad in ids if pad is not None and pad >= 0), None)
-
-
-def feature_layer(config: LlavaConfig, arguments: dict[str, Any]) -> int:
+def feature_layer(model: LlavaForConditionalGeneration, arguments: dict[str, Any]) -> int:
     """The encoder layer whose features a call wants, from its arguments or the model's config.
 
     Args:
-        config: The model's config.
+        model: The model called.
         arguments: Keyword arguments of the call.
 
     Returns:
         Index into the encoder's hidden states, -2 for LLaVA-1.5.
 
     Raises:
-        ValueError: If several layers are concatenated or the class token is kept as a token.
+        ValueError: If several layers are concatenated, if the class token would be sent as if it
+            were a patch, or if a patch would be dropped in place of it.
     """
-    names = ("vision_feature_layer", "vision_feature_select_strategy")
-    values = [arguments.get(name) for name in names]
     layer, strategy = (
-        getattr(config, n) if v is None else v for n, v in zip(names, values, strict=True)
+        getattr(model.config, name) if arguments.get(name) is None else arguments[name]
+        for name in ("vision_feature_layer", "vision_feature_select_strategy")
     )
     if not isinstance(layer, int):
         raise ValueError(f"vision_feature_layer must be one layer such as -2, got {layer}")
-    if strategy != "default":
+    weights = model.model.vision_tower.named_parameters()
+    has_class = any(name.endswith("class_embedding") for name, _ in weights)
+    if strategy != (wanted := "default" if has_class else "full"):
         raise ValueError(
-            f'vision_feature_select_strategy must be "default", got {strategy!r}: reduction '
-            "chooses among patches, and any other strategy mixes the class token in with them"
+            f"vision_feature_select_strategy must be {wanted!r} for an encoder "
+            f"{'with' if has_class else 'without'} class token, got {strategy!r}: reduction "
+            "chooses among the patches, all of them and nothing else"
         )
     return layer
 

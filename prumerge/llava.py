@@ -63,7 +63,7 @@ def attach(
         raise ValueError(
             f"attach needs a LlavaForConditionalGeneration, got {type(model).__name__}: {hint}"
         )
-    feature_layer(model.config, {})
+    feature_layer(model, {})
     resolved = resolve(method, **overrides)
     previous = attachment_of(model)
     if previous is not None:

@@ -32,7 +32,7 @@ class ShortPrompts:
         source: Column of the full prompt; for a visual token the column of the patch it stands
             for. -1 is new padding.
         visual: True where a visual token stands.
-        input_ids: Token ids, new padding filled.
+        input_ids: Token ids.
         attention_mask: 1 where a token is real.
     """
 
@@ -111,7 +111,6 @@ def shorten(
     attention_mask: Int[Tensor, "prompts length"],
     placeholders: Int[Tensor, "pictures patches"],
     positions: Sequence[Int[Tensor, " _"]],
-    pad_token_id: int | None = None,
     side: Literal["left", "right"] = "left",
 ) -> ShortPrompts:
     """Cut each picture's placeholders down to the visual tokens it sends, and pad again.
@@ -125,12 +124,11 @@ def shorten(
         placeholders: From :func:`find_placeholders`.
         positions: For each picture the patches its visual tokens stand for, in the order in which
             they are sent. None at all is allowed; so are more than ``patches``.
-        pad_token_id: Fills new padding. None takes each row's first token, which is harmless
-            behind the mask and tells penalties on repeated tokens nothing new.
         side: Where padding goes. Generation needs ``"left"``.
 
     Returns:
-        The shortened prompts; as many columns as the longest of them needs.
+        The shortened prompts; as many columns as the longest of them needs. Padding repeats each
+        row's first token, which tells penalties on repeated tokens nothing new.
     """
     patches = placeholders.shape[1]
     edge = attention_mask[:, -1 if side == "left" else 0]
@@ -151,8 +149,7 @@ def shorten(
         slots = slots.masked_scatter(visual, torch.cat(standing))
 
     source, mark = _align(slots, visual, input_ids.shape, side)
-    fill = input_ids[:, :1] if pad_token_id is None else pad_token_id
-    ids = torch.where(source < 0, fill, _pick(input_ids, source, 0))
+    ids = torch.where(source < 0, input_ids[:, :1], _pick(input_ids, source, 0))
     return ShortPrompts(source, mark, ids, _pick(attention_mask, source, 0))
 
 

@@ -71,27 +71,20 @@ def test_order_of_the_visual_tokens_is_kept():
     assert short.source.tolist() == [[0, 3, 1, 2, 4]]
 
 
-@pytest.mark.parametrize(("side", "first"), [("left", [0, 1, X, 7]), ("right", [1, X, 7, 0])])
+@pytest.mark.parametrize(("side", "first"), [("left", [1, 1, X, 7]), ("right", [1, X, 7, 1])])
 def test_unequal_rows_are_padded_on_the_wanted_side(side, first):
     ids = long([[1, X, X, 7], [1, X, X, 7]])
     slots = find_placeholders(ids, X, 2, 2)
-    short = shorten(ids, torch.ones_like(ids), slots, kept([1], [0, 1]), 0, side)
+    short = shorten(ids, torch.ones_like(ids), slots, kept([1], [0, 1]), side)
     assert short.input_ids.tolist() == [first, [1, X, X, 7]]
     assert short.attention_mask.sum(dim=1).tolist() == [3, 4]
     assert (short.source < 0).sum(dim=1).tolist() == [1, 0]
 
 
-def test_padding_without_a_pad_token_repeats_the_first_token():
-    ids = long([[5, X, X, 7], [6, X, X, 8]])
-    slots = find_placeholders(ids, X, 2, 2)
-    short = shorten(ids, torch.ones_like(ids), slots, kept([1], [0, 1]))
-    assert short.input_ids.tolist() == [[5, 5, X, 7], [6, X, X, 8]]
-
-
 def test_padding_changes_sides():
     ids, mask = long([[1, X, X, 7, 0], [1, X, X, 7, 8]]), long([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
-    short = shorten(ids, mask, find_placeholders(ids, X, 2, 2), kept([0, 1], [0, 1]), 0, "left")
-    assert short.input_ids.tolist() == [[0, 1, X, X, 7], [1, X, X, 7, 8]]
+    short = shorten(ids, mask, find_placeholders(ids, X, 2, 2), kept([0, 1], [0, 1]), "left")
+    assert short.input_ids.tolist() == [[1, 1, X, X, 7], [1, X, X, 7, 8]]
 
 
 def test_nothing_removed_leaves_the_layout_alone():
@@ -105,8 +98,8 @@ def test_nothing_removed_leaves_the_layout_alone():
 def test_a_picture_may_send_nothing_or_more_than_its_patches():
     ids = long([[1, X, X, 7], [1, X, X, 8]])
     slots = find_placeholders(ids, X, 2, 2)
-    short = shorten(ids, torch.ones_like(ids), slots, kept([], [0, 1, 1]), 0)
-    assert short.input_ids.tolist() == [[0, 0, 0, 1, 7], [1, X, X, X, 8]]
+    short = shorten(ids, torch.ones_like(ids), slots, kept([], [0, 1, 1]))
+    assert short.input_ids.tolist() == [[1, 1, 1, 1, 7], [1, X, X, X, 8]]
 
 
 @settings(deadline=None, max_examples=60)
@@ -126,12 +119,12 @@ def test_a_batch_is_its_rows_alone(data, patches, side):
     ids = long([[0] * (length - len(row)) + row for row in rows])
     mask = (ids != 0).long()
     slots = find_placeholders(ids, X, sum(counts), patches)
-    short = shorten(ids, mask, slots, chosen, 0, side)
+    short = shorten(ids, mask, slots, chosen, side)
     for index, row in enumerate(rows):
         own = chosen[sum(counts[:index]) : sum(counts[: index + 1])]
         alone = long([row])
         places = find_placeholders(alone, X, len(own), patches)
-        expected = shorten(alone, torch.ones_like(alone), places, own, 0)
+        expected = shorten(alone, torch.ones_like(alone), places, own)
         real = short.attention_mask[index].bool()
         assert short.input_ids[index, real].tolist() == expected.input_ids[0].tolist()
         moved = short.source[index, real] - (length - len(row))

@@ -9,6 +9,7 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedConfig,
 )
 
 PATCHES = 16
@@ -18,7 +19,11 @@ PAD, BOS, EOS, IMAGE = 0, 1, 2, 3
 
 
 def tiny_llava(
-    seed: int = 0, attention: str = "sdpa", dtype: torch.dtype = torch.float32, **options: Any
+    seed: int = 0,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    encoder: type[PreTrainedConfig] = CLIPVisionConfig,
+    **options: Any,
 ) -> LlavaForConditionalGeneration:
     """A LLaVA of random weights, wide enough apart that greedy tokens are no near-ties.
 
@@ -26,9 +31,10 @@ def tiny_llava(
         seed: Of the weights.
         attention: Backend of encoder and language model.
         dtype: Of the weights.
+        encoder: Kind of vision encoder.
         **options: Further fields of the model's config.
     """
-    vision = CLIPVisionConfig(
+    vision = encoder(
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=4,
