@@ -1,0 +1,75 @@
+"""The manner of all figures, how a notebook shows one and how it is written to a file."""
+
+import io
+import re
+
+import matplotlib.pyplot as plt
+import seaborn
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+from PIL import Image as Pillow
+
+from prumerge import paths
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+LEVELS = 31  # steps of each colour in a notebook; the noise of pictures would fill megabytes
+_NAME = re.compile(r"\d\d-[a-z0-9-]+")
+
+
+def use_style() -> None:
+    """Set fonts of at least 8 points, the palette and a thin frame for all figures that follow."""
+    seaborn.set_theme(style="ticks", palette=PALETTE)
+    sizes = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8}
+    sizes |= {"xtick.labelsize": 8, "ytick.labelsize": 8, "legend.title_fontsize": 8}
+    frame = {"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8}
+    ticks = {"xtick.major.size": 4, "ytick.major.size": 4, "xtick.minor.size": 2}
+    rest = {"figure.dpi": 100, "legend.frameon": False}
+    plt.rcParams.update(sizes | frame | ticks | rest)
+
+
+def show(figure: Figure, name: str = "") -> None:
+    """Show a figure below a notebook's cell, in few colours so that the notebook stays small.
+
+    Args:
+        figure: What to show; it is closed.
+        name: If not empty, the figure is written under this name too, in all its colours.
+
+    Raises:
+        ValueError: If the name is not ``NN-topic``.
+    """
+    if name:
+        save(figure, name)
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    plt.close(figure)
+    coarse = (
+        Pillow.open(drawn)
+        .convert("RGB")
+        .point(lambda value: round(round(value * LEVELS / 255) * 255 / LEVELS))
+    )
+    coarse.save(small, "png", optimize=True)
+    display(Image(small.getvalue(), format="png"))
+
+
+def save(figure: Figure, name: str) -> str:
+    """Write a figure to ``figures/NAME.png`` at 150 dots per inch.
+
+    The file gets its name when it is complete, and holds nothing that differs from run to run.
+
+    Args:
+        figure: What to write.
+        name: Number of the notebook and topic, such as ``02-fence``.
+
+    Returns:
+        The path from the repository's folder, such as ``figures/02-fence.png``.
+
+    Raises:
+        ValueError: If the name is built otherwise.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"a figure is called NN-topic, such as 02-fence, not {name!r}")
+    paths.FIGURES.mkdir(exist_ok=True)
+    partial = paths.FIGURES / f"{name}.partial"
+    figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
+    partial.replace(paths.FIGURES / f"{name}.png")
+    return f"{paths.FIGURES.name}/{name}.png"

@@ -1,0 +1,166 @@
+"""The pictures a notebook looks at: a folder of the user's own, or drawn scenes with their truth.
+
+load_pictures     read or draw them
+to_pixels         as the encoder takes them, and
+as_seen           back again, to draw on
+encode_pictures   features, keys and scores of many
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from prumerge.mini.benchmark import HELD_OUT_SEED
+from prumerge.mini.scenes import Scene, draw_scene
+from prumerge.scores import Encoded, encode
+from prumerge.settings import Settings
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture, and what is known about it.
+
+    Args:
+        name: File name, or ``scene 3``.
+        image: For the processor.
+        scene: What was drawn; None for a user's picture, about which nothing is known.
+    """
+
+    name: str
+    image: Image.Image
+    scene: Scene | None = None
+
+    @property
+    def objects(self) -> int | None:
+        """How many objects were drawn; None for a user's picture."""
+        return None if self.scene is None else self.scene.objects
+
+    @property
+    def covered(self) -> Bool[np.ndarray, " patches"] | None:
+        """True for patches on which an object lies, in raster order; None for a user's picture."""
+        return None if self.scene is None else (self.scene.owner > 0).ravel()
+
+
+def load_pictures(
+    folder: str | Path | None, count: int, seed: int = 0, grid: int = 24
+) -> list[Picture]:
+    """Read a user's pictures, or draw scenes that training never saw.
+
+    Args:
+        folder: Folder with pictures, taken in the order of their names; None or empty draws
+            scenes with 1, 2, ... up to 12 objects in turn (6 on grids below 20).
+        count: Most pictures from a folder; scenes to draw.
+        seed: Of the drawn scenes. A longer list begins with the shorter one.
+        grid: Patches along an edge of a drawn scene.
+
+    Returns:
+        At least one picture.
+
+    Raises:
+        ValueError: If ``count`` is below 1, the folder is missing or holds no picture, or a
+            picture cannot be read.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1 picture, got {count}")
+    if folder:
+        return [_read(path) for path in _files(Path(folder).expanduser())[:count]]
+    rng = np.random.default_rng((HELD_OUT_SEED, seed, 1000))
+    most = 12 if grid >= 20 else 6
+    scenes = [draw_scene(rng, grid, objects=1 + i % most, held_out=True) for i in range(count)]
+    return [
+        Picture(f"scene {number}", Image.fromarray(scene.pixels), scene)
+        for number, scene in enumerate(scenes)
+    ]
+
+
+def grid_of(model: LlavaForConditionalGeneration) -> int:
+    """Return the patches along an edge of the pictures a LLaVA takes: 24 for LLaVA-1.5."""
+    vision = model.config.vision_config
+    return vision.image_size // vision.patch_size
+
+
+def to_pixels(
+    processor: LlavaProcessor, pictures: list[Picture]
+) -> Float[Tensor, "images 3 height width"]:
+    """Prepare pictures for the encoder: resized, cropped to its size, normalised."""
+    images = [picture.image for picture in pictures]
+    return processor.image_processor(images, return_tensors="pt")["pixel_values"]
+
+
+def as_seen(
+    processor: LlavaProcessor, pixel_values: Float[Tensor, "images 3 height width"]
+) -> UInt8[np.ndarray, "images height width 3"]:
+    """Turn prepared pictures back into colours: what the encoder sees, to draw patches on.
+
+    Args:
+        processor: The one that prepared them.
+        pixel_values: Prepared pictures.
+
+    Returns:
+        Red, green and blue; parts that the processor cut off are missing.
+    """
+    mean, deviation = (
+        torch.tensor(values)[:, None, None]
+        for values in (processor.image_processor.image_mean, processor.image_processor.image_std)
+    )
+    colours = (pixel_values.float().cpu() * deviation + mean) * 255
+    return colours.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def encode_pictures(
+    model: LlavaForConditionalGeneration,
+    pixel_values: Float[Tensor, "images 3 height width"],
+    settings: Settings | None = None,
+    batch_size: int = 16,
+) -> Encoded:
+    """Encode many pictures, some at a time, without gradients.
+
+    Args:
+        model: Its vision tower and its feature layer are used.
+        pixel_values: Prepared pictures.
+        settings: How scores and keys are read; see :func:`prumerge.encode`.
+        batch_size: Pictures at a time: a matter of memory alone.
+
+    Returns:
+        Features, keys and scores of all of them, in float32 on the CPU.
+    """
+    tower, layer = model.model.vision_tower, model.config.vision_feature_layer
+    with torch.no_grad():
+        parts = [encode(tower, part, settings, layer) for part in pixel_values.split(batch_size)]
+    return Encoded(
+        features=torch.cat([part.features.float().cpu() for part in parts]),
+        keys=torch.cat([part.keys.float().cpu() for part in parts]),
+        scores=torch.cat([part.scores.float().cpu() for part in parts]),
+        grid=parts[0].grid,
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    """List the pictures of a folder by name."""
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}: name one with pictures, or none for drawn scenes")
+    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    if not found:
+        raise ValueError(f"{folder} holds no picture: put {', '.join(SUFFIXES)} files there")
+    return sorted(found)
+
+
+def _read(path: Path) -> Picture:
+    try:
+        with Image.open(path) as image:
+            # Cameras store how they were held; transparent pictures lie on white.
+            upright = ImageOps.exif_transpose(image).convert("RGBA")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(
+            f"{path} is no readable picture ({error}): remove or replace it"
+        ) from error
+    ground = Image.new("RGBA", upright.size, "white")
+    return Picture(path.name, Image.alpha_composite(ground, upright).convert("RGB"))

@@ -1,0 +1,139 @@
+"""How unevenly attention is spread over the patches, and by which block and head of the encoder.
+
+    top_share           share of the attention that the best tenth of the patches holds
+    gini                0 for an even spread, towards 1 for all on one patch
+    effective_patches   patches that an even spread of the same entropy would cover
+    head_attention      the class token's attention in every block and head
+
+The measures take scores of any scale and divide them by their sum. Leading axes are kept, so one
+call measures all blocks, pictures and heads.
+
+Source: LLaVA-PruMerge, arXiv 2403.15388, shows sparsity as a plot; the measures are common ones.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prumerge.encoder import hidden_states, open_tower
+
+
+def top_share(scores: Float[Tensor, "*rows patches"], share: float = 0.1) -> Float[Tensor, "*rows"]:
+    """Return how much of the attention the best-scored patches hold.
+
+    Args:
+        scores: Attention each patch receives, at least 0.
+        share: Of the patches that count as best, in (0, 1]; rounded to whole patches, at least one.
+
+    Returns:
+        A share in [``share``, 1], up to that rounding: 0.1 for an even spread.
+
+    Raises:
+        ValueError: If ``share`` is outside (0, 1], or scores are negative, not finite or all zero.
+
+    Example:
+        >>> top_share(torch.tensor([0.0, 0.0, 1.0, 3.0]), share=0.25)
+        tensor(0.7500)
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}")
+    best = max(1, round(share * scores.shape[-1]))
+    return _shares(scores).topk(best, dim=-1).values.sum(dim=-1)
+
+
+def gini(scores: Float[Tensor, "*rows patches"]) -> Float[Tensor, "*rows"]:
+    """Return the Gini coefficient of the attention.
+
+    Half the mean distance between the shares of two patches, over the mean share.
+
+    Args:
+        scores: Attention each patch receives, at least 0.
+
+    Returns:
+        0 for an even spread, ``1 - 1 / patches`` for all on one patch.
+
+    Raises:
+        ValueError: If scores are negative, not finite or all zero.
+
+    Example:
+        >>> gini(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]]))
+        tensor([0.0000, 0.7500])
+    """
+    rising = _shares(scores).sort(dim=-1).values
+    patches = rising.shape[-1]
+    places = torch.arange(1, patches + 1, device=rising.device)
+    return ((2 * places - patches - 1) * rising).sum(dim=-1) / patches
+
+
+def effective_patches(scores: Float[Tensor, "*rows patches"]) -> Float[Tensor, "*rows"]:
+    """Return the exponential of the entropy: a number of patches.
+
+    Args:
+        scores: Attention each patch receives, at least 0.
+
+    Returns:
+        All patches for an even spread, 1 for all on one patch.
+
+    Raises:
+        ValueError: If scores are negative, not finite or all zero.
+
+    Example:
+        >>> effective_patches(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]]))
+        tensor([4.0000, 1.0000])
+    """
+    return torch.special.entr(_shares(scores)).sum(dim=-1).exp()
+
+
+@torch.no_grad()
+def head_attention(
+    vision_tower: nn.Module,
+    pixel_values: Float[Tensor, "images channels height width"],
+    batch_size: int = 16,
+) -> Float[Tensor, "blocks images heads patches"]:
+    """Return the attention that the class token pays to each patch, in every block and head.
+
+    The encoder's own attention, of which only the class token's row is computed again; its
+    attention to itself is left out, so that a row sums to less than 1.
+
+    Args:
+        vision_tower: ``CLIPVisionModel`` or one built alike, with a class token.
+        pixel_values: Preprocessed pictures.
+        batch_size: Pictures at a time: a matter of memory alone.
+
+    Returns:
+        Probabilities in float32 on the CPU. Block i reads hidden state i.
+
+    Raises:
+        ValueError: If the encoder is built otherwise or has no class token.
+    """
+    tower = open_tower(vision_tower)
+    if not hasattr(tower.embeddings, "class_embedding"):
+        raise ValueError(
+            f"{type(vision_tower).__name__} has no class token whose attention could be read: "
+            "measure the scores of encode(..., Settings(score='received')) instead"
+        )
+    blocks = tower.encoder.layers
+    parts = []
+    for part in pixel_values.split(batch_size):
+        states = hidden_states(tower, part, set(range(len(blocks))))
+        rows = [_class_row(block, states[index]) for index, block in enumerate(blocks)]
+        parts.append(torch.stack(rows).cpu())
+    return torch.cat(parts, dim=1)
+
+
+def _class_row(block: nn.Module, hidden: Tensor) -> Tensor:
+    """Return the class token's attention to the patches in one block, [images, heads, patches]."""
+    layer = block.self_attn
+    normed = block.layer_norm1(hidden)
+    query = layer.q_proj(normed[:, 0]).float().unflatten(-1, (-1, layer.head_dim))
+    keys = layer.k_proj(normed).float().unflatten(-1, (-1, layer.head_dim))
+    logits = torch.einsum("ihd,ikhd->ihk", query, keys) * layer.head_dim**-0.5
+    return logits.softmax(dim=-1)[..., 1:]
+
+
+def _shares(scores: Tensor) -> Tensor:
+    scores = scores.float()
+    total = scores.sum(dim=-1, keepdim=True)
+    if not torch.isfinite(scores).all() or (scores < 0).any() or (total == 0).any():
+        raise ValueError("scores must be finite, at least 0 and not all zero")
+    return scores / total

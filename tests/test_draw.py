@@ -1,0 +1,231 @@
+"""Figures show what they are given: which patches, how many outliers, in which colours."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+from PIL import Image
+
+from prumerge import draw, paths
+from prumerge.draw import figures
+from prumerge.selection import DROPPED, FILL, OUTLIER, SPATIAL
+
+matplotlib.use("agg")
+GRIDS = [(24, 24), (2, 3), (1, 1), (5, 2)]
+
+
+@pytest.fixture(autouse=True)
+def own_style():
+    """Leave neither figures nor settings behind."""
+    with plt.rc_context():
+        yield
+    plt.close("all")
+
+
+def axes_of(width=3.0, height=3.0):
+    """An Axes that fills its figure, so that places in the picture are places in the figure."""
+    figure = plt.figure(figsize=(width, height), dpi=40)
+    return figure.add_axes((0, 0, 1, 1))
+
+
+def painted(axes):
+    """What an Axes looks like, [height, width, 3]."""
+    target = io.BytesIO()
+    axes.figure.savefig(target, format="png")
+    return np.asarray(Image.open(target).convert("RGB")).astype(int)
+
+
+def middles(pixels, grid):
+    """The colour in the middle of each patch, [rows, columns, 3]."""
+    rows, columns = grid
+    down = (np.arange(rows) + 0.5) * len(pixels) / rows
+    across = (np.arange(columns) + 0.5) * pixels.shape[1] / columns
+    return pixels[down.astype(int)][:, across.astype(int)]
+
+
+def light(grid, level=200):
+    """An even picture, four pixels to a patch."""
+    return np.full((4 * grid[0], 4 * grid[1], 3), level, dtype=np.uint8)
+
+
+def segments(axes):
+    """All outlines of an Axes, as colour and lines."""
+    return {
+        tuple(np.round(c.get_color()[0][:3], 3)): len(c.get_segments())
+        for c in axes.collections
+        if isinstance(c, LineCollection) and len(c.get_segments())
+    }
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_picture_lies_on_its_patches(grid):
+    axes = axes_of(grid[1], grid[0])
+    pixels = np.random.default_rng(0).integers(0, 255, (*grid, 3), dtype=np.uint8)
+    assert draw.picture(axes, pixels, grid, "title") is axes
+    assert axes.get_xlim() == (0, grid[1])
+    assert axes.get_ylim() == (grid[0], 0)
+    assert abs(middles(painted(axes), grid) - pixels).max() <= 1
+    assert axes.get_title() == "title"
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_dropped_patches_are_dimmed_and_kept_ones_are_not(grid):
+    reason = np.resize([DROPPED, OUTLIER, SPATIAL, DROPPED, FILL], grid).astype(np.int8)
+    axes = draw.kept(axes_of(2 * grid[1], 2 * grid[0]), light(grid), reason.ravel(), grid)
+    seen = middles(painted(axes), grid)[..., 0]
+    assert (seen[reason != DROPPED] == 200).all()
+    assert (seen[reason == DROPPED] < 100).all()
+
+
+def test_outlines_have_the_colour_of_the_reason_and_join_neighbours():
+    reason = np.zeros((4, 6), dtype=np.int8)
+    reason[0, 0:2] = OUTLIER  # two neighbours: six edges, none between them
+    reason[3, 5] = SPATIAL
+    reason[2, 2:4] = reason[3, 2:4] = FILL
+    axes = draw.kept(axes_of(), light((4, 6)), reason.ravel(), (4, 6))
+    colours = {code: tuple(np.round(to_rgb(draw.REASONS[code][1]), 3)) for code in draw.REASONS}
+    assert segments(axes) == {colours[OUTLIER]: 6, colours[SPATIAL]: 4, colours[FILL]: 8}
+
+
+def test_an_outline_goes_around_its_patch():
+    mask = np.zeros((3, 4), dtype=bool)
+    mask[1, 2] = True
+    axes = draw.outline(axes_of(), mask, "white")
+    lines = np.array(axes.collections[0].get_segments())
+    assert lines[..., 0].min() == 2 and lines[..., 0].max() == 3
+    assert lines[..., 1].min() == 1 and lines[..., 1].max() == 2
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_attention_is_light_where_scores_are_high(grid):
+    patches = grid[0] * grid[1]
+    scores = np.zeros(patches, dtype=np.float32)
+    scores[-1] = 0.7
+    axes = draw.attention(axes_of(2 * grid[1], 2 * grid[0]), light(grid), scores, grid)
+    seen = middles(painted(axes), grid).sum(axis=-1).ravel()
+    assert seen.argmax() == patches - 1
+    assert patches == 1 or (seen[:-1] < seen[-1] / 2).all()
+
+
+def test_attention_of_nothing_is_dark_and_raises_nothing():
+    axes = draw.attention(axes_of(), light((2, 2)), np.zeros(4, dtype=np.float32), (2, 2))
+    assert painted(axes).max() < 130
+
+
+def test_legend_names_the_reasons_that_occur():
+    figure, axes = plt.subplots(layout="constrained")
+    draw.kept(axes, light((2, 2)), np.array([0, 1, 1, 2]), (2, 2))
+    draw.legend(figure, (OUTLIER, SPATIAL))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["kept for its score", "kept for its place", "dropped"]
+
+
+@pytest.mark.parametrize("fence", [0.0001, 0.021, 0.5, 3.0])
+def test_distribution_counts_the_outliers_in_their_colour(fence):
+    scores = np.random.default_rng(1).lognormal(-4, 1.5, 576).astype(np.float32)
+    axes = draw.distribution(axes_of(), scores, fence, (0.005, 0.05))
+    orange = to_rgb(draw.REASONS[OUTLIER][1])
+    heights = [p.get_height() for p in axes.patches if p.get_facecolor()[:3] == orange]
+    assert sum(heights) == (scores > fence).sum()
+    bars = [p for p in axes.patches if hasattr(p, "get_height") and p.get_facecolor()[3] == 1]
+    assert sum(bar.get_height() for bar in bars) == 576
+    assert axes.get_xscale() == "log"
+    assert axes.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize("scores", [[0.25] * 4, [0.0, 0.0, 0.0, 1.0]])
+def test_distribution_of_degenerate_scores(scores):
+    axes = draw.distribution(axes_of(), np.array(scores, dtype=np.float32), fence=0.3)
+    assert sum(bar.get_height() for bar in axes.patches) == 4
+
+
+def test_curves_start_at_zero_and_have_one_line_per_name():
+    table = pd.DataFrame({"x": [1, 2, 1, 2], "y": [5.0, 6.0, 7.0, 9.0], "name": list("aabb")})
+    axes = draw.curves(axes_of(), table, "x", "y", hue="name")
+    assert axes.get_ylim()[0] == 0
+    drawn = [line.get_ydata().tolist() for line in axes.lines if len(line.get_ydata())]
+    assert drawn == [[5, 6], [7, 9]]
+    assert draw.curves(axes_of(), table.assign(y=-table["y"]), "x", "y").get_ylim()[0] < -8
+
+
+def test_heat_map_writes_its_numbers():
+    table = pd.DataFrame([[0.125, 0.5], [1.0, 0.0]])
+    axes = draw.heat_map(axes_of(), table, "share")
+    assert [text.get_text() for text in axes.texts] == ["0.12", "0.50", "1.00", "0.00"]
+    assert not draw.heat_map(axes_of(), pd.DataFrame(np.zeros((24, 16))), "share").texts
+
+
+def test_every_text_has_at_least_eight_points():
+    draw.use_style()
+    figure, axes = plt.subplots(2, 2, layout="constrained")
+    table = pd.DataFrame({"x": [1, 2], "y": [0.5, 0.6], "name": ["a", "b"]})
+    draw.kept(axes[0, 0], light((2, 2)), np.array([0, 1, 1, 2]), (2, 2), "title")
+    draw.distribution(axes[0, 1], np.array([0.1, 0.2, 0.3], dtype=np.float32), 0.25)
+    draw.curves(axes[1, 0], table, "x", "y", hue="name")
+    draw.heat_map(axes[1, 1], table[["x", "y"]], "share")
+    draw.legend(figure).canvas.draw()
+    sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
+    assert min(sizes) >= 8
+
+
+def test_saved_figure_is_complete_and_the_same_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
+    figure, axes = plt.subplots(figsize=(2, 1))
+    axes.plot([0, 1])
+    assert draw.save(figure, "07-some-topic") == "figures/07-some-topic.png"
+    [written] = (tmp_path / "figures").iterdir()
+    first = written.read_bytes()
+    draw.save(figure, "07-some-topic")
+    assert written.read_bytes() == first
+    with Image.open(written) as image:
+        assert image.size == (300, 150)
+        assert "Software" not in image.info
+
+
+@pytest.mark.parametrize("name", ["fence", "2-fence", "02-fence.png", "../02-fence", "02-Fence"])
+def test_figure_of_another_name_is_refused(name):
+    with pytest.raises(ValueError, match="NN-topic"):
+        draw.save(plt.figure(), name)
+
+
+def test_an_interrupted_save_leaves_the_former_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    figure = plt.figure(figsize=(1, 1))
+    draw.save(figure, "07-topic")
+    before = (tmp_path / "07-topic.png").read_bytes()
+
+    def breaks_off(target, **_):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        draw.save(figure, "07-topic")
+    assert (tmp_path / "07-topic.png").read_bytes() == before
+
+
+def test_shown_figure_is_small_closed_and_written_on_request(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    shown = []
+    monkeypatch.setattr(figures, "display", shown.append)
+    figure, axes = plt.subplots(figsize=(2, 2))
+    noise = np.random.default_rng(0).normal(100, 4, (200, 200, 3)).astype(np.uint8)
+    draw.picture(axes, noise, (2, 2))
+    target = io.BytesIO()
+    figure.savefig(target, format="png")
+    draw.show(figure)
+    assert not list(tmp_path.iterdir())
+    assert not plt.get_fignums()
+    assert len(shown[0].data) < len(target.getvalue()) / 2
+    coarse = np.asarray(Image.open(io.BytesIO(shown[0].data)).convert("RGB")).astype(int)
+    exact = np.asarray(Image.open(target).convert("RGB")).astype(int)
+    assert abs(coarse - exact).max() <= 5
+    assert (coarse[0, 0] == 255).all()
+    draw.show(plt.figure(), "07-topic")
+    assert (tmp_path / "07-topic.png").exists()
