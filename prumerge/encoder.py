@@ -3,12 +3,14 @@
     open_tower      find embeddings and blocks
     needed_layers   which hidden states the features, scores and keys are read from
     hidden_states   run the blocks before them, and no other
+    shrunk_features the features of smaller pictures
 
 Hidden state number i is the input of block i, counted from 0; the last one is the output of the
 last block. transformers numbers ``hidden_states`` the same way.
 """
 
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from prumerge.settings import Settings
 
@@ -79,19 +81,22 @@ def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[
     return features, found[0], found[1]
 
 
-def hidden_states(tower: nn.Module, pixel_values: Tensor, wanted: set[int]) -> dict[int, Tensor]:
+def hidden_states(
+    tower: nn.Module, pixel_values: Tensor, wanted: set[int], **options: bool
+) -> dict[int, Tensor]:
     """Run the encoder up to the last hidden state wanted.
 
     Args:
         tower: As :func:`open_tower` finds it.
         pixel_values: Preprocessed pictures; moved to the type and device of the encoder.
         wanted: Hidden states to hand back; 0 is the input of the first block.
+        options: For the embeddings, such as ``interpolate_pos_encoding=True``.
 
     Returns:
         The hidden states by number, class token included.
     """
     weight = tower.embeddings.patch_embedding.weight
-    hidden = tower.embeddings(pixel_values.to(weight.device, weight.dtype))
+    hidden = tower.embeddings(pixel_values.to(weight.device, weight.dtype), **options)
     if hasattr(tower, "pre_layrnorm"):  # CLIP's LayerNorm before the first block, spelled so
         hidden = tower.pre_layrnorm(hidden)
     states = {}
@@ -102,3 +107,32 @@ def hidden_states(tower: nn.Module, pixel_values: Tensor, wanted: set[int]) -> d
         if index in wanted:
             states[index] = hidden
     return states
+
+
+def shrunk_features(
+    tower: nn.Module,
+    pixel_values: Tensor,
+    layer: int,
+    grid: tuple[int, int],
+    pictures: Tensor,
+) -> Tensor:
+    """Encode pictures again after shrinking them, so that they have fewer patches.
+
+    The pictures are resized with an antialiased bilinear filter, and the position embeddings are
+    interpolated as ``transformers`` does for pictures of another size.
+
+    Args:
+        tower: As :func:`open_tower` finds it.
+        pixel_values: Preprocessed pictures of the encoder's own size.
+        layer: Hidden state of the features, counted from 0.
+        grid: Rows and columns of patches that the shrunk pictures have.
+        pictures: Which of the pictures to encode.
+
+    Returns:
+        Features [pictures, rows x columns, width], class token dropped.
+    """
+    size = [side * tower.config.patch_size for side in grid]
+    chosen = pixel_values[pictures.to(pixel_values.device)].float()
+    small = interpolate(chosen, size=size, mode="bilinear", antialias=True)
+    hidden = hidden_states(tower, small, {layer}, interpolate_pos_encoding=True)[layer]
+    return hidden[:, hidden.shape[1] - grid[0] * grid[1] :]

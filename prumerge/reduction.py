@@ -19,11 +19,21 @@ from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 
 from prumerge.presets import resolve_settings
-from prumerge.selection import DROPPED, FILL, OUTLIER, SPATIAL, Selection, arrange, select
+from prumerge.selection import (
+    DISTINCT,
+    DROPPED,
+    FILL,
+    OUTLIER,
+    SPATIAL,
+    Selection,
+    arrange,
+    select,
+)
 from prumerge.settings import Settings
 from prumerge.supplement import extra_token, merge
 
 __all__ = [
+    "DISTINCT",
     "DROPPED",
     "FILL",
     "OUTLIER",

@@ -3,6 +3,7 @@
     encode            features, keys and scores of pictures; runs no block that is not needed
     class_attention   softmax(q_class K^T): full width (release) or mean over heads
     received          mean attention from all patches, where there is no class token
+    weigh_by_values   times the length of the patch's value
 
 LLaVA feeds the features that *enter* the encoder's last block to the language model (feature layer
 -2). The release takes queries and keys from that same last block, so both follow from the features
@@ -18,33 +19,17 @@ Shapes
 Source: LLaVA-PruMerge, arXiv 2403.15388, equation of the class attention.
 """
 
-import dataclasses
+import functools
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prumerge.encoder import hidden_states, needed_layers, open_tower
+from prumerge.encoded import Encoded
+from prumerge.encoder import hidden_states, needed_layers, open_tower, shrunk_features
 from prumerge.settings import Settings
 
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """What a vision encoder says about pictures, before any token is dropped.
-
-    Args:
-        features: Visual tokens of the selected layer, class token dropped, before the projector.
-        keys: Keys of the patches, heads side by side, from the block named by ``key_layer``.
-        scores: Attention each patch receives, in float32.
-        grid: Rows and columns of patches.
-        class_feature: The class token of the selected layer; None where the encoder has none.
-    """
-
-    features: Float[Tensor, "images patches width"]
-    keys: Float[Tensor, "images patches width"]
-    scores: Float[Tensor, "images patches"]
-    grid: tuple[int, int]
-    class_feature: Float[Tensor, "images width"] | None = None
+__all__ = ["Encoded", "class_attention", "encode", "received_attention", "weigh_by_values"]
 
 
 def class_attention(
@@ -108,6 +93,30 @@ def received_attention(
     return total / heads
 
 
+def weigh_by_values(
+    scores: Float[Tensor, "images patches"], values: Float[Tensor, "images patches width"]
+) -> Float[Tensor, "images patches"]:
+    """Weigh the attention a patch receives by how much it hands on: the length of its value.
+
+    Args:
+        scores: Attention each patch receives.
+        values: Values of the patches, heads side by side.
+
+    Returns:
+        Products in float32, each row divided by its sum.
+
+    Source:
+        Not in the paper; the score of ATS, :mod:`prumerge.rivals.ats`.
+
+    Example:
+        >>> values = torch.tensor([[[3.0, 4.0], [0.0, 5.0], [10.0, 0.0]]])
+        >>> weigh_by_values(torch.tensor([[0.4, 0.2, 0.2]]), values).tolist()
+        [[0.4, 0.2, 0.4]]
+    """
+    products = scores.float() * values.float().norm(dim=-1)
+    return products / products.sum(dim=1, keepdim=True)
+
+
 def encode(
     vision_tower: nn.Module,
     pixel_values: Float[Tensor, "images channels height width"],
@@ -154,13 +163,20 @@ def encode(
     if key_layer != score_layer:
         block = blocks[key_layer]
         keys = block.self_attn.k_proj(block.layer_norm1(key_input))
-    grid = tuple(side // tower.config.patch_size for side in pixel_values.shape[-2:])
+    heads = tower.config.num_attention_heads
+    scores = _score(queries, score_keys, settings, first, heads)
+    if settings.score == "value_weighted":
+        block = blocks[score_layer]
+        values = block.self_attn.v_proj(block.layer_norm1(score_input[:, first:]))
+        scores = weigh_by_values(scores, values)
     return Encoded(
         features=features[:, first:],
         keys=keys[:, first:],
-        scores=_score(queries, score_keys, settings, first, tower.config.num_attention_heads),
-        grid=grid,
+        scores=scores,
+        grid=tuple(side // tower.config.patch_size for side in pixel_values.shape[-2:]),
         class_feature=features[:, 0] if has_class else None,
+        heads=heads,
+        at_grid=functools.partial(shrunk_features, tower, pixel_values, layers[0]),
     )
 
 
@@ -179,5 +195,5 @@ def _score(queries: Tensor, keys: Tensor, settings: Settings, first: int, heads:
         keys, first = keys[:, first:], 0
     if settings.score == "received":
         return received_attention(queries, keys, heads)[:, first:]
-    heads = heads if settings.score == "head_mean" else 1
+    heads = 1 if settings.score == "full_width" else heads
     return class_attention(queries[:, 0], keys, heads)[:, first:]

@@ -20,7 +20,7 @@ from prumerge.outliers import count_outliers
 from prumerge.settings import Settings
 from prumerge.spatial import check_grid, keep_even, keep_lattice, keep_stride, released_step
 
-DROPPED, OUTLIER, SPATIAL, FILL = 0, 1, 2, 3
+DROPPED, OUTLIER, SPATIAL, FILL, DISTINCT = 0, 1, 2, 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Selection:
     Args:
         reason: Per patch ``DROPPED`` (0); ``OUTLIER`` (1), kept for its score; ``SPATIAL`` (2),
             kept for its place; ``FILL`` (3), next best by score, kept to reach the budget or so
-            that a picture without outliers keeps something.
+            that a picture without outliers keeps something; ``DISTINCT`` (4), kept by methods that
+            compare features: unlike the others, or standing for those like it.
         order: Patch index of each kept patch in the order the language model sees them, padded
             with -1.
         counts: Kept patches per picture, the extra token not among them. Lies on the CPU.
@@ -159,8 +160,8 @@ def arrange(
         settings: ``order`` is read.
 
     Returns:
-        The selection. With ``order="attention"`` patches kept for their score come first, by
-        falling score, then those kept for their place, in raster order.
+        The selection. Unless ``order`` is ``"raster"``, patches kept for their score come first,
+        then those kept for their place or features, in raster order.
 
     Raises:
         ValueError: If a score is NaN or infinite.
@@ -171,8 +172,10 @@ def arrange(
     patches = scores.shape[1]
     places = torch.arange(patches, device=scores.device)
     keys = places.expand_as(reason)
-    if settings.order == "attention":
-        keys = torch.where(reason == SPATIAL, patches + places, rank_scores(scores))
+    if settings.order != "raster":
+        by_score = rank_scores(scores) if settings.order == "attention" else places
+        later = (reason == SPATIAL) | (reason == DISTINCT)
+        keys = torch.where(later, patches + places, by_score)
     keys = torch.where(reason == DROPPED, 2 * patches, keys)
     counts = (reason != DROPPED).sum(dim=1)
     # The only moment a device waits for: lengths and the check of the scores travel together.

@@ -40,7 +40,8 @@ class Settings:
             where ``pooling="batch"``.
         score: D2. ``"full_width"``: class attention over the concatenated heads with scale
             width ** -0.5 (release), sharper than CLIP's own. ``"head_mean"``: the mean of the
-            class attention of each head (the paper's d_k read per head). ``"received"``: the mean
+            class attention of each head (the paper's d_k read per head). ``"value_weighted"``: that
+            mean times the length of the patch's value, as ATS scores. ``"received"``: the mean
             attention a patch receives from all patches, for encoders without a class token.
         softmax_class: D3. Whether the class token's own key takes part in the softmax (release)
             or only the patches (paper). It scales all scores of a head alike: with
@@ -70,11 +71,12 @@ class Settings:
         branch: D13, without a budget. ``"adaptive"``: outliers decide. ``"fixed"``: the release's
             branch for training, ``fixed_ratio`` of the patches by score and as many evenly spaced.
         fixed_ratio: D13. Share of the patches chosen by score in the fixed branch. Release: 1/8.
-        order: D14. ``"attention"``: patches kept for their score by falling score, then evenly
-            spaced ones in raster order (release). ``"raster"``: as in the picture. The extra
-            token is always last.
-        positions: Position ids the language model sees: ``"compact"`` 0, 1, 2, ... (release) or
-            ``"original"``, those the patches have when all are sent.
+        order: D14. ``"attention"``: patches kept for their score by falling score, then all others
+            in raster order (release). ``"grouped"``: the same two groups, both in raster order.
+            ``"raster"``: as in the picture. The extra token is always last.
+        positions: Position ids the language model sees: ``"compact"`` 0, 1, 2, ... (release);
+            ``"original"``, those the patches have when all are sent; ``"stretched"``, evenly spread
+            over the ids the whole picture would have.
         outlier_share: With a budget and a spatial part: share of the kept patches chosen by
             score, at least one patch; the rest is evenly spaced, and patches chosen twice are
             replaced by the next best by score.
@@ -99,7 +101,7 @@ class Settings:
     upper_quantile: float = 0.75
     pooling: Literal["image", "batch"] = "image"
     outlier_rule: Literal["fence", "count"] = "fence"
-    score: Literal["full_width", "head_mean", "received"] = "full_width"
+    score: Literal["full_width", "head_mean", "value_weighted", "received"] = "full_width"
     softmax_class: bool = True
     score_layer: int | None = None
     key_layer: int | None = None
@@ -113,8 +115,8 @@ class Settings:
     spatial_factor: int = 3
     branch: Literal["adaptive", "fixed"] = "adaptive"
     fixed_ratio: float = 1 / 8
-    order: Literal["attention", "raster"] = "attention"
-    positions: Literal["compact", "original"] = "compact"
+    order: Literal["attention", "grouped", "raster"] = "attention"
+    positions: Literal["compact", "original", "stretched"] = "compact"
     outlier_share: float = 0.5
     seed: int = 0
 
