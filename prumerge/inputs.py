@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
+from prumerge.positions import position_ids, stretch
 from prumerge.prompts import ShortPrompts, find_placeholders, shorten
 from prumerge.reduction import Reduction
 
@@ -41,7 +42,7 @@ def shorten_inputs(
     arguments: dict[str, Any],
     reduction: Reduction,
     patches: int,
-    positions: Literal["compact", "original"] = "compact",
+    positions: Literal["compact", "original", "stretched"] = "compact",
     side: Literal["left", "right"] = "left",
 ) -> ShortInputs:
     """Rewrite a call so that each picture has one slot per visual token it sends.
@@ -51,8 +52,7 @@ def shorten_inputs(
         arguments: Keyword arguments of the call on full prompts, checked by :func:`check_call`.
         reduction: The visual tokens to send, with their graph where gradients are wanted.
         patches: Visual tokens the encoder makes of one picture.
-        positions: ``"compact"`` closes the gaps that dropped tokens leave in the position ids, as
-            the release does; ``"original"`` lets every token keep the id it had in the full prompt.
+        positions: Position ids of the shortened prompts; see :mod:`prumerge.positions`.
         side: Where padding goes.
 
     Returns:
@@ -76,7 +76,11 @@ def shorten_inputs(
         # Nothing predicts a row's first column, and padding put in front of it must not either.
         arguments["labels"] = arguments["labels"].masked_fill(prompts.source == 0, IGNORED_LABEL)
     given = arguments.pop("position_ids", None)
-    ids, continuation = _position_ids(prompts, given, mask, positions)
+    layout = prompts
+    if positions == "stretched":
+        spread = [stretch(len(place), patches).to(full_ids.device) for place in standing]
+        layout = shorten(full_ids, mask, placeholders, spread, side)
+    ids, continuation = position_ids(layout, given, mask, positions)
     if ids is not None:
         arguments["position_ids"] = ids
     arguments |= {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
@@ -90,23 +94,6 @@ def _embed(model: nn.Module, prompts: ShortPrompts, visual_tokens: Tensor) -> Te
     embeddings = words(prompts.input_ids.to(words.weight.device))
     visual = prompts.visual.to(embeddings.device)[..., None]
     return embeddings.masked_scatter(visual, visual_tokens.to(embeddings.device, embeddings.dtype))
-
-
-def _position_ids(
-    prompts: ShortPrompts, given: Tensor | None, mask: Tensor, positions: str
-) -> tuple[Tensor | None, Tensor | None]:
-    """Position ids of the shortened prompts, None for the model's own, and their continuation."""
-    if positions == "compact" and given is None:
-        return None, None
-    real = mask != 0
-    # Generation counts real tokens only; rotary positions are relative, so a forward pass may too.
-    full = mask.cumsum(1) - 1 if given is None else given.to(mask).expand_as(mask)
-    if positions == "compact":
-        first = full.masked_fill(~real, full.max() + 1).amin(dim=1, keepdim=True)
-        return first + (prompts.attention_mask.cumsum(1) - 1).clamp(min=0), None
-    short = prompts.pick(full, 0).clamp(min=0)
-    move = full.masked_fill(~real, -1).amax(dim=1, keepdim=True) - short[:, -1:]
-    return short, move if bool(move.any()) else None
 
 
 def feature_layer(model: LlavaForConditionalGeneration, arguments: dict[str, Any]) -> int:
