@@ -16,11 +16,11 @@ Where to find the paper's ideas:
     selection    which patches stay and in which order
     reduction    all of it: ``reduce_tokens``
     settings     every choice paper and release leave open; ``presets`` names the readings
-    methods      the same interface for other methods; ``baselines`` has the simplest
+    methods      the same interface for other methods; ``rivals`` has them, one file each
     llava        ``attach``: all of it inside a LLaVA of transformers
 """
 
-import prumerge.baselines  # noqa: F401  registers "all", "random", "uniform" and "top_k"
+import prumerge.rivals  # noqa: F401  registers them
 from prumerge.methods import names, register, resolve
 from prumerge.presets import PRESETS
 from prumerge.reduction import Reduction, Selection, reduce_tokens

@@ -110,13 +110,20 @@ class Attachment:
                 f"pixel_values must be [pictures, 3, {size}, {size}] for this encoder, got "
                 f"{list(pixel_values.shape)}: use the processor saved with the model"
             )
-        return encode(self.model.model.vision_tower, pixel_values, self.settings, layer)
+        return self._complete(
+            encode(self.model.model.vision_tower, pixel_values, self.settings, layer)
+        )
+
+    def _complete(self, encoded: Encoded) -> Encoded:
+        """Add what a method may ask of the model, also to what was encoded elsewhere."""
+        return dataclasses.replace(encoded, project=self.model.model.multi_modal_projector)
 
     def _shorten(self, arguments: dict[str, Any], side: Literal["left", "right"]) -> ShortInputs:
         check_call(arguments)
         layer = feature_layer(self.model, arguments)
         pictures = arguments["pixel_values"]
-        encoded = pictures if isinstance(pictures, Encoded) else self.encode(pictures, layer)
+        given = isinstance(pictures, Encoded)
+        encoded = self._complete(pictures) if given else self.encode(pictures, layer)
         reduction = self.method(encoded)
         patches = encoded.features.shape[1]
         short = shorten_inputs(

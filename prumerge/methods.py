@@ -17,6 +17,7 @@ from typing import Any
 from prumerge.limits import suggestion
 from prumerge.presets import PRESETS
 from prumerge.reduction import Reduction, reduce_tokens
+from prumerge.returned import Sends, check_returned
 from prumerge.scores import Encoded
 from prumerge.settings import Settings
 
@@ -31,27 +32,48 @@ class Method:
         name: What tables call it.
         function: From what the encoder says and the settings to a reduction.
         settings: Also say how the encoder is to be read (``score`` and the layers).
+        sends: Tokens sent with a budget: ``"exact"``, as many; ``"at most"`` as many, depending on
+            the picture; ``"all"``, the budget does not matter.
     """
 
     name: str
     function: Function
     settings: Settings
+    sends: Sends = "exact"
 
     def __call__(self, encoded: Encoded) -> Reduction:
-        """Reduce the tokens of encoded pictures."""
-        return self.function(encoded, self.settings)
+        """Reduce the tokens of encoded pictures.
+
+        Args:
+            encoded: What the encoder says.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            ValueError: If that is no reduction of these pictures, misses the budget, or sends a
+                patch twice; the message names the method.
+        """
+        reduction = self.function(encoded, self.settings)
+        images, patches = encoded.scores.shape
+        budget = None if self.sends == "all" else self.settings.tokens_of(patches)
+        check_returned(self.name, reduction, images, patches, budget, self.sends)
+        return reduction
 
 
 _REGISTRY: dict[str, Method] = {}
 
 
-def register(name: str, settings: Settings | None = None) -> Callable[[Function], Function]:
+def register(
+    name: str, settings: Settings | None = None, sends: Sends = "exact"
+) -> Callable[[Function], Function]:
     """Make a function known under a name, for ``attach``, ``resolve`` and tables.
 
     Args:
         name: New name. Registering it again replaces the method, as a re-run notebook cell does;
             the presets' names are taken.
         settings: Its defaults. None: ``Settings()``.
+        sends: What a budget means to it, see :class:`Method`.
 
     Returns:
         A decorator that hands the function back unchanged.
@@ -63,7 +85,7 @@ def register(name: str, settings: Settings | None = None) -> Callable[[Function]
         raise ValueError(f"{name!r} is a preset of PruMerge: choose another name")
 
     def keep(function: Function) -> Function:
-        _REGISTRY[name] = Method(name, function, settings or Settings())
+        _REGISTRY[name] = Method(name, function, settings or Settings(), sends)
         return function
 
     return keep

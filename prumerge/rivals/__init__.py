@@ -1,0 +1,75 @@
+"""Other ways to reduce visual tokens, each from its definition, behind one signature.
+
+================ ===================================================== ======== ==================
+name             what it sends                                         tokens   reads
+================ ===================================================== ======== ==================
+all              every patch                                           all      --
+random           patches drawn by a seed                               exact    --
+uniform          patches on a lattice                                  exact    grid
+down_sampled     means of equal rectangles of the picture              exact    grid
+small_picture    the patches of a smaller picture                      at most  picture
+top_k            the best-scored patches                               exact    scores
+fastervlm        the same by the head mean of the block before         exact    scores
+evit             the best-scored patches and the sum of the others     exact    scores
+ats              a sample from the distribution of the scores          at most  scores, values
+tome             means of patches with alike keys                      exact    keys
+visionzip        class token, best-scored patches, means of the rest   exact    scores, keys
+vispruner        best-scored patches and the least alike of the rest   exact    scores, features
+divprune         patches as far from each other as can be              exact    features
+================ ===================================================== ======== ==================
+
+``exact`` and ``at most`` are meant with a budget. Without one, each picture has the budget that
+PruMerge's fence would give it on the method's own scores: the same number of tokens as PruMerge
+where the method reads PruMerge's scores, and a number that depends on the picture in any case.
+
+All run behind the encoder. Those that their authors place inside it (EViT, ATS, ToMe) are the same
+rule applied once, to the features that LLaVA uses: fair to compare, but not the published model;
+each module says what is lost. All but VisionZip, whose token order is part of its definition, send
+tokens in raster order. Most authors score by the mean attention of the heads in the block that
+*made* the features (the second to last); PruMerge reads the block after it.
+
+FastV, PyramidDrop and SparseVLM are not here, because they do not fit: they drop visual tokens
+*inside* the language model, by the attention that its own layers pay to them.
+
+* Such a method is no function of what the encoder says, and the prompt it leaves is not shorter:
+  layers 1 to K read all visual tokens, the later ones fewer. ``attach`` shortens the prompt once
+  and leaves everything behind it to the stock model, which is why cache, beams, padding and every
+  attention backend work. Here each decoder layer would have to be covered instead.
+* The KV cache would hold another number of tokens per layer, while ``transformers`` makes one mask
+  and one set of position ids for all layers, from the length of the first one's cache, again for
+  each new token. Every layer after K would need its own of both; static caches and chunked
+  prefill, which rely on the common length, cannot have them.
+* The attention it selects by is not returned by the fast attention backends.
+* Counts would not compare: a budget of k after layer K costs ``(K * patches + (L - K) * k) / L``
+  tokens per layer of L, not k.
+"""
+
+from prumerge.rivals import (
+    ats,
+    divprune,
+    down_sampled,
+    everything,
+    evit,
+    random_patches,
+    small_picture,
+    tome,
+    top_k,
+    uniform,
+    visionzip,
+    vispruner,
+)
+
+__all__ = [
+    "ats",
+    "divprune",
+    "down_sampled",
+    "everything",
+    "evit",
+    "random_patches",
+    "small_picture",
+    "tome",
+    "top_k",
+    "uniform",
+    "visionzip",
+    "vispruner",
+]

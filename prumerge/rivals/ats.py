@@ -1,0 +1,87 @@
+"""ATS: sample patches evenly along the distribution of their scores.
+
+Patches with high scores take much of the cumulative distribution and are hit often, low ones
+seldom; what is hit twice is sent once. So the number of tokens adapts to the picture: the natural
+adaptive rival to PruMerge's fence.
+
+Shapes
+    images   pictures in the batch
+    patches  visual tokens of one picture
+    points   sampling points of the picture that has most
+
+Source: ATS, "Adaptive Token Sampling For Efficient Vision Transformers" (ECCV 2022).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from prumerge.methods import register
+from prumerge.reduction import OUTLIER, Reduction
+from prumerge.rivals.shared import HEAD_MEAN, counts_to_keep, send
+from prumerge.scores import Encoded
+from prumerge.settings import Settings
+
+
+def sample_inverse(
+    scores: Float[Tensor, "images patches"], counts: Int64[Tensor, " images"]
+) -> Bool[Tensor, "images patches"]:
+    """Mark the patches hit by evenly spaced points of the scores' cumulative distribution.
+
+    Scores are sorted upwards and summed up; the sums are moved and scaled to [0, 1]. Points are
+    spread evenly from the smallest sum above 0 to 1, and each hits the patch with the nearest sum.
+
+    Args:
+        scores: Significance of each patch, at least 0.
+        counts: Points per picture, at least 1. A single point lies at 1: the best-scored patch.
+
+    Returns:
+        True where a patch is hit, at least once and at most ``counts`` times in a picture.
+
+    Source:
+        Paper, inverse transform sampling. The authors take K - 1 points for K tokens, of which
+        one is the class token, and at least 8 of them.
+
+    Example:
+        >>> scores = torch.tensor([[0.1, 0.6, 0.2, 0.1]])
+        >>> sample_inverse(scores, torch.tensor([4])).int().tolist()
+        [[0, 1, 1, 1]]
+    """
+    ordered, patch = scores.float().sort(dim=1, stable=True)
+    sums = ordered.cumsum(dim=1)
+    sums = sums - sums[:, :1]
+    sums = sums / sums[:, -1:].clamp(min=torch.finfo(sums.dtype).tiny)
+    lowest = sums.masked_fill(sums <= 0, 1).amin(dim=1, keepdim=True)
+
+    turn = torch.arange(max(counts.tolist(), default=0), device=scores.device)
+    share = turn / (counts - 1).clamp(min=1)[:, None]  # [images points], 0 to 1
+    points = torch.where(counts[:, None] == 1, 1, lowest + (1 - lowest) * share).clamp(max=1)
+    above = torch.searchsorted(sums, points).clamp(max=scores.shape[1] - 1)
+    below = (above - 1).clamp(min=0)
+    nearer_below = points - sums.gather(1, below) <= sums.gather(1, above) - points
+    hit = patch.gather(1, torch.where(nearer_below, below, above))
+    hits = torch.zeros_like(patch).scatter_add_(1, hit, (turn < counts[:, None]).long())
+    return hits > 0
+
+
+@register("ats", settings=HEAD_MEAN.with_changes(score="value_weighted"), sends="at most")
+def sample_adaptively(encoded: Encoded, settings: Settings) -> Reduction:
+    """Send each patch that is hit by one of as many sampling points as the budget allows.
+
+    Scores should be class attention times the length of the patch's value
+    (``score="value_weighted"``), which is this method's default.
+
+    Args:
+        encoded: What the encoder says.
+        settings: The budget is read: the number of sampling points.
+
+    Returns:
+        At most the budget, depending on the picture: the more the scores differ, the fewer.
+
+    Source:
+        The authors do this inside several blocks of the encoder, where dropped patches can still
+        be attended to, and can train through it; here it happens once, behind the encoder. Points
+        start near 0, so that a few patches of low score are always hit; that is theirs.
+    """
+    counts = counts_to_keep(encoded, settings)
+    return send(encoded, settings, sample_inverse(encoded.scores, counts), OUTLIER)

@@ -1,0 +1,118 @@
+"""What the rivals share: how many tokens to send, and how to send them.
+
+Shapes
+    images   pictures in the batch
+    patches  visual tokens of one picture, class token excluded
+    kept     kept patches of the picture that keeps most; shorter pictures are padded
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int8, Int64
+from torch import Tensor
+
+from prumerge.neighbours import take
+from prumerge.outliers import count_outliers
+from prumerge.reduction import Reduction, Selection, reduce_to
+from prumerge.scores import Encoded
+from prumerge.settings import Settings
+
+PLAIN = Settings(neighbours=0, extra_token=False, order="raster")
+# The block that made the features: in LLaVA-1.5 number 22 of 24, from 0.
+HEAD_MEAN = PLAIN.with_changes(score="head_mean", score_layer=-2, key_layer=-2)
+
+
+def counts_to_keep(encoded: Encoded, settings: Settings) -> Int64[Tensor, " images"]:
+    """Return patches to keep per picture: the budget, or as many tokens as PruMerge would send.
+
+    Args:
+        encoded: What the encoder says.
+        settings: The budget, or whisker and quartiles, are read.
+
+    Returns:
+        Counts between 1 and the number of patches, one per picture.
+    """
+    images, patches = encoded.scores.shape
+    total = settings.patches_of(patches)
+    if total is not None:
+        return torch.full((images,), total, device=encoded.scores.device)
+    # PruMerge adds one token for the dropped patches; a rival without one keeps a patch more.
+    found = count_outliers(encoded.scores, settings).clamp(min=1)
+    return found if settings.extra_token else (found + 1).clamp(max=patches)
+
+
+def send(
+    encoded: Encoded, settings: Settings, kept: Bool[Tensor, "images patches"], why: int
+) -> Reduction:
+    """Send the kept patches; ``neighbours`` and ``extra_token`` of the settings still apply.
+
+    Args:
+        encoded: What the encoder says.
+        settings: Order, merging and extra token are read.
+        kept: Patches that stay.
+        why: Their common reason, such as ``OUTLIER``.
+
+    Returns:
+        The reduction.
+    """
+    reason = (kept * why).to(torch.int8)
+    return send_for(encoded, settings, reason)
+
+
+def send_for(
+    encoded: Encoded, settings: Settings, reason: Int8[Tensor, "images patches"]
+) -> Reduction:
+    """Send the patches that have a reason; like :func:`send` with a reason for each."""
+    return reduce_to(reason, encoded.features, encoded.keys, encoded.scores, settings)
+
+
+def members(
+    owner: Int64[Tensor, "images patches"], order: Int64[Tensor, "images kept"]
+) -> Bool[Tensor, "images kept patches"]:
+    """Mark the patches that go into each token.
+
+    Args:
+        owner: For each patch the kept one it goes into; -1 for none.
+        order: Kept patches.
+
+    Returns:
+        True where a patch goes into a token.
+    """
+    return owner[:, None, :] == order[..., None]
+
+
+def add_means(
+    features: Float[Tensor, "images patches width"],
+    order: Int64[Tensor, "images kept"],
+    weights: Float[Tensor, "images kept patches"],
+    own: bool = False,
+) -> Float[Tensor, "images kept width"]:
+    """Return weighted sums of features, taken in at least float32.
+
+    Args:
+        features: Visual tokens.
+        order: Kept patches; padded with any patch.
+        weights: Of each patch in each token.
+        own: Add the kept patch's own feature.
+
+    Returns:
+        Tokens in the type of ``features``.
+    """
+    precise = torch.promote_types(features.dtype, torch.float32)
+    sums = weights.to(precise) @ features.to(precise)
+    return (sums + take(features, order) if own else sums).to(features.dtype)
+
+
+def cut(selection: Selection, tokens: Float[Tensor, "images kept width"]) -> Reduction:
+    """Cut padded tokens apart, one per kept patch.
+
+    Args:
+        selection: Kept patches in the order of the tokens.
+        tokens: One row per entry of ``selection.order``.
+
+    Returns:
+        The reduction.
+    """
+    lengths = selection.counts.tolist()
+    rows = zip(tokens, selection.order, lengths, strict=True)
+    pairs = [(row[:length], places[:length]) for row, places, length in rows]
+    return Reduction([row for row, _ in pairs], [places for _, places in pairs], selection)

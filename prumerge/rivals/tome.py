@@ -1,0 +1,114 @@
+"""ToMe behind the encoder: merge patches with alike keys, pair by pair, until few enough are left.
+
+Shapes
+    images   pictures in the batch
+    patches  visual tokens of one picture
+    slots    tokens left in the picture that has most; shorter pictures are padded
+    depth    of the averaged keys
+
+Source: ToMe, "Token Merging: Your ViT But Faster" (ICLR 2023), bipartite soft matching. Derived
+from the published rule alone; no code of its authors was used.
+"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from prumerge.methods import register
+from prumerge.reduction import DISTINCT, Reduction
+from prumerge.rivals.shared import PLAIN, add_means, counts_to_keep, cut, members
+from prumerge.scores import Encoded
+from prumerge.selection import arrange, rank_scores
+from prumerge.settings import Settings
+
+
+def merge_alike(
+    keys: Float[Tensor, "images patches depth"], counts: Int64[Tensor, " images"]
+) -> Int64[Tensor, "images patches"]:
+    """Decide for each patch which one it is merged into.
+
+    In rounds: tokens at even places (the first, the third, ...) each look for the most alike token
+    at an odd place; the pairs most alike of all merge, several even ones possibly into the same
+    odd one; tokens that are left keep their order. A round merges as many pairs as are wanted, at
+    most half of the tokens. Merged tokens are compared by the mean key of all their patches.
+
+    Args:
+        keys: What is compared, by cosine: keys averaged over heads.
+        counts: Tokens that shall be left, at least 1.
+
+    Returns:
+        For each patch the one it goes into, which goes into itself. Exactly ``counts`` patches of
+        a picture do.
+
+    Source:
+        Paper, bipartite soft matching; sizes weigh the means there too, which makes a token the
+        plain mean of its patches.
+
+    Example:
+        >>> keys = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.1, 1.0], [1.0, 1.0]]])
+        >>> merge_alike(keys, torch.tensor([2])).tolist()
+        [[3, 1, 1, 3]]
+    """
+    places = torch.arange(keys.shape[1], device=keys.device)
+    owner = places.expand(keys.shape[:2]).contiguous()
+    left = torch.full_like(counts, keys.shape[1])
+    span = [int(count) for count in counts.aminmax()] if len(counts) else [1, 1]
+    fewest, longest = span[0], keys.shape[1]
+    rounds = 0
+    while keys.shape[1] > fewest << rounds:  # each round can halve the tokens
+        rounds += 1
+    for _ in range(rounds):
+        slots = (owner != places).long().argsort(dim=1, stable=True)[:, :longest]
+        valid = torch.arange(longest, device=keys.device) < left[:, None]
+        after = torch.maximum(counts, (left + 1) // 2)
+        owner = _merge_once(keys, owner, slots, valid, left - after)
+        left, longest = after, max(span[1], (longest + 1) // 2)
+    return owner
+
+
+def _merge_once(keys: Tensor, owner: Tensor, slots: Tensor, valid: Tensor, pairs: Tensor) -> Tensor:
+    """One round: ``pairs`` tokens at even places go into their most alike token at an odd one."""
+    patches = members(owner, slots).to(keys.dtype)  # [images slots patches]
+    mean = (patches @ keys) / patches.sum(dim=-1, keepdim=True).clamp(min=1)
+    mean = normalize(mean, dim=-1)
+    similarity = mean[:, 0::2] @ mean[:, 1::2].transpose(1, 2)
+    similarity = similarity.masked_fill(~valid[:, None, 1::2], -torch.inf)
+    best, partner = similarity.max(dim=-1)
+    best = best.masked_fill(~valid[:, 0::2], -torch.inf)
+    merges = rank_scores(best) < pairs[:, None]
+    even, odd = slots[:, 0::2], slots[:, 1::2]
+    into = torch.where(merges, odd.gather(1, partner), even)
+    target = torch.arange(keys.shape[1], device=keys.device).expand_as(owner).contiguous()
+    return target.scatter_(1, even, into).gather(1, owner)
+
+
+@register("tome", settings=PLAIN)
+def merge_tokens(encoded: Encoded, settings: Settings) -> Reduction:
+    """Send the means of groups of patches with alike keys.
+
+    A token stands where the patch stands that the others were merged into. Scores do not take
+    part; without a budget the fence on them says how many tokens. ``neighbours`` and
+    ``extra_token`` are not read.
+
+    Args:
+        encoded: Features, keys and their heads.
+        settings: The budget is read; ``key_layer`` where pictures are encoded.
+
+    Returns:
+        Exactly the budget. Every patch goes into exactly one token.
+
+    Source:
+        The published ToMe merges a few tokens in every block of the encoder and lets later
+        attention know their sizes. Behind the encoder neither is possible: keys are those the
+        features themselves give, carried along as means instead of computed anew, and the language
+        model sees a token of many patches as one.
+    """
+    owner = merge_alike(encoded.head_mean_keys, counts_to_keep(encoded, settings))
+    places = torch.arange(owner.shape[1], device=owner.device)
+    reason = ((owner == places) * DISTINCT).to(torch.int8)
+    selection = arrange(reason, encoded.scores, settings)
+    order = selection.order.clamp(min=0)
+    weights = members(owner, order).float()
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    return cut(selection, add_means(encoded.features, order, weights))

@@ -1,0 +1,106 @@
+"""VisPruner: the best-scored patches, and of the rest those least like any other.
+
+Shapes
+    images   pictures in the batch
+    patches  visual tokens of one picture
+    slots    patches left in the picture that has most; shorter pictures are padded
+
+Source: VisPruner, "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token
+Pruning in VLMs" (ICCV 2025).
+"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from prumerge.methods import register
+from prumerge.reduction import DISTINCT, OUTLIER, Reduction
+from prumerge.rivals.shared import HEAD_MEAN, counts_to_keep, send_for
+from prumerge.scores import Encoded
+from prumerge.selection import rank_scores
+from prumerge.settings import Settings
+
+STEP = 8  # patches dropped per round, as released
+
+
+def drop_duplicates(
+    features: Float[Tensor, "images patches width"],
+    sequence: Int64[Tensor, "images slots"],
+    lengths: Int64[Tensor, " images"],
+    targets: Int64[Tensor, " images"],
+) -> Int64[Tensor, "images patches"]:
+    """Drop patches that have a double, a few per round, until as many as wanted are left.
+
+    In rounds: each patch at an even place of the sequence (the first, the third, ...) looks for
+    the most alike patch at an odd place; the up to eight patches most alike to theirs are dropped.
+    The next sequence is the even ones that are left, most alike first, then the odd ones.
+
+    Args:
+        features: Visual tokens, compared by cosine.
+        sequence: Patches in the order in which they are first compared; padded with any patch.
+        lengths: Patches in each sequence. Lies on the CPU.
+        targets: Patches to leave, at most ``lengths``. Lies on the CPU.
+
+    Returns:
+        1 at the patches that are left, 0 elsewhere.
+
+    Source:
+        Released code, which needs an even number of patches: an odd one ends in an error there.
+    """
+    directions = normalize(features.float(), dim=-1)
+    similarity = directions @ directions.transpose(1, 2)
+    left = torch.where(targets > 0, lengths, 0)
+    while True:
+        sequence = sequence[:, : max(left.tolist(), default=0)]
+        valid = torch.arange(sequence.shape[1]) < left[:, None]
+        drops = (left - targets).clamp(max=STEP).minimum((left + 1) // 2)
+        if not (drops > 0).any():
+            break
+        sequence = _drop_once(similarity, sequence, valid.to(sequence.device), drops)
+        left = left - drops.clamp(min=0)
+    marks = torch.zeros(features.shape[:2], dtype=torch.long, device=features.device)
+    return marks.scatter_add_(1, sequence, valid.long().to(sequence.device))
+
+
+def _drop_once(similarity: Tensor, sequence: Tensor, valid: Tensor, drops: Tensor) -> Tensor:
+    """One round; what is dropped, and padding, comes last."""
+    even, odd = sequence[:, 0::2], sequence[:, 1::2]
+    pairs = similarity.gather(1, even[..., None].expand(-1, -1, similarity.shape[2]))
+    pairs = pairs.gather(2, odd[:, None].expand(-1, even.shape[1], -1))
+    best = pairs.masked_fill(~valid[:, None, 1::2], -torch.inf).amax(dim=-1)
+    rank = rank_scores(best.masked_fill(~valid[:, 0::2], -torch.inf))
+    last = sequence.shape[1]
+    keys = torch.empty_like(sequence)
+    keys[:, 0::2] = torch.where(rank < drops.to(rank.device)[:, None], last, rank)
+    keys[:, 1::2] = even.shape[1] + torch.arange(odd.shape[1], device=sequence.device)
+    keys = keys.masked_fill(~valid, last)
+    return sequence.gather(1, keys.argsort(dim=1, stable=True))
+
+
+@register("vispruner", settings=HEAD_MEAN)
+def keep_important_and_diverse(encoded: Encoded, settings: Settings) -> Reduction:
+    """Send the best-scored patches and, of the others, those left when doubles are dropped.
+
+    Args:
+        encoded: Features and scores.
+        settings: The budget is read, and ``outlier_share``, the share kept for its score: rounded
+            down, at least one patch; 1 gives ``fastervlm``.
+
+    Returns:
+        Exactly the budget.
+
+    Source:
+        Released code: block 22 of CLIP ViT-L/14, mean over heads, half of the budget by score,
+        raster order.
+    """
+    counts = counts_to_keep(encoded, settings)
+    important = (settings.outlier_share * counts).long().clamp(min=1)
+    ranks = rank_scores(encoded.scores)
+    chosen = ranks < important[:, None]
+    # The others by falling score: the first places of a sequence that has the chosen ones last.
+    sequence = (ranks + chosen * ranks.shape[1]).argsort(dim=1)
+    number = torch.stack([ranks.shape[1] - important, counts - important]).cpu()
+    diverse = drop_duplicates(encoded.features, sequence, number[0], number[1])
+    reason = torch.where(chosen, OUTLIER, diverse * DISTINCT).to(torch.int8)
+    return send_for(encoded, settings, reason)
