@@ -39,3 +39,24 @@ def read_printed(name: str) -> pd.DataFrame:
     table.insert(table.columns.get_loc("value") + 1, "printed", table["value"])
     table["value"] = table["value"].astype(float)
     return table
+
+
+def reads_as(value: float | int, printed: str) -> bool:
+    """Say whether a number, rounded to the digits printed, is the number printed.
+
+    Zeros at the end do not count as digits, since some tables fill up columns with them: 4.645
+    reads as 4.60, for 4.6 is what was rounded to.
+
+    Args:
+        value: The number in full.
+        printed: Digits as printed, such as ``88.6``.
+
+    Returns:
+        Whether they agree.
+
+    Example:
+        >>> reads_as(4.645, "4.60"), reads_as(28.99, "29.0"), reads_as(4.543, "4.6")
+        (True, True, False)
+    """
+    places = len(printed.partition(".")[2].rstrip("0"))
+    return round(float(value), places) == round(float(printed), places)

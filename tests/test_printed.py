@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from prumerge.paths import DATA
-from prumerge.printed import PAPER, read_printed
+from prumerge.printed import PAPER, read_printed, reads_as
 
 FILES = sorted(PAPER.glob("*.csv"))
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -96,3 +96,20 @@ def test_tables_agree_where_they_print_the_same_thing():
 def test_unknown_table_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"no printed table 'table_9'.*table_2_efficiency"):
         read_printed("table_9")
+
+
+@pytest.mark.parametrize(
+    ("value", "printed", "agrees"),
+    [
+        (9.3276, "9.3", True),
+        (9.3501, "9.3", False),
+        (0.2274, "0.28", False),
+        (0.2274, "0.23", True),
+        (1.781, "1.80", True),  # a filled-up column: only 1.8 was rounded to
+        (28.94, "29.0", True),
+        (28.4, "29.0", False),
+        (40, "40", True),
+    ],
+)
+def test_a_number_reads_as_printed_when_its_digits_do(value, printed, agrees):
+    assert reads_as(value, printed) is agrees

@@ -57,11 +57,15 @@ def test_configs_of_a_folder_a_language_model_and_a_llava_are_read(tmp_path):
         ("8b", "no config for model '8b': give one of 7b, 13b, 'mini', a folder"),
     ],
 )
-def test_what_is_not_llama_shaped_is_refused(config, sentence, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_what_is_not_llama_shaped_is_refused(config, sentence):
     with pytest.raises(ValueError) as raised:
         estimate_costs(config, 80)
     assert sentence in str(raised.value)
+
+
+def test_a_folder_without_config_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="give one of 7b, 13b, 'mini', a folder with a config"):
+        estimate_costs(str(tmp_path), 80)
 
 
 @pytest.mark.parametrize(

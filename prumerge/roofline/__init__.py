@@ -30,7 +30,7 @@ from prumerge.roofline.configs import read_shape
 from prumerge.roofline.conventions import CONVENTIONS, Convention
 from prumerge.roofline.costs import estimate_costs, list_operations
 from prumerge.roofline.footprint import estimate_memory, kv_cache_bytes, weight_bytes
-from prumerge.roofline.hardware import HARDWARE, PRECISIONS, Hardware, Precision
+from prumerge.roofline.hardware import HARDWARE, PRECISIONS, Hardware, Precision, find_hardware
 from prumerge.roofline.shapes import NAMED, LanguageShape, ModelShape, VisionShape
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "VisionShape",
     "estimate_costs",
     "estimate_memory",
+    "find_hardware",
     "kv_cache_bytes",
     "list_operations",
     "read_shape",

@@ -53,16 +53,25 @@ def read_shape(model: Any) -> ModelShape:
 
 
 def _load_config(name: str):
+    folder = MINI if name == "mini" else Path(name)
+    source, _, revision = name.partition("@")
+    if folder.is_dir():
+        source, revision = str(folder), ""
+    elif source.count("/") != 1:  # cannot be a hub id: asking the hub for it would take long
+        raise _no_config(name)
     from transformers import AutoConfig  # takes seconds to import; names alone do not need it
 
-    folder, _, revision = (str(MINI) if name == "mini" else name).partition("@")
     try:
-        return AutoConfig.from_pretrained(folder, revision=revision or None)
+        return AutoConfig.from_pretrained(source, revision=revision or None)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"no config for model {name!r}: give one of {', '.join(NAMED)}, 'mini', a folder with "
-            "a config.json, or a hub id that can be reached"
-        ) from error
+        raise _no_config(name) from error
+
+
+def _no_config(name: str) -> ValueError:
+    return ValueError(
+        f"no config for model {name!r}: give one of {', '.join(NAMED)}, 'mini', a folder with a "
+        "config.json, or a hub id owner/name@revision that can be reached"
+    )
 
 
 def _shape(name: str, config: Any) -> ModelShape:
