@@ -3,10 +3,18 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from prumerge.checks import require_loadable_torchvision
 from prumerge.paths import MINI
+
+require_loadable_torchvision()  # transformers' own message would not name the cause
+
+from transformers import (  # noqa: E402
+    AutoTokenizer,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 
 
 def load(

@@ -1,15 +1,14 @@
 """How well a LLaVA answers held-out mini questions, family by family."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from prumerge.asking import answer
 from prumerge.mini.questions import FAMILIES, Question, ask
 from prumerge.mini.scenes import Scene, draw_scene
 
@@ -22,11 +21,6 @@ class Item:
 
     scene: Scene
     question: Question
-
-    @property
-    def prompt(self) -> str:
-        """The prompt as in training: picture first, then the question."""
-        return f"user : <image> {self.question.text} assistant :"
 
     @property
     def picture(self) -> Image.Image:
@@ -53,25 +47,11 @@ def held_out(per_family: int, grid: int = 24, seed: int = 0) -> list[Item]:
 
 
 def answers(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    items: list[Item],
-    batch_size: int = 16,
-) -> Iterator[str]:
-    """Generate an answer for each item, greedily, in batches of equal prompts' padding."""
-    for start in range(0, len(items), batch_size):
-        chosen = items[start : start + batch_size]
-        inputs = processor(
-            images=[item.picture for item in chosen],
-            text=[item.prompt for item in chosen],
-            padding=True,
-            return_tensors="pt",
-        ).to(model.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with torch.no_grad():
-            output = model.generate(**inputs, max_new_tokens=6, do_sample=False)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        yield from (text.strip() for text in processor.batch_decode(new, skip_special_tokens=True))
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, items: list[Item]
+) -> list[str]:
+    """Ask a model each item's question about its picture; see :func:`prumerge.asking.answer`."""
+    pictures, questions = [i.picture for i in items], [i.question.text for i in items]
+    return answer(model, processor, pictures, questions)
 
 
 def score(items: list[Item], given: list[str]) -> pd.DataFrame:

@@ -6,9 +6,14 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+from safetensors.torch import load_file, save_file
+from transformers import LlavaForConditionalGeneration
 
 from prumerge.mini.architecture import Pretraining, build_processor
 from prumerge.mini.vocabulary import END, IDS, PAD, START
+
+HEADS = "pretraining.safetensors"
+"""CLIP's text tower, projections and the naming head: what only serves training."""
 
 CARD = """# mini-LLaVA
 
@@ -32,7 +37,8 @@ def export(model: Pretraining, folder: Path, curve: list[dict], record: dict) ->
     """Write weights, config, processor, model card and training record; replace ``folder``.
 
     Args:
-        model: The trained parts; only the LLaVA is shipped.
+        model: The trained parts. The LLaVA becomes a stock checkpoint; what only serves training
+            lies beside it in a file of its own.
         folder: Its new home. What stands there already is kept until the new one is complete.
         curve: Rows of the training's curve.
         record: Seed, stages, device and versions, see :func:`training_record`.
@@ -46,6 +52,7 @@ def export(model: Pretraining, folder: Path, curve: list[dict], record: dict) ->
         shutil.rmtree(left_over, ignore_errors=True)
     llava.save_pretrained(fresh)
     build_processor(model.size.grid).save_pretrained(fresh)
+    save_file({name: p.detach().contiguous() for name, p in _heads(model)}, fresh / HEADS)
     pd.DataFrame(curve).drop(columns="left_s").to_csv(fresh / "training.csv", index=False)
     (fresh / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     millions = sum(p.numel() for p in llava.parameters()) / 1e6
@@ -56,6 +63,30 @@ def export(model: Pretraining, folder: Path, curve: list[dict], record: dict) ->
         os.replace(folder, former)
     os.replace(fresh, folder)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def reopen(model: Pretraining, folder: Path) -> None:
+    """Load an exported model's weights into ``model``, to train it further.
+
+    Raises:
+        ValueError: If the folder holds no export, or one of another size.
+    """
+    if not (folder / HEADS).exists():
+        raise ValueError(f"{folder} holds no {HEADS}: name a folder that export() has written")
+    heads = load_file(folder / HEADS)
+    llava = LlavaForConditionalGeneration.from_pretrained(folder).state_dict()
+    try:
+        model.llava.load_state_dict(llava)
+        for name, parameter in _heads(model):
+            parameter.data.copy_(heads[name])
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{folder} holds a model of another size than {model.size}") from error
+
+
+def _heads(model: Pretraining):
+    for name, parameter in model.named_parameters():
+        if name.startswith(("clip.", "naming.")) and not name.startswith("clip.vision_model."):
+            yield name, parameter
 
 
 def training_record(stages: list, curve: list[dict], seed: int, origin: dict[str, str]) -> dict:
