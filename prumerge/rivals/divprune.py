@@ -78,8 +78,9 @@ def keep_diverse(encoded: Encoded, settings: Settings) -> Reduction:
         Exactly the budget.
 
     Source:
-        The authors' code works on projected tokens, one picture at a time. One step per token:
-        of all rivals the slowest for large budgets.
+        The authors' code works on projected tokens, one picture at a time. The search takes one
+        step per token, and inside ``attach`` all patches are projected first: both count in
+        timings.
     """
     features = encoded.features if encoded.project is None else encoded.project(encoded.features)
     counts = counts_to_keep(encoded, settings)
