@@ -25,6 +25,7 @@ from prumerge.mini.batches import (
 )
 from prumerge.mini.checkpoints import load_progress
 from prumerge.mini.export import export, reopen, training_record
+from prumerge.mini.losses import losses
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene
 from prumerge.mini.schedule import schedule
@@ -103,6 +104,21 @@ def test_turns_see_the_picture_and_themselves_only():
     assert places[second.start] == places[head] == head  # positions restart with every turn
 
 
+def test_no_turn_reads_another_nor_its_own_answer():
+    model, batch = small(), make_batch(RECIPE, 0, 0)
+    head = len(PROMPT_START) + 144
+    ends = (batch.input_ids[:, head:] == IDS["</s>"]).int().argmax(dim=1) + head
+    targets, other = batch.targets.clone(), batch.input_ids.clone()
+    for row, end in enumerate(ends.tolist()):
+        targets[row, end:] = IGNORED  # judge the first turn alone ...
+        other[row, end:] = IDS["yes"]  # ... whatever stands behind it, its end token included
+    first = replace(batch, targets=targets)
+    changed = replace(first, input_ids=other)
+    with torch.no_grad():
+        alone, beside = (losses(model, b, ("answer",))["answer"] for b in (first, changed))
+    torch.testing.assert_close(alone, beside, rtol=0, atol=1e-6)
+
+
 def test_only_answers_are_learned():
     batch = make_batch(RECIPE, 0, 0)
     for ids, targets in zip(batch.input_ids.tolist(), batch.targets.tolist(), strict=True):
@@ -147,8 +163,8 @@ def test_interrupted_training_ends_like_an_undisturbed_one(tmp_path):
     again = train(resumed, STAGES, tmp_path / "cut", report_every=1, save_every=2, report=quiet)
     assert_same(weights(whole), weights(resumed))
     assert [r["step"] for r in again] == [r["step"] for r in rows]
-    losses = [[row.get(k) for row in part] for part in (rows, again) for k in ("naming", "answer")]
-    assert losses[:2] == losses[2:]
+    curves = [[row.get(k) for row in part] for part in (rows, again) for k in ("naming", "answer")]
+    assert curves[:2] == curves[2:]
 
 
 KILLED = """

@@ -53,7 +53,7 @@ def _answer(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Ten
     embeddings = torch.cat([words[:, :start], visual.to(words.dtype), words[:, end:]], dim=1)
     hidden = llava.language_model(
         inputs_embeds=embeddings,
-        attention_mask=batch.attention_mask,
+        attention_mask=_additive(batch.attention_mask, visual.dtype),
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
@@ -61,6 +61,13 @@ def _answer(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Ten
     wanted = batch.targets[:, end:].flatten()
     right = ((logits.argmax(-1) == wanted).sum() / (wanted != IGNORED).sum()).detach()
     return {"answer": F.cross_entropy(logits, wanted, ignore_index=IGNORED), "right": right}
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask into summands. Plain attention *adds* what it is given: True would add 1."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+        ~visible, torch.finfo(dtype).min
+    )
 
 
 def _match(model: Pretraining, batch: Batch, last: Tensor) -> dict[str, Tensor]:

@@ -10,10 +10,10 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     """Return the stages that lead to a mini-LLaVA with ``grid x grid`` visual tokens.
 
     The vision tower learns first (pictures against captions, and naming patches), the language
-    model then learns to answer from the frozen tower, both go on together, and at the end the tower
-    is frozen as in LLaVA. With 24 x 24 tokens all but the end works on windows of 12 x 12 patches,
-    placed anywhere in the frame: four times fewer tokens make it several times quicker, and since
-    each window keeps its place's position embeddings, nothing has to be interpolated afterwards.
+    model then learns to answer from the frozen tower, as LLaVA does. With 24 x 24 tokens both are
+    learned on windows of 12 x 12 patches, placed anywhere in the frame, before they turn to whole
+    frames: four times fewer tokens make that stretch several times quicker, and since each window
+    keeps its place's position embeddings, nothing has to be interpolated afterwards.
 
     Args:
         grid: Patches along an edge; 24 as in LLaVA-1.5, or 12 for a quicker model.
@@ -34,16 +34,18 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
         warmup = min(200, max(1, steps[name] // 10))
         return Stage(name, steps[name], recipe, parts, *rates, growth=growth, warmup=warmup)
 
-    seen, asked = Recipe(64, grid, window, 0, 40, few), Recipe(32, grid, window, 192, 40, few)
     stages = [
-        stage("see", SEE, seen, (1e-3, 3e-4), growth=0.3),
-        stage("talk", TALK, asked, (1.5e-3, 3e-4)),
-        stage("see and talk", SEE + TALK, asked, (7e-4, 1e-4)),
+        stage("see", SEE, Recipe(64, grid, window, 0, 40, few), (1e-3, 3e-4), growth=0.3),
+        stage("talk", TALK, Recipe(32, grid, window, 192, 1, few), (1.5e-3, 2e-4)),
     ]
     if window is not None:
-        whole = Recipe(16, grid, None, 256, 1, many)
-        stages.append(stage("talk, whole frame", TALK, whole, (8e-4, 1e-5)))
+        see_whole, talk_whole = (
+            Recipe(16, grid, None, 0, 48, many),
+            Recipe(16, grid, None, 256, 1, many),
+        )
+        stages.insert(1, stage("see, whole frame", SEE, see_whole, (4e-4, 5e-5)))
+        stages.append(stage("talk, whole frame", TALK, talk_whole, (8e-4, 1e-5)))
     return stages
 
 
-STEPS = {"see": 2200, "talk": 1600, "see and talk": 1000, "talk, whole frame": 800}
+STEPS = {"see": 2200, "see, whole frame": 300, "talk": 1600, "talk, whole frame": 1200}
