@@ -7,6 +7,7 @@ encode_pictures   features, keys and scores of many
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +89,10 @@ def grid_of(model: LlavaForConditionalGeneration) -> int:
 
 
 def to_pixels(
-    processor: LlavaProcessor, pictures: list[Picture]
+    processor: LlavaProcessor, pictures: Sequence[Picture | Image.Image]
 ) -> Float[Tensor, "images 3 height width"]:
     """Prepare pictures for the encoder: resized, cropped to its size, normalised."""
-    images = [picture.image for picture in pictures]
+    images = [getattr(picture, "image", picture) for picture in pictures]
     return processor.image_processor(images, return_tensors="pt")["pixel_values"]
 
 

@@ -154,6 +154,31 @@ def test_curves_start_at_zero_and_have_one_line_per_name():
     assert draw.curves(axes_of(), table.assign(y=-table["y"]), "x", "y").get_ylim()[0] < -8
 
 
+def test_dots_have_a_line_through_them():
+    table = pd.DataFrame({"x": [1.0, 2, 3] * 2, "y": [2.0, 4, 6, 1, 1, 1], "name": list("aaabbb")})
+    axes = draw.dots(axes_of(), table, "x", "y", hue="name")
+    slopes = [np.ptp(line.get_ydata()) / np.ptp(line.get_xdata()) for line in axes.lines]
+    assert slopes == pytest.approx([2, 0])
+    assert [len(dots.get_offsets()) for dots in axes.collections] == [3, 3]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    assert axes.get_ylim()[0] == 0
+
+
+def test_a_single_dot_needs_no_line():
+    axes = draw.dots(axes_of(), pd.DataFrame({"x": [3], "y": [5]}), "x", "y")
+    assert not axes.lines
+    assert axes.collections[0].get_offsets().tolist() == [[3, 5]]
+
+
+def test_bars_are_as_high_as_the_share_of_what_is_true():
+    table = pd.DataFrame({"family": list("aabb"), "right": [True, False, True, True]})
+    axes = draw.bars(axes_of(), table, "family", "right")
+    assert [bar.get_height() for bar in axes.patches] == [0.5, 1]
+    named = draw.bars(axes_of(), table.assign(method=list("xyxy")), "family", "right", "method")
+    texts = [text.get_text() for text in named.get_legend().get_texts()]
+    assert texts == ["x", "y"]
+
+
 def test_heat_map_writes_its_numbers():
     table = pd.DataFrame([[0.125, 0.5], [1.0, 0.0]])
     axes = draw.heat_map(axes_of(), table, "share")

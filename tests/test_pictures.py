@@ -99,6 +99,7 @@ def test_what_the_encoder_sees_is_the_drawn_picture():
     pixel_values = to_pixels(processor, found)
     assert pixel_values.shape == (3, 3, 192, 192)
     assert np.array_equal(as_seen(processor, pixel_values)[2], found[2].scene.pixels)
+    assert torch.equal(to_pixels(processor, [found[1].image]), pixel_values[1:2])
 
 
 def test_what_the_encoder_sees_of_a_wide_picture_is_its_middle(tmp_path):

@@ -8,7 +8,7 @@ Every function that draws takes an Axes and hands it back. The hues are Okabe an
 by all common kinds of colour vision.
 """
 
-from prumerge.draw.charts import curves, distribution, heat_map
+from prumerge.draw.charts import bars, curves, distribution, dots, heat_map
 from prumerge.draw.figures import PALETTE, save, show, use_style
 from prumerge.draw.overlays import REASONS, attention, kept, legend, outline, picture
 
@@ -16,8 +16,10 @@ __all__ = [
     "PALETTE",
     "REASONS",
     "attention",
+    "bars",
     "curves",
     "distribution",
+    "dots",
     "heat_map",
     "kept",
     "legend",

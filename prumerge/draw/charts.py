@@ -76,6 +76,63 @@ def curves(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = No
     return axes
 
 
+def dots(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None) -> Axes:
+    """Draw one dot per row with the straight line through them, from 0 upwards.
+
+    Args:
+        axes: Where to.
+        table: Tidy: one row per observation.
+        x: Column of numbers along the horizontal axis.
+        y: Column of numbers along the vertical axis.
+        hue: Column that separates the colours; None draws one.
+
+    Returns:
+        ``axes``.
+    """
+    for number, (name, rows) in enumerate(table.groupby(hue, sort=False) if hue else [("", table)]):
+        dot = {"s": 18, "alpha": 0.7, "edgecolors": "none"}
+        seaborn.regplot(
+            rows,
+            x=x,
+            y=y,
+            ax=axes,
+            ci=None,
+            color=PALETTE[number % len(PALETTE)],
+            label=name,
+            scatter_kws=dot,
+            line_kws={"lw": 1.2},
+            fit_reg=bool(rows[x].max() > rows[x].min()),
+        )
+    axes.set_ylim(bottom=0)
+    if hue is not None:
+        axes.legend(title=hue)
+    return axes
+
+
+def bars(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None) -> Axes:
+    """Draw means as bars from 0, with their standard errors.
+
+    Args:
+        axes: Where to.
+        table: Tidy: one row per observation.
+        x: Column that names the groups.
+        y: Column of numbers or truth values.
+        hue: Column that names the bars of a group; None draws one bar each.
+
+    Returns:
+        ``axes``, the legend of ``hue`` beside it.
+    """
+    marks = {"errorbar": "se", "err_kws": {"linewidth": 0.8, "color": "#555555"}}
+    if hue is not None:
+        marks["palette"] = list(PALETTE[: table[hue].nunique()])
+    seaborn.barplot(
+        table.assign(**{y: table[y].astype(float)}), x=x, y=y, hue=hue, ax=axes, **marks
+    )
+    if hue is not None:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return axes
+
+
 def heat_map(axes: Axes, table: pd.DataFrame, label: str) -> Axes:
     """Draw a table of shares as colours with the numbers written in.
 

@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from prumerge import paths
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-LEVELS = 31  # steps of each colour in a notebook; the noise of pictures would fill megabytes
+LEVELS = 25  # steps of each colour in a notebook; the noise of pictures would fill megabytes
 _NAME = re.compile(r"\d\d-[a-z0-9-]+")
 
 

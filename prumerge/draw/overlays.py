@@ -2,7 +2,8 @@
 
 Pictures are drawn in units of patches, so that a grid of any size and the picture under it lie on
 each other. Orange marks patches kept for their score, blue those kept for their place, pink those
-that fill a budget: Okabe and Ito's hues, made lighter for dark pictures.
+that fill a budget, green those kept for their features: Okabe and Ito's hues, made lighter for
+dark pictures.
 """
 
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from prumerge.selection import DROPPED, FILL, OUTLIER, SPATIAL
+from prumerge.selection import DISTINCT, DROPPED, FILL, OUTLIER, SPATIAL
 
 REASONS = {
     OUTLIER: ("kept for its score", "#FFA600"),
     SPATIAL: ("kept for its place", "#4CC9FF"),
     FILL: ("fills the budget", "#FF8AD8"),
+    DISTINCT: ("kept for its features", "#35E0A8"),
 }
 HEAT = "inferno"  # rises evenly in lightness, also in grey
 DIMMED = 0.62  # share of light taken from dropped patches
@@ -72,7 +74,7 @@ def attention(
     Returns:
         ``axes``.
     """
-    grey = (pixels.mean(axis=2, keepdims=True) * 0.5).repeat(3, axis=2).astype(np.uint8)
+    grey = (pixels.mean(axis=2, keepdims=True) * 0.6).repeat(3, axis=2).astype(np.uint8)
     picture(axes, grey, grid, title)
     shares = np.sqrt(scores / max(float(scores.max()), np.finfo(np.float32).tiny)).reshape(grid)
     colours = plt.get_cmap(HEAT)(shares)
