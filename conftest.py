@@ -1,0 +1,8 @@
+"""Modules that need lmms-eval are left alone where the extra `eval` is not installed."""
+
+from importlib.util import find_spec
+
+_NEED_LMMS_EVAL = ("harness", "rows", "runs", "scoring", "__main__")
+collect_ignore = (
+    [] if find_spec("lmms_eval") else [f"prumerge/evaluation/{name}.py" for name in _NEED_LMMS_EVAL]
+)

@@ -1,0 +1,17 @@
+"""LLaVA evaluation with the field's standard harness, lmms-eval, with reduced visual tokens.
+
+    plugin      tells lmms-eval of the model ``prumerge_llava``
+    harness     that model: requests in, answers out, in batches, resumable
+    options     its arguments, checked and turned into settings
+    answering   questions about pictures, answered in batches of unequal visual token counts
+    journal     answers on disk as they are given, so that a killed run goes on
+    mini_benchmarks  the six mini benchmarks, drawn from seeds with the truth known
+    mini_tasks  their files
+    scoring     prompts and scores of the tasks, by the harness's own functions
+    sources     where the data sets of the real benchmarks are
+    rows        results as tidy rows
+    runs        all of it in one call; ``python -m prumerge.evaluation`` from a shell
+    preflight   what a run needs and how long it takes, before it starts
+
+lmms-eval comes with the extra ``eval``: ``harness``, ``scoring``, ``rows`` and ``runs`` need it.
+"""

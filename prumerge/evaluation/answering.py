@@ -1,0 +1,186 @@
+"""Questions about pictures, answered in batches whose pictures send unequal numbers of tokens."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from prumerge.asking import prompt_of
+from prumerge.evaluation.options import Options
+from prumerge.llava import attach
+from prumerge.models import load
+from prumerge.paths import MINI
+
+VICUNA_V1 = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. "
+)
+"""What LLaVA-1.5 was trained and evaluated with in front of each conversation."""
+
+_UNSHORTENED_FINGERPRINT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it took.
+
+    Attributes:
+        text: The answer, stripped; may be empty where the model says nothing.
+        visual_tokens: Visual tokens the language model saw.
+        input_tokens: Length of the prompt that the language model read, visual tokens included.
+        output_tokens: Tokens generated, the end token included.
+    """
+
+    text: str
+    visual_tokens: int
+    input_tokens: int
+    output_tokens: int
+
+
+def pad_to_square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """Pad a picture to a square, centred, as LLaVA-1.5 does before its encoder.
+
+    Args:
+        picture: Any size, red green blue.
+        colour: Of the border.
+
+    Returns:
+        The picture itself when it is square.
+    """
+    width, height = picture.size
+    if width == height:
+        return picture
+    edge = max(width, height)
+    square = Image.new("RGB", (edge, edge), colour)
+    square.paste(picture, ((edge - width) // 2, (edge - height) // 2))
+    return square
+
+
+class Answerer:
+    """A loaded LLaVA with the method attached, ready for batches of questions.
+
+    Args:
+        options: Which model, how reduced, how asked.
+        device: Where it runs.
+
+    Attributes:
+        model: The model.
+        processor: Its processor.
+        attachment: The reducer at work; None for the stock model.
+        identity: What decides an answer besides the question: weights, method, settings, precision,
+            picture handling. Equal identities may share a journal.
+    """
+
+    def __init__(self, options: Options, device: str) -> None:
+        self.options = options
+        self.model, self.processor = load(options.pretrained, device, options.dtype)
+        reducer = options.reducer()
+        self.attachment = attach(self.model, reducer) if reducer else None
+        self.identity: dict[str, Any] = {
+            "pretrained": options.pretrained,
+            "weights": fingerprint(options.pretrained, self.model),
+            "method": options.method,
+            "settings": vars(reducer.settings) if reducer else None,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "do_pad": options.do_pad,
+            "conversation": options.conversation,
+        }
+
+    def prompt(self, question: str) -> str:
+        """Put a question into the model's conversation, one picture in front.
+
+        Raises:
+            ValueError: If the prompt does not show exactly one picture.
+        """
+        prompt = prompt_of(self.processor, question)
+        if self.options.conversation == "vicuna_v1":
+            prompt = VICUNA_V1 + prompt
+        shown = prompt.count(self.processor.image_token)
+        if shown != 1:
+            raise ValueError(
+                f"the prompt has {shown} {self.processor.image_token} instead of one: {prompt!r}"
+            )
+        return prompt
+
+    def answer(
+        self,
+        pictures: Sequence[Image.Image],
+        prompts: Sequence[str],
+        generation: dict[str, Any],
+        until: Sequence[str] = (),
+    ) -> list[Answer]:
+        """Answer one prompt about each picture, greedily.
+
+        Args:
+            pictures: Pictures, red green blue.
+            prompts: As made by :meth:`prompt`.
+            generation: For ``generate``, such as ``max_new_tokens``.
+            until: Texts before which an answer ends.
+
+        Returns:
+            As many answers. They do not depend on which questions share a batch, except for
+            methods that pool over it (``pooling="batch"``) and for rounding in half precision.
+        """
+        if self.options.do_pad:
+            mean = self.processor.image_processor.image_mean
+            colour = tuple(int(255 * value) for value in mean)
+            pictures = [pad_to_square(picture, colour) for picture in pictures]
+        inputs = self.processor(
+            images=list(pictures), text=list(prompts), padding=True, return_tensors="pt"
+        ).to(self.model.device, self.model.dtype)
+        with torch.inference_mode():
+            output = self.model.generate(**inputs, do_sample=False, **generation)
+        new = output[:, inputs["input_ids"].shape[1] :].cpu()
+        if self.attachment is None:
+            visual = (inputs["input_ids"] == self.model.config.image_token_id).sum(dim=1).tolist()
+            mask = inputs["attention_mask"]
+        else:
+            visual, mask = self.attachment.kept, self.attachment.prompts.attention_mask
+        texts = self.processor.batch_decode(new, skip_special_tokens=True)
+        return [
+            Answer(_ended(text, until), *counts)
+            for text, *counts in zip(
+                texts, visual, mask.sum(dim=1).tolist(), self._lengths(new), strict=True
+            )
+        ]
+
+    def _lengths(self, new: torch.Tensor) -> list[int]:
+        ends = self.model.generation_config.eos_token_id
+        ends = torch.tensor([] if ends is None else ends).reshape(-1)
+        ended = torch.isin(new, ends)
+        # The end token counts; what follows it is padding.
+        return (ended.cumsum(dim=1) - ended.int() == 0).sum(dim=1).tolist()
+
+
+def _ended(text: str, until: Sequence[str]) -> str:
+    for stop in until:
+        text = text.split(stop)[0] if stop else text
+    return text.strip()
+
+
+def fingerprint(pretrained: str, model: Any) -> str:
+    """Name the weights, so that a result can be told from one of other weights.
+
+    Args:
+        pretrained: As given to :func:`prumerge.models.load`.
+        model: The loaded model.
+
+    Returns:
+        The hub's commit; for a folder a hash of its weight files (of names and sizes alone where
+        they exceed a gibibyte).
+    """
+    commit = getattr(model.config, "_commit_hash", None)
+    if commit:
+        return commit
+    folder = MINI if pretrained.partition("@")[0] == "mini" else Path(pretrained)
+    files = sorted(folder.glob("*.safetensors"))
+    seen = hashlib.sha256()
+    for file in files:
+        seen.update(f"{file.name} {file.stat().st_size}\n".encode())
+        if file.stat().st_size < _UNSHORTENED_FINGERPRINT_BYTES:
+            seen.update(file.read_bytes())
+    return seen.hexdigest()[:12]

@@ -1,0 +1,195 @@
+"""LLaVA with reduced visual tokens, as a model of lmms-eval.
+
+    lmms-eval --model prumerge_llava --model_args method=prumerge+,budget=64 --tasks ...
+
+The harness's own LLaVA answers one question at a time and turns any exception into an empty
+answer. This one batches, and an item that cannot be answered is named when all others are done.
+"""
+
+import itertools
+import time
+from typing import Any
+
+import datasets  # noqa: F401  lmms_eval imported first prints of a circular import
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from PIL import Image
+from tqdm import tqdm
+
+from prumerge.evaluation.answering import Answer, Answerer
+from prumerge.evaluation.effort import Effort
+from prumerge.evaluation.journal import Journal, key_of
+from prumerge.evaluation.options import read
+from prumerge.evaluation.requests import (
+    Question,
+    generation_of,
+    picture_hash,
+    place_of,
+    report,
+)
+
+
+class PruMergeLlava(lmms):
+    """A LLaVA that answers lmms-eval's requests in batches, sorted by length.
+
+    Args:
+        **arguments: Fields of :class:`prumerge.evaluation.options.Options` and of
+            :class:`prumerge.Settings`, as texts or values.
+
+    Attributes:
+        options: The arguments, checked.
+        answerer: The loaded model.
+        efforts: By task, what its answers took.
+
+    Raises:
+        ValueError: If an argument is unknown or impossible.
+    """
+
+    is_simple = True
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.options = read(arguments)
+        device = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.accelerator = Accelerator(cpu=device == "cpu")
+        self._rank, self._world_size = (
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        if device == "cuda" and self._world_size > 1:
+            device = f"cuda:{self.accelerator.local_process_index}"
+        self.answerer = Answerer(self.options, device)
+        self.journal = Journal(self.options.answers, f"answers-{self._rank}")
+        self.efforts: dict[str, Effort] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.answerer.model.device
+
+    @property
+    def batch_size(self) -> int:
+        """Questions answered at a time."""
+        return self.options.batch_size
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer requests, in their order.
+
+        Args:
+            requests: As lmms-eval makes them for simple models.
+
+        Returns:
+            Text and token counts; the input tokens are those of the shortened prompt.
+
+        Raises:
+            RuntimeError: After all other requests are answered, if some could not be: each is
+                named with its reason. With ``answers=FOLDER`` nothing done is lost.
+        """
+        order = sorted(range(len(requests)), key=lambda i: place_of(requests[i].args))
+        answers: dict[int, Answer] = {}
+        failures: list[str] = []
+        bar = tqdm(total=len(requests), unit="question", disable=self._rank != 0)
+        for _, alike in itertools.groupby(order, key=lambda i: place_of(requests[i].args)[:3]):
+            chosen = list(alike)
+            for start in range(0, len(chosen), self.batch_size):
+                batch = chosen[start : start + self.batch_size]
+                answers |= self._answer({i: requests[i] for i in batch}, failures)
+                bar.update(len(batch))
+        bar.close()
+        if failures:
+            raise RuntimeError(report(failures, len(answers), self.options.answers))
+        return [
+            GenerationResult(a.text, TokenCounts(a.input_tokens, a.output_tokens))
+            for a in (answers[i] for i in range(len(requests)))
+        ]
+
+    def gather(self) -> None:
+        """Bring the efforts of all processes together, on each of them."""
+        if self._world_size > 1:
+            mine, self.efforts = self.efforts, {}
+            for efforts in gather_object([mine]):
+                for task, effort in efforts.items():
+                    self.efforts.setdefault(task, Effort()).add(effort)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Not offered: the six benchmarks generate their answers."""
+        raise NotImplementedError("prumerge_llava generates answers; it scores no given ones")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Not offered: LLaVA-1.5's benchmarks have one round."""
+        raise NotImplementedError("prumerge_llava answers in one round")
+
+    def _answer(self, requests: dict[int, Instance], failures: list[str]) -> dict[int, Answer]:
+        """Answer requests of one task, those in the journal from there."""
+        started = time.perf_counter()
+        answers, waiting = {}, {}
+        for index, request in requests.items():
+            try:
+                question = self._question(request)
+            except Exception as error:  # whatever a broken item raises, the others go on
+                context, _, _, number, task, split = request.args
+                failures.append(
+                    f"{task}, {split}, item {number} ({context[:60]!r}): "
+                    f"{type(error).__name__}: {error}"
+                )
+                continue
+            known = self.journal.find(question.key)
+            if known is None:
+                waiting[index] = question
+            else:
+                answers[index] = known
+        if waiting:
+            answers |= self._ask(waiting)
+        for index, answer in answers.items():
+            _, _, _, number, task, _ = requests[index].args
+            effort = self.efforts.setdefault(task, Effort())
+            effort.visual_tokens[number] = answer.visual_tokens
+        if waiting:
+            effort.fresh += len(waiting)
+            effort.seconds += time.perf_counter() - started
+        return answers
+
+    def _question(self, request: Instance) -> Question:
+        context, raw, doc_to_visual, number, task, split = request.args
+        pictures = doc_to_visual(self.task_dict[task][split][number])
+        if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
+            raise ValueError(f"one picture is needed, the item has {len(pictures)}")
+        prompt = self.answerer.prompt(context)
+        generation, until = generation_of(raw)
+        picture = pictures[0].convert("RGB")
+        key = key_of(
+            model=self.answerer.identity,
+            task=task,
+            split=split,
+            item=number,
+            prompt=prompt,
+            picture=picture_hash(picture),
+            generation=generation,
+            until=until,
+        )
+        return Question(key, task, number, picture, prompt, generation, until)
+
+    def _ask(self, waiting: dict[int, Question]) -> dict[int, Answer]:
+        questions = list(waiting.values())
+        first = questions[0]
+        try:
+            given = self.answerer.answer(
+                [q.picture for q in questions],
+                [q.prompt for q in questions],
+                first.generation,
+                first.until,
+            )
+        except Exception as error:
+            error.add_note(
+                f"while answering {len(questions)} items of {first.task}: "
+                f"{[q.item for q in questions]}; a smaller batch_size needs less memory"
+            )
+            raise
+        self.journal.keep(
+            (q.key, a, {"task": q.task, "item": q.item})
+            for q, a in zip(questions, given, strict=True)
+        )
+        return dict(zip(waiting, given, strict=True))

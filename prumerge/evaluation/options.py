@@ -1,0 +1,116 @@
+"""The arguments of an evaluated model, as text from a command line or as values, checked."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from prumerge.limits import suggestion
+from prumerge.methods import Method, names, resolve
+from prumerge.settings import Settings
+
+FULL = "full"
+"""The method's name for the stock model, with nothing attached."""
+
+CONVERSATIONS = ("template", "vicuna_v1")
+_WHOLE = ("score_layer", "key_layer", "neighbours", "spatial_factor", "seed")
+_FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a model is loaded, reduced and asked.
+
+    Args:
+        pretrained: ``mini``, a folder, or a hub id, best with a revision behind ``@``.
+        method: Registered method, or ``full`` for the stock model.
+        settings: Changes to the method's settings.
+        batch_size: Questions answered at a time.
+        device: None takes ``cuda`` where there is one.
+        dtype: Name of a torch type; None takes float32 on a CPU and bfloat16 elsewhere.
+        do_pad: Pad pictures to squares with the processor's mean colour, as LLaVA-1.5 does;
+            False leaves it at the processor's centre crop, which cuts off edges.
+        conversation: ``template`` of the checkpoint, or ``vicuna_v1``: the same with LLaVA-1.5's
+            sentences about a curious user in front, as its authors evaluated.
+        answers: Folder of the journal: answers found there are not asked again. None keeps none.
+
+    Raises:
+        ValueError: If one of them is not possible; the message says what is.
+    """
+
+    pretrained: str = "mini"
+    method: str = FULL
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    batch_size: int = 16
+    device: str | None = None
+    dtype: str | None = None
+    do_pad: bool = True
+    conversation: str = "template"
+    answers: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be an int of at least 1, got {self.batch_size}")
+        if self.conversation not in CONVERSATIONS:
+            known = suggestion(str(self.conversation), CONVERSATIONS)
+            raise ValueError(f"unknown conversation {self.conversation!r}: {known}")
+        if self.dtype is not None and not isinstance(getattr(torch, self.dtype, 0), torch.dtype):
+            raise ValueError(f"dtype must name a type of torch such as float16, got {self.dtype!r}")
+        if self.method != FULL and self.method not in names():
+            known = suggestion(str(self.method), [FULL, *names()])
+            raise ValueError(f"unknown method {self.method!r}: {known}")
+        self.reducer()
+
+    def reducer(self) -> Method | None:
+        """Return the method with its settings, or None for the stock model."""
+        if self.method != FULL:
+            return resolve(self.method, **self.settings)
+        changed = {name for name, value in self.settings.items() if value is not None}
+        if changed - {"seed"}:
+            raise ValueError(
+                f"method 'full' reduces nothing and takes no {', '.join(sorted(changed))}: "
+                "name a method, such as method=prumerge+"
+            )
+        return None
+
+
+def read(arguments: dict[str, Any]) -> Options:
+    """Sort arguments as lmms-eval's command line hands them over.
+
+    Args:
+        arguments: Names with values; every field of :class:`Settings` may be among them. The texts
+            ``None`` stand for None, and whole numbers may have come as floats.
+
+    Returns:
+        The options.
+
+    Raises:
+        ValueError: If a name is unknown (the message offers the nearest) or a value impossible.
+
+    Example:
+        >>> read({"method": "prumerge+", "budget": 64, "key_layer": -1.0}).settings
+        {'budget': 64, 'key_layer': -1}
+    """
+    own = [f.name for f in dataclasses.fields(Options) if f.name != "settings"]
+    values, settings = {}, {}
+    for name, value in arguments.items():
+        value = None if value in ("None", "none", "") else value
+        if name in _FIELDS:
+            whole = name in _WHOLE and isinstance(value, float) and value.is_integer()
+            settings[name] = int(value) if whole else value
+        elif name in (*own, "revision"):
+            values[name] = value
+        else:
+            raise ValueError(
+                f"unknown argument {name!r}: {suggestion(name, [*own, 'revision', *_FIELDS])}"
+            )
+    revision = values.pop("revision", None)
+    if revision is not None:
+        values["pretrained"] = f"{values.get('pretrained', 'mini')}@{revision}"
+    values = {name: value for name, value in values.items() if value is not None}
+    if not isinstance(values.get("do_pad", True), bool):
+        raise ValueError(f"do_pad must be True or False, got {values['do_pad']!r}")
+    if not str(values.setdefault("batch_size", Options.batch_size)).isdecimal():
+        raise ValueError(f"batch_size must be an int of at least 1, got {values['batch_size']!r}")
+    values["batch_size"] = int(values["batch_size"])
+    return Options(**values, settings=settings)

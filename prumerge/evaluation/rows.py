@@ -1,0 +1,104 @@
+"""Results of the harness as tidy rows: one per score, with every parameter beside it."""
+
+import dataclasses
+import resource
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from prumerge.evaluation.effort import summary
+from prumerge.evaluation.harness import PruMergeLlava
+from prumerge.provenance import provenance
+from prumerge.settings import Settings
+
+MAIN_METRICS = {
+    "vqav2": ("exact_match",),
+    "scienceqa": ("exact_match",),
+    "textvqa": ("exact_match",),
+    "pope": ("pope_f1_score", "pope_accuracy"),
+    "mme": ("mme_perception_score", "mme_cognition_score", "mme_total_score"),
+    "mmbench": ("gpt_eval_score",),
+}
+"""Metrics that become rows, by benchmark; the first is the one that papers print."""
+
+_ALREADY_PERCENT = ("gpt_eval_score",)
+
+
+def benchmark_of(task: str) -> str | None:
+    """Return which of the six benchmarks a task mirrors, or None.
+
+    Example:
+        >>> benchmark_of("prumerge_textvqa_val_ocr"), benchmark_of("mini_pope")
+        ('textvqa', 'pope')
+    """
+    return next((name for name in MAIN_METRICS if f"_{name}" in task), None)
+
+
+def value_of(metric: str, value: float) -> tuple[float, str]:
+    """Return a score as papers print it, with its unit.
+
+    Example:
+        >>> value_of("exact_match", 0.5), value_of("mme_total_score", 1862.0)
+        ((50.0, 'percent'), (1862.0, 'points'))
+    """
+    if metric.startswith("mme_"):
+        return float(value), "points"
+    return float(value) * (1.0 if metric in _ALREADY_PERCENT else 100.0), "percent"
+
+
+def rows_of(results: dict[str, Any], model: PruMergeLlava) -> list[dict[str, Any]]:
+    """Turn the harness's results into rows.
+
+    Args:
+        results: As ``simple_evaluate`` returns them.
+        model: What answered.
+
+    Returns:
+        One row per task and metric; groups such as ``prumerge_pope`` have rows of their own, with
+        the numbers of tokens over all their tasks.
+    """
+    constant = parameters_of(model)
+    efforts = model.efforts
+    groups = results.get("group_subtasks", {})
+    rows = []
+    for task, scores in results["results"].items():
+        benchmark = benchmark_of(task)
+        parts = groups.get(task) or [task]
+        effort = summary([efforts[part] for part in parts if part in efforts])
+        for metric in MAIN_METRICS.get(benchmark, ()):
+            value = scores.get(f"{metric},none")
+            if isinstance(value, int | float):
+                value, unit = value_of(metric, value)
+                named = {"task": task, "benchmark": benchmark, "metric": metric}
+                rows.append(named | {"value": value, "unit": unit} | effort | constant)
+    return rows
+
+
+def parameters_of(model: PruMergeLlava) -> dict[str, Any]:
+    """Return everything that a score depends on, as plain values by column."""
+    options, identity = model.options, model.answerer.identity
+    settings = identity["settings"] or dict.fromkeys(f.name for f in dataclasses.fields(Settings))
+    device = str(model.device)
+    came_from = provenance(device)
+    return {
+        "model": options.pretrained,
+        "weights": identity["weights"],
+        "method": options.method,
+        **settings,
+        "do_pad": options.do_pad,
+        "conversation": options.conversation,
+        "batch_size": options.batch_size,
+        "dtype": identity["dtype"],
+        "processes": model.world_size,
+        "peak_mib": peak_mib(device),
+        **came_from,
+        "lmms_eval": version("lmms-eval"),
+    }
+
+
+def peak_mib(device: str) -> float:
+    """Return the most memory held so far: by tensors on a GPU, by the process on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

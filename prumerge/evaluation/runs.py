@@ -1,0 +1,128 @@
+"""An evaluation in one call: model and method by name, tasks by name, rows back."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets  # noqa: F401  lmms_eval imported first prints of a circular import
+import pandas as pd
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+from loguru import logger
+
+from prumerge.evaluation.harness import PruMergeLlava
+from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
+from prumerge.evaluation.rows import rows_of
+from prumerge.limits import suggestion
+
+TASKS = Path(__file__).parent / "tasks"
+MINI = tuple(f"mini_{name}" for name in BENCHMARKS)
+REAL = (
+    "prumerge_vqav2_val",
+    "prumerge_scienceqa_img",
+    "prumerge_textvqa_val",
+    "prumerge_textvqa_val_ocr",
+    "prumerge_pope",
+    "prumerge_mme",
+    "prumerge_mmbench_en_dev",
+)
+
+NO_PICTURES = Namespace(process_with_media=False, output_path=None)
+"""Tells the harness, in its command line's terms, not to decode each picture again to score."""
+
+
+def task_manager(*folders: str | Path) -> TaskManager:
+    """Collect the tasks of this package, and of folders of your own.
+
+    Args:
+        *folders: With task files.
+
+    Returns:
+        A manager without the harness's built-in tasks, whose names would win over ours.
+
+    Raises:
+        ValueError: If two files define a task of the same name.
+    """
+    owners: dict[str, str] = {}
+    for folder in (TASKS, *folders):
+        for name in TaskManager("ERROR", str(folder), include_defaults=False).all_tasks:
+            if name in owners:
+                raise ValueError(f"task {name!r} is in {owners[name]} and in {folder}: rename one")
+            owners[name] = str(folder)
+    included = [str(folder) for folder in (TASKS, *folders)]
+    return TaskManager("ERROR", included, include_defaults=False)
+
+
+def tasks_named(names: Sequence[str], manager: TaskManager) -> list[str]:
+    """Check task names; ``mini`` and ``real`` stand for all six.
+
+    Raises:
+        ValueError: If a task is unknown, or its file of questions is not drawn yet.
+    """
+    chosen: list[str] = []
+    for name in names:
+        chosen += {"mini": MINI, "real": REAL}.get(name, (name,))
+    for name in chosen:
+        if name not in manager.all_tasks:
+            raise ValueError(f"unknown task {name!r}: {suggestion(name, manager.all_tasks)}")
+        benchmark = name.removeprefix("mini_").removesuffix("_full")
+        size = "full" if name.endswith("_full") else "lite"
+        if name.startswith("mini_") and not path_of(benchmark, size).exists():
+            raise ValueError(
+                f"the questions of {name} are not drawn yet: "
+                f"python -m prumerge.evaluation.mini_tasks {size}"
+            )
+    return list(dict.fromkeys(chosen))
+
+
+def evaluate(
+    tasks: Sequence[str] = ("mini",),
+    limit: int | None = None,
+    folders: Sequence[str | Path] = (),
+    **arguments: Any,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Evaluate one model with one method on some tasks.
+
+    Args:
+        tasks: Names of tasks; ``mini`` or ``real`` for all six.
+        limit: Questions per task, from the first on; None asks all.
+        folders: With task files of your own.
+        **arguments: Of :class:`prumerge.evaluation.harness.PruMergeLlava`: ``pretrained``,
+            ``method``, ``budget``, ``batch_size``, ``answers`` and so on.
+
+    Returns:
+        The rows, and all that the harness returns, with the answer to each question under
+        ``samples``. On any process but the first of several: an empty table and {}.
+
+    Raises:
+        ValueError: If a name, a setting or a data set is wrong.
+        RuntimeError: If items cannot be answered; all others are by then.
+    """
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")
+    manager = task_manager(*folders)
+    names = tasks_named(tasks, manager)
+    model = PruMergeLlava(**arguments)
+    try:
+        results = simple_evaluate(
+            model=model,
+            tasks=names,
+            task_manager=manager,
+            limit=limit,
+            batch_size=model.batch_size,
+            bootstrap_iters=0,
+            log_samples=True,
+            cli_args=NO_PICTURES,
+        )
+    except ImportError as error:  # what the harness makes of a wrong PRUMERGE_DATA
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+    model.gather()
+    if results is None:
+        return pd.DataFrame(), {}
+    table = pd.DataFrame(rows_of(results, model))
+    place = {name: number for number, name in enumerate(names)}
+    return table.sort_values("task", key=lambda tasks: tasks.map(place), kind="stable"), results

@@ -1,0 +1,233 @@
+"""The model of lmms-eval: batches, token counts, resuming, and items that cannot be answered."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from evaluated import PATCHES, save_tiny
+from PIL import Image
+
+pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
+
+from lmms_eval.api.instance import Instance
+
+import prumerge
+from prumerge.asking import prompt_of
+from prumerge.evaluation.harness import PruMergeLlava
+from prumerge.evaluation.journal import Journal
+from prumerge.evaluation.runs import evaluate
+from prumerge.models import load
+
+QUESTIONS = (
+    "what colour is the circle ?",
+    "is there a red 7 ?",
+    "what shape is red ? a . circle b . ring c . star d . cross",
+    "where is the blue 7 ?",
+    "how many red objects are there ?",
+    "what number is on the sign ?",
+    "are there 2 red objects ?",
+)
+GREEDY = {"max_new_tokens": 5, "temperature": 0, "do_sample": False, "until": ["\n\n"]}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    sizes = [(48, 48), (60, 48), (48, 70), (48, 48), (90, 48), (48, 48), (50, 60)]
+    found = []
+    for width, height in sizes:
+        pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        pixels[: height // 2] //= 4
+        found.append(Image.fromarray(pixels))
+    return found
+
+
+def ask(model, pictures, questions=QUESTIONS, generation=GREEDY):
+    """Have the model answer as lmms-eval would."""
+    model.task_dict = {"quiz": {"test": [{"image": picture} for picture in pictures]}}
+    requests = [
+        Instance(
+            "generate_until",
+            (text, dict(generation), _picture, number, "quiz", "test"),
+            0,
+            {"task": "quiz", "doc_id": number, "repeats": 1},
+        )
+        for number, text in enumerate(questions)
+    ]
+    return model.generate_until(requests)
+
+
+def _picture(doc):
+    if doc["image"] == "torn":
+        raise OSError("image file is truncated")
+    return [] if doc["image"] is None else [doc["image"].convert("RGB")]
+
+
+@pytest.mark.parametrize("method", ["full", "release", "release+"])
+def test_answers_do_not_depend_on_the_batch(tiny, pictures, method):
+    alone, three, all_at_once = (
+        ask(PruMergeLlava(pretrained=tiny, method=method, batch_size=size, device="cpu"), pictures)
+        for size in (1, 3, 16)
+    )
+    assert alone == three == all_at_once
+    assert len({answer.text for answer in alone}) > 1  # the test can fail
+
+
+def test_answers_are_those_of_an_attached_model(tiny, pictures):
+    model, processor = load(tiny)
+    expected, kept = [], []
+    with prumerge.attach(model, "release+", budget=9) as reducer:
+        for picture, question in zip(pictures, QUESTIONS, strict=True):
+            prompt = prompt_of(processor, question)
+            inputs = processor(images=picture, text=prompt, return_tensors="pt")
+            output = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+            length = inputs["input_ids"].shape[1]
+            expected.append(processor.decode(output[0, length:], skip_special_tokens=True).strip())
+            kept.append((length, *reducer.kept))
+    options = {"pretrained": tiny, "method": "release+", "budget": 9, "do_pad": False}
+    evaluated = PruMergeLlava(**options, device="cpu", batch_size=4)
+    answers = ask(evaluated, pictures)
+    assert [answer.text for answer in answers] == expected
+    assert [a.token_counts.input_tokens for a in answers] == [n - PATCHES + k for n, k in kept]
+    assert list(evaluated.efforts["quiz"].visual_tokens) != []
+    assert set(evaluated.efforts["quiz"].visual_tokens.values()) == {9}
+
+
+def test_padding_to_a_square_shows_the_edges(tiny, pictures):
+    wide = Image.new("RGB", (144, 48))
+    wide.paste((255, 255, 255), (0, 0, 40, 48))
+    model = PruMergeLlava(pretrained=tiny, device="cpu")
+    prompt = model.answerer.prompt(QUESTIONS[0])
+    seen = {}
+    for do_pad in (True, False):
+        padded = PruMergeLlava(pretrained=tiny, do_pad=do_pad, device="cpu")
+        tower = padded.answerer.model.model.vision_tower
+        tower.register_forward_pre_hook(
+            lambda module, args, kwargs, name=do_pad: seen.update(
+                {name: (args or tuple(kwargs.values()))[0].amax().item()}
+            ),
+            with_kwargs=True,
+        )
+        padded.answerer.answer([wide], [prompt], {"max_new_tokens": 1})
+    assert seen[True] > 0.9 and seen[False] < -0.9  # the crop is black, the white edge cut off
+
+
+def test_a_broken_item_is_named_and_the_others_are_kept(tiny, pictures, tmp_path):
+    broken = list(pictures)
+    broken[2], broken[4] = "torn", None
+    options = {"pretrained": tiny, "method": "release", "batch_size": 3, "device": "cpu"}
+    with pytest.raises(RuntimeError) as raised:
+        ask(PruMergeLlava(**options, answers=str(tmp_path)), broken)
+    message = str(raised.value)
+    assert "2 of 7 items cannot be answered" in message
+    assert "item 2" in message and "truncated" in message
+    assert "item 4" in message and "one picture is needed, the item has 0" in message
+    assert "The answers to the other 5 are kept" in message
+    mended = PruMergeLlava(**options, answers=str(tmp_path))
+    answers = ask(mended, pictures)
+    assert mended.efforts["quiz"].fresh == 2
+    fresh = ask(PruMergeLlava(**options), pictures)
+    assert answers == fresh
+
+
+def test_an_error_while_answering_is_no_empty_answer(tiny, pictures, monkeypatch):
+    model = PruMergeLlava(pretrained=tiny, device="cpu", batch_size=2)
+    monkeypatch.setattr(model.answerer.model, "generate", _fail)
+    with pytest.raises(MemoryError, match="not enough") as raised:
+        ask(model, pictures)
+    assert "while answering 2 items of quiz" in raised.value.__notes__[0]
+
+
+def _fail(**_):
+    raise MemoryError("not enough")
+
+
+def test_sampled_answers_are_refused(tiny, pictures):
+    with pytest.raises(RuntimeError, match="sampled answers are not offered"):
+        model = PruMergeLlava(pretrained=tiny, device="cpu")
+        ask(model, pictures, generation=GREEDY | {"do_sample": True, "temperature": 0.7})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "prumege"}, "unknown method 'prumege': did you mean 'prumerge'"),
+        ({"buget": 64}, "unknown argument 'buget': did you mean 'budget'"),
+        ({"method": "release", "budget": -3}, "budget must be"),
+        ({"budget": 64}, "method 'full' reduces nothing and takes no budget"),
+        ({"batch_size": 0}, "batch_size must be an int of at least 1"),
+        ({"batch_size": "auto"}, "batch_size must be an int of at least 1"),
+        ({"conversation": "vicuna"}, "unknown conversation 'vicuna': did you mean 'vicuna_v1'"),
+        ({"dtype": "float61"}, "dtype must name a type of torch"),
+        ({"do_pad": "yes"}, "do_pad must be True or False"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError) as raised:
+        PruMergeLlava(**arguments)
+    assert message in str(raised.value)
+
+
+def test_a_torn_last_line_is_dropped_and_a_wrong_one_named(tiny, pictures, tmp_path):
+    options = {"pretrained": tiny, "batch_size": 3, "device": "cpu", "answers": str(tmp_path)}
+    ask(PruMergeLlava(**options), pictures)
+    (file,) = tmp_path.iterdir()
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:4]) + lines[4][:30])
+    resumed = PruMergeLlava(**options)
+    assert len(resumed.journal) == 4
+    ask(resumed, pictures)
+    assert len(Journal(tmp_path)) == len(QUESTIONS)
+    file.write_bytes(b"".join([*lines[:2], b"not json\n", *lines[3:]]))
+    with pytest.raises(ValueError, match=r"answers-0\.jsonl, line 3, is no answer"):
+        PruMergeLlava(**options)
+
+
+def test_other_settings_do_not_find_the_answers(tiny, pictures, tmp_path):
+    options = {"pretrained": tiny, "device": "cpu", "answers": str(tmp_path), "method": "release"}
+    ask(PruMergeLlava(**options), pictures)
+    for change in ({"neighbours": 3}, {"method": "full"}, {"do_pad": False}):
+        model = PruMergeLlava(**options | change)
+        ask(model, pictures)
+        assert model.efforts["quiz"].fresh == len(QUESTIONS)
+
+
+RUN = """
+import sys
+from prumerge.evaluation.runs import evaluate
+evaluate(["mini_mme"], pretrained=sys.argv[1], method="release", answers=sys.argv[2],
+         batch_size=1, device="cpu")
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tiny, tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", RUN, tiny, str(tmp_path)])
+    file = tmp_path / "answers-0.jsonl"
+    deadline = time.monotonic() + 120
+    while not (file.exists() and file.read_bytes().count(b"\n") >= 10):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = len(Journal(tmp_path))
+    assert 10 <= done < 128  # killed in the middle
+    options = {"pretrained": tiny, "method": "release", "batch_size": 8, "device": "cpu"}
+    resumed, answers = evaluate(["mini_mme"], **options, answers=str(tmp_path))
+    undisturbed, expected = evaluate(["mini_mme"], **options)
+    assert resumed["fresh_items"].unique().tolist() == [128 - done]
+    told = ["task", "metric", "value", "items", "tokens_mean", "tokens_min", "tokens_max"]
+    assert resumed[told].equals(undisturbed[told])
+    given, wanted = ([s["resps"] for s in r["samples"]["mini_mme"]] for r in (answers, expected))
+    assert given == wanted
+    lines = file.read_text().splitlines()
+    assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 128  # none twice

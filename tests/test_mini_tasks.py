@@ -1,0 +1,177 @@
+"""The six mini benchmarks: truth scores 100, shuffled truth scores chance, files follow a seed."""
+
+import hashlib
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prumerge.evaluation import mini_tasks
+from prumerge.evaluation.mini_benchmarks import BENCHMARKS
+from prumerge.mini.questions import LETTERS
+from prumerge.mini.vocabulary import token_ids
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The committed files, drawn again somewhere else."""
+    folder = tmp_path_factory.mktemp("mini-tasks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mini_tasks, "MINI_TASKS", folder)
+        mini_tasks.make()
+    return folder
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_seed_gives_the_committed_file_bit_for_bit(drawn, name):
+    committed = mini_tasks.path_of(name)
+    again = drawn / committed.name
+    assert _hash(again) == _hash(committed)
+
+
+def _hash(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_committed_files_are_small():
+    files = list(mini_tasks.MINI_TASKS.glob("*.parquet"))
+    assert len(files) == len(BENCHMARKS)
+    assert sum(file.stat().st_size for file in files) < 20 * 2**20
+
+
+def test_the_table_of_the_folder_counts_right():
+    text = (mini_tasks.MINI_TASKS / "README.md").read_text(encoding="utf-8")
+    counted = {
+        name: (table["image_id"].nunique(), len(table))
+        for name, table in ((b, pd.read_parquet(mini_tasks.path_of(b))) for b in BENCHMARKS)
+    }
+    told = re.findall(r"`(\w+)\.parquet` \| (\d+) \| (\d+) \|", text)
+    assert {name: (int(p), int(q)) for name, p, q in told} == counted
+
+
+def test_yes_and_no_are_balanced():
+    for benchmark, group in (("pope", ["image_id"]), ("mme", ["image_id", "category"])):
+        table = pd.read_parquet(mini_tasks.path_of(benchmark))
+        shares = table.assign(yes=table["answer"] == "yes").groupby(group)["yes"].mean()
+        assert (shares == 0.5).all()
+
+
+def test_rotations_of_a_question_are_one_question():
+    table = pd.read_parquet(mini_tasks.path_of("mmbench"))
+    for _, turns in table.groupby(table["index"] % mini_tasks.CIRCLE):
+        assert len(turns) == len(LETTERS)
+        right = [row[row["answer"]] for _, row in turns.iterrows()]
+        assert len(set(right)) == 1
+        assert sorted(turns["answer"]) == list("ABCD")
+
+
+def test_unknown_benchmarks_and_sizes_are_refused():
+    with pytest.raises(ValueError, match="no mini benchmark 'gqa' of size 'lite'"):
+        next(mini_tasks.draw("gqa"))
+    with pytest.raises(ValueError, match="in the sizes lite, full"):
+        next(mini_tasks.draw("pope", "huge"))
+
+
+# What follows runs the harness.
+
+
+@pytest.fixture(scope="module")
+def harness():
+    pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
+    from prumerge.evaluation import runs
+
+    return runs
+
+
+def truth_of(benchmark, row):
+    """What a perfect model says, in the words of the mini-LLaVA."""
+    if benchmark == "vqav2":
+        return row["multiple_choice_answer"]
+    if benchmark == "textvqa":
+        return row["answers"][0]
+    return LETTERS[row["answer"]] if benchmark == "scienceqa" else row["answer"].lower()
+
+
+@pytest.fixture(scope="module")
+def run(harness):
+    """Have the harness score given answers to all six tasks: values by task and metric."""
+    from lmms_eval.api.model import lmms
+
+    class Parrot(lmms):
+        """Says what it is told to, and remembers what it was asked."""
+
+        def __init__(self, answers):
+            super().__init__()
+            self.answers, self.asked = answers, []
+
+        def generate_until(self, requests):
+            self.asked += [request.args[0] for request in requests]
+            return [self.answers[r.args[4]][r.args[3]] for r in requests]
+
+        def loglikelihood(self, requests):
+            raise NotImplementedError
+
+        generate_until_multi_round = loglikelihood
+
+    def evaluate(answers):
+        parrot = Parrot(answers)
+        results = harness.simple_evaluate(
+            model=parrot,
+            tasks=list(harness.MINI),
+            task_manager=harness.task_manager(),
+            bootstrap_iters=0,
+            cli_args=harness.NO_PICTURES,
+        )
+        values = {
+            (task, metric.split(",")[0]): value
+            for task, scores in results["results"].items()
+            for metric, value in scores.items()
+        }
+        return values, parrot.asked
+
+    return evaluate
+
+
+@pytest.fixture(scope="module")
+def truths():
+    return {
+        f"mini_{name}": [
+            truth_of(name, row)
+            for row in pd.read_parquet(mini_tasks.path_of(name)).to_dict("records")
+        ]
+        for name in BENCHMARKS
+    }
+
+
+def test_truth_scores_a_hundred_in_words_the_model_knows(run, truths):
+    values, asked = run(truths)
+    for name in ("vqav2", "scienceqa", "textvqa"):
+        assert values[f"mini_{name}", "exact_match"] == 1.0
+    assert values["mini_pope", "pope_f1_score"] == values["mini_pope", "pope_accuracy"] == 1.0
+    assert values["mini_mme", "mme_perception_score"] == 800.0
+    assert values["mini_mme", "mme_total_score"] == 800.0
+    assert values["mini_mmbench", "gpt_eval_score"] == 100.0
+    assert len(asked) == sum(len(answers) for answers in truths.values())
+    for text in asked:
+        # Raises for a word outside of the vocabulary. TextVQA begins with a capital letter, which
+        # the tokenizer makes small.
+        token_ids(text.lower())
+    listed = re.compile(r"(what|where|which) .* \? a \. .+ b \. .+ c \. .+ d \. .+")
+    assert sum(bool(listed.fullmatch(text)) for text in asked) == 80 + 160
+
+
+def test_shuffled_truth_scores_chance(run, truths):
+    rng = np.random.default_rng(0)
+    values, _ = run({task: list(rng.permutation(a)) for task, a in truths.items()})
+    for name in ("vqav2", "scienceqa", "textvqa"):
+        answers = truths[f"mini_{name}"]
+        # Chance that an answer and one picked from all are the same.
+        chance = sum(n * n for n in Counter(answers).values()) / len(answers) ** 2
+        spread = (chance * (1 - chance) / len(answers)) ** 0.5
+        assert abs(values[f"mini_{name}", "exact_match"] - chance) < 3 * spread
+    assert abs(values["mini_pope", "pope_accuracy"] - 0.5) < 3 * (0.25 / 96) ** 0.5
+    # Each category: 50 for single questions and 25 for pairs.
+    assert abs(values["mini_mme", "mme_perception_score"] - 300) < 100
+    assert values["mini_mmbench", "gpt_eval_score"] < 5
