@@ -48,4 +48,4 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     return stages
 
 
-STEPS = {"see": 2200, "see, whole frame": 300, "talk": 1600, "talk, whole frame": 1200}
+STEPS = {"see": 2200, "see, whole frame": 300, "talk": 1600, "talk, whole frame": 900}
