@@ -4,7 +4,16 @@ A case is chosen at an edge: the smallest input, a degenerate one, another metho
 the notebooks themselves are not repeated: nbval runs those. No cell may take longer than TIMEOUT_S.
 """
 
+from pathlib import Path
+
+import sklearn.datasets
+
+from prumerge.paths import MINI
+
 TIMEOUT_S = 120
+
+# A folder of one's own pictures: the two photographs that come with scikit-learn.
+PHOTOGRAPHS = str(Path(sklearn.datasets.__file__).parent / "images")
 
 # By name, so that a notebook that gets lost is missed.
 EXPECTED = [
@@ -17,6 +26,32 @@ EXPECTED = [
 
 # notebook -> case -> parameters
 CASES: dict[str, dict[str, dict]] = {
+    "00_quickstart": {
+        "another method, one question per family, the picture decides": {
+            "method": "divprune", "budget": 0, "per_family": 1, "seed": 1,
+        },
+        "one token of photographs of one's own": {
+            "images": PHOTOGRAPHS, "budget": 1, "method": "prumerge", "question": "what is there ?",
+        },
+        "a budget beyond the picture": {"budget": 1000, "method": "top_k", "per_family": 1},
+    },
+    "01_attention_sparsity": {
+        "one picture": {"count": 1, "seed": 3},
+        "photographs of one's own, a model by its folder": {
+            "images": PHOTOGRAPHS, "model": str(MINI),
+        },
+    },
+    "02_iqr_selection": {
+        "one picture, no distance to the fence": {"count": 1, "whisker": 0.0},
+        "no outliers at all": {"count": 4, "whisker": 1.0e6},
+        "photographs of one's own, the mean of the heads": {
+            "images": PHOTOGRAPHS, "score": "head_mean",
+        },
+        "other quartiles, no class token": {
+            "lower_quantile": 0.4, "upper_quantile": 0.6, "score": "received", "count": 5,
+            "model": str(MINI),
+        },
+    },
     "07_cost_model": {
         "the larger model on the oldest card in INT8, two new tokens": {
             "model": "13b", "card": "V100", "precision": "int8", "batches": [1, 8], "new_tokens": 2,
@@ -30,5 +65,12 @@ CASES: dict[str, dict[str, dict]] = {
             "text_tokens": 0, "visual_tokens": 1, "kept_tokens": [1], "card": "H200",
             "batches": [3],
         },
+    },
+    "train_mini_llava": {
+        "full size, a step of each stage, on from the shipped model, exported": {
+            "grid": 24, "scale": 0.0004, "start": str(MINI), "export_to": "data/runs/smoke-mini",
+            "questions": 1,
+        },
+        "the smallest scenes, another seed": {"grid": 8, "scale": 0.001, "seed": 5, "questions": 1},
     },
 }  # fmt: skip

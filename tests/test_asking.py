@@ -6,6 +6,7 @@ import torch
 import prumerge
 from prumerge.asking import answer, prompt_of
 from prumerge.mini.architecture import Pretraining, Size, build_processor
+from prumerge.mini.batches import PROMPT_START
 from prumerge.mini.benchmark import Item, answers
 from prumerge.mini.questions import Question
 from prumerge.pictures import load_pictures
@@ -26,9 +27,10 @@ def small():
 
 
 def test_prompt_is_the_one_of_training(small):
-    _, processor, pictures = small
-    item = Item(pictures[0].scene, Question("colour", QUESTIONS[0], "red"))
-    assert prompt_of(processor, QUESTIONS[0]) == item.prompt
+    _, processor, _ = small
+    ids = processor.tokenizer(prompt_of(processor, QUESTIONS[0]))["input_ids"]
+    trained = [*PROMPT_START, "<image>", *f"{QUESTIONS[0]} assistant :".split()]
+    assert processor.tokenizer.convert_ids_to_tokens(ids) == trained
 
 
 def test_answers_are_those_of_the_benchmark_whatever_the_batch(small):
@@ -37,10 +39,10 @@ def test_answers_are_those_of_the_benchmark_whatever_the_batch(small):
         Item(picture.scene, Question("any", text, ""))
         for picture, text in zip(pictures, QUESTIONS, strict=True)
     ]
-    wanted = list(answers(model, processor, items))
+    wanted = [text for item in items for text in answers(model, processor, [item])]
     images = [picture.image for picture in pictures]
     for batch_size in (1, 2, 16):
-        assert answer(model, processor, images, QUESTIONS, 6, batch_size) == wanted
+        assert answer(model, processor, images, QUESTIONS, batch_size=batch_size) == wanted
 
 
 def test_an_attached_reducer_works_as_in_any_other_call(small):

@@ -1,7 +1,9 @@
 """How well a LLaVA answers held-out mini questions, family by family."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +11,10 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.asking import answer
+from prumerge.mini.glyphs import PATCH_PIXELS
 from prumerge.mini.questions import FAMILIES, Question, ask
 from prumerge.mini.scenes import Scene, draw_scene
+from prumerge.models import load
 
 HELD_OUT_SEED = 90_000  # far from any training seed; the digits' scans differ as well
 
@@ -75,3 +79,21 @@ def score(items: list[Item], given: list[str]) -> pd.DataFrame:
     mean = {"family": "mean", "questions": table["questions"].sum()}
     mean |= table[["correct", "best_constant"]].mean().to_dict()
     return pd.concat([table, pd.DataFrame([mean])], ignore_index=True)
+
+
+def write_scores(folder: Path, per_family: int = 100) -> pd.DataFrame:
+    """Score the checkpoint in ``folder`` with all visual tokens; keep the table beside it.
+
+    Args:
+        folder: An exported mini-LLaVA; ``scores.csv`` is written there, whole or not at all.
+        per_family: Held-out questions of each family.
+
+    Returns:
+        What :func:`score` returns.
+    """
+    model, processor = load(folder)
+    items = held_out(per_family, model.config.vision_config.image_size // PATCH_PIXELS)
+    table = score(items, answers(model, processor, items))
+    table.round(4).to_csv(folder / ".scores.csv", index=False)
+    os.replace(folder / ".scores.csv", folder / "scores.csv")
+    return table
