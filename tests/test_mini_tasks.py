@@ -78,11 +78,12 @@ def test_unknown_benchmarks_and_sizes_are_refused():
 
 
 @pytest.fixture(scope="module")
-def harness():
+def run():
+    """The harness, asked to score given answers."""
     pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
-    from prumerge.evaluation import runs
+    from scored import scored
 
-    return runs
+    return scored
 
 
 def truth_of(benchmark, row):
@@ -92,46 +93,6 @@ def truth_of(benchmark, row):
     if benchmark == "textvqa":
         return row["answers"][0]
     return LETTERS[row["answer"]] if benchmark == "scienceqa" else row["answer"].lower()
-
-
-@pytest.fixture(scope="module")
-def run(harness):
-    """Have the harness score given answers to all six tasks: values by task and metric."""
-    from lmms_eval.api.model import lmms
-
-    class Parrot(lmms):
-        """Says what it is told to, and remembers what it was asked."""
-
-        def __init__(self, answers):
-            super().__init__()
-            self.answers, self.asked = answers, []
-
-        def generate_until(self, requests):
-            self.asked += [request.args[0] for request in requests]
-            return [self.answers[r.args[4]][r.args[3]] for r in requests]
-
-        def loglikelihood(self, requests):
-            raise NotImplementedError
-
-        generate_until_multi_round = loglikelihood
-
-    def evaluate(answers):
-        parrot = Parrot(answers)
-        results = harness.simple_evaluate(
-            model=parrot,
-            tasks=list(harness.MINI),
-            task_manager=harness.task_manager(),
-            bootstrap_iters=0,
-            cli_args=harness.NO_PICTURES,
-        )
-        values = {
-            (task, metric.split(",")[0]): value
-            for task, scores in results["results"].items()
-            for metric, value in scores.items()
-        }
-        return values, parrot.asked
-
-    return evaluate
 
 
 @pytest.fixture(scope="module")
@@ -153,13 +114,14 @@ def test_truth_scores_a_hundred_in_words_the_model_knows(run, truths):
     assert values["mini_mme", "mme_perception_score"] == 800.0
     assert values["mini_mme", "mme_total_score"] == 800.0
     assert values["mini_mmbench", "gpt_eval_score"] == 100.0
-    assert len(asked) == sum(len(answers) for answers in truths.values())
-    for text in asked:
+    texts = [text for task in asked.values() for text in task]
+    assert len(texts) == sum(len(answers) for answers in truths.values())
+    for text in texts:
         # Raises for a word outside of the vocabulary. TextVQA begins with a capital letter, which
         # the tokenizer makes small.
         token_ids(text.lower())
     listed = re.compile(r"(what|where|which) .* \? a \. .+ b \. .+ c \. .+ d \. .+")
-    assert sum(bool(listed.fullmatch(text)) for text in asked) == 80 + 160
+    assert sum(bool(listed.fullmatch(text)) for text in texts) == 80 + 160
 
 
 def test_shuffled_truth_scores_chance(run, truths):

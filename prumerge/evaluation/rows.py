@@ -43,8 +43,8 @@ def value_of(metric: str, value: float) -> tuple[float, str]:
         ((50.0, 'percent'), (1862.0, 'points'))
     """
     if metric.startswith("mme_"):
-        return float(value), "points"
-    return float(value) * (1.0 if metric in _ALREADY_PERCENT else 100.0), "percent"
+        return value, "points"
+    return value * (1.0 if metric in _ALREADY_PERCENT else 100.0), "percent"
 
 
 def rows_of(results: dict[str, Any], model: PruMergeLlava) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def rows_of(results: dict[str, Any], model: PruMergeLlava) -> list[dict[str, Any
         for metric in MAIN_METRICS.get(benchmark, ()):
             value = scores.get(f"{metric},none")
             if isinstance(value, int | float):
-                value, unit = value_of(metric, value)
+                value, unit = value_of(metric, float(value))
                 named = {"task": task, "benchmark": benchmark, "metric": metric}
                 rows.append(named | {"value": value, "unit": unit} | effort | constant)
     return rows

@@ -11,6 +11,7 @@ import pandas as pd
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from loguru import logger
+from tenacity import RetryError
 
 from prumerge.evaluation.harness import PruMergeLlava
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
@@ -116,7 +117,8 @@ def evaluate(
             log_samples=True,
             cli_args=NO_PICTURES,
         )
-    except ImportError as error:  # what the harness makes of a wrong PRUMERGE_DATA
+    except (ImportError, RetryError) as error:
+        # What the harness makes of a ValueError about PRUMERGE_DATA, or about a data set.
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
         raise

@@ -2,9 +2,10 @@
 
 ``PRUMERGE_DATA`` names a folder of snapshots, one per data set and named like it, as made by
 ``hf download --repo-type dataset lmms-lab-encoder/POPE --local-dir $PRUMERGE_DATA/POPE``.
-The task files name the constants below.
+The task files name them by constants, ``POPE`` and ``POPE_OPTIONS`` and so on.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -47,8 +48,33 @@ REPOSITORIES = {
 }
 
 
-def __getattr__(constant: str) -> str:
+def options(name: str) -> dict[str, str]:
+    """Return how the ``datasets`` library is to load a data set.
+
+    Its cache knows a folder by its last name alone: without a place of its own in that cache, a
+    changed snapshot, or another folder's of the same name, would be answered with the old rows.
+
+    Args:
+        name: Of the hub's repository.
+
+    Returns:
+        Keyword arguments; none for the hub, whose revisions tell data apart.
+    """
+    folder = Path(source(name))
+    if not folder.is_absolute():
+        return {}
+    from datasets import config  # takes a second to import, and preflight does without
+
+    seen = hashlib.sha256(str(folder).encode())
+    for file in sorted(folder.rglob("*.parquet")):
+        state = file.stat()
+        seen.update(f"{file.relative_to(folder)} {state.st_size} {state.st_mtime_ns}".encode())
+    return {"cache_dir": str(Path(config.HF_DATASETS_CACHE) / f"prumerge-{seen.hexdigest()[:16]}")}
+
+
+def __getattr__(constant: str) -> str | dict[str, str]:
     # Looked up when a task is loaded, so that a missing snapshot stops that task alone.
-    if constant in REPOSITORIES:
-        return source(REPOSITORIES[constant])
-    raise AttributeError(f"module {__name__!r} has no attribute {constant!r}")
+    name = constant.removesuffix("_OPTIONS")
+    if name not in REPOSITORIES:
+        raise AttributeError(f"module {__name__!r} has no attribute {constant!r}")
+    return source(REPOSITORIES[name]) if name == constant else options(REPOSITORIES[name])

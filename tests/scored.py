@@ -1,0 +1,41 @@
+"""Given answers, scored by the harness: what a task makes of a perfect or a random model."""
+
+from lmms_eval.api.model import lmms
+
+from prumerge.evaluation import runs
+
+
+class Parrot(lmms):
+    """Says what it is told to, and remembers what it was asked."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers, self.asked = answers, {task: [] for task in answers}
+
+    def generate_until(self, requests):
+        for request in requests:
+            self.asked[request.args[4]].append(request.args[0])
+        return [self.answers[request.args[4]][request.args[3]] for request in requests]
+
+    def loglikelihood(self, requests):
+        raise NotImplementedError
+
+    generate_until_multi_round = loglikelihood
+
+
+def scored(answers, tasks=None):
+    """Score answers by task; return values by task and metric, and prompts by task."""
+    parrot = Parrot(answers)
+    results = runs.simple_evaluate(
+        model=parrot,
+        tasks=list(tasks or answers),
+        task_manager=runs.task_manager(),
+        bootstrap_iters=0,
+        cli_args=runs.NO_PICTURES,
+    )
+    values = {
+        (task, metric.split(",")[0]): value
+        for task, scores in results["results"].items()
+        for metric, value in scores.items()
+    }
+    return values, parrot.asked
