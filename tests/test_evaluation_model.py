@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from evaluated import PATCHES, save_tiny
 from PIL import Image
@@ -231,3 +232,22 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tiny, tmp_path):
     assert given == wanted
     lines = file.read_text().splitlines()
     assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 128  # none twice
+
+
+def test_two_processes_give_the_rows_of_one(tiny, tmp_path):
+    told = ["task", "metric", "value", "items", "tokens_mean", "tokens_min", "tokens_max"]
+    # --multi_gpu makes accelerate start several processes; device=cpu keeps them off GPUs.
+    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1".split()
+    launch += "--mixed_precision no --dynamo_backend no --main_process_port 0".split()
+    command = "-m prumerge.evaluation --tasks mini_mme mini_mmbench --limit 12".split()
+    words = [f"pretrained={tiny}", "method=release", "device=cpu", "batch_size=2"]
+    places = [f"answers={tmp_path / 'answers'}", "--rows", str(tmp_path / "rows.csv")]
+    launched = [sys.executable, "-m", *launch, *command, *words, *places]
+    subprocess.run(launched, check=True)
+    together = pd.read_csv(tmp_path / "rows.csv")
+    assert together["processes"].unique().tolist() == [2]
+    files = sorted(path.name for path in (tmp_path / "answers").iterdir())
+    assert files == ["answers-0.jsonl", "answers-1.jsonl"]
+    options = {"pretrained": tiny, "method": "release", "device": "cpu", "batch_size": 2}
+    alone, _ = evaluate(["mini_mme", "mini_mmbench"], limit=12, **options)
+    pd.testing.assert_frame_equal(together[told], alone[told].reset_index(drop=True))

@@ -47,9 +47,10 @@ class Journal:
             return
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        own = folder / f"{writer}.jsonl"
         for path in sorted(folder.glob("*.jsonl")):
-            self._read(path)
-        self._file = (folder / f"{writer}.jsonl").open("ab")
+            self._read(path, own=path == own)
+        self._file = own.open("ab")
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -73,14 +74,15 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, own: bool) -> None:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise ValueError(f"the answers in {path} cannot be read: {error}") from error
         whole, newline, torn = content.rpartition(b"\n")
-        if torn:
-            # Cut off here, or the next answer would be glued to it.
+        if torn and own:
+            # Cut off, or the next answer would be glued to it. Another process may still be
+            # writing the end of its own file.
             with path.open("r+b") as file:
                 file.truncate(len(whole) + len(newline))
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):

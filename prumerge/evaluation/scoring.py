@@ -1,12 +1,13 @@
 """Prompts and scores of the tasks, by the harness's own functions.
 
-Only three things differ from lmms-eval 0.7.3: columns are checked when a task is loaded, so that a
-wrong file is told before any question is asked; MME's total is a metric of its own; and MMBench is
-matched offline without writing files into the working folder.
+Three things differ from lmms-eval 0.7.3. Columns are checked when a task is loaded, so that a wrong
+file is told before any question is asked. MME has its total as a metric, and a pair cut in half by a
+limit is no error. MMBench is matched offline, without writing into the working folder.
 """
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -118,6 +119,20 @@ def mme_process(row: Row, results: list[str]) -> Row:
     return scored | {"mme_total_score": part}
 
 
+def mme_aggregate(results: list[Row]) -> float:
+    """Sum MME's categories; with a limit, pairs of which only one question was asked are left out.
+
+    Args:
+        results: One per question.
+
+    Returns:
+        Points, at most 200 per category.
+    """
+    asked = Counter((result["category"], result["question_id"]) for result in results)
+    whole = [r for r in results if asked[r["category"], r["question_id"]] == 2]
+    return float(mme.mme_aggregate_results(whole))
+
+
 def vqav2_process(row: Row, results: list[str]) -> Row:
     """Score an answer by VQA accuracy."""
     return vqav2.vqav2_process_results_val(row, results)
@@ -143,6 +158,5 @@ pope_recall = pope.pope_aggregate_recall
 pope_f1 = pope.pope_aggregate_f1_score
 pope_yes_ratio = pope.pope_aggregate_yes_ratio
 mme_text = mme.mme_doc_to_text
-mme_aggregate = mme.mme_aggregate_results
 mmbench_text = mmbench.mmbench_doc_to_text
 mmbench_process = mmbench.mmbench_process_results
