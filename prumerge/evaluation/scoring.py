@@ -1,8 +1,8 @@
 """Prompts and scores of the tasks, by the harness's own functions.
 
 Three things differ from lmms-eval 0.7.3. Columns are checked when a task is loaded, so that a wrong
-file is told before any question is asked. MME has its total as a metric, and a pair cut in half by a
-limit is no error. MMBench is matched offline, without writing into the working folder.
+file is told before any question is asked. MME has its total as a metric, and a pair that a limit
+cuts in half is no error. MMBench is matched offline, without writing into the working folder.
 """
 
 import contextlib
