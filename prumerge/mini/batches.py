@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prumerge.mini.glyphs import COLOURS, KINDS
-from prumerge.mini.questions import Question, ask_many, caption
+from prumerge.mini.questions import FAMILIES, Question, ask_many, caption
 from prumerge.mini.scenes import SIGN_ROWS, Scene, draw_scene
 from prumerge.mini.vocabulary import END, IDS, IMAGE, PAD, token_ids
 
@@ -32,6 +32,7 @@ class Recipe:
         text_tokens: Room for the question turns of each picture; as many as fit are asked.
         caption_tokens: Room for the caption; what is longer is cut.
         objects: Least and largest number of things.
+        families: Families of questions, asked in turn; one named twice is asked twice as often.
     """
 
     pictures: int
@@ -40,6 +41,7 @@ class Recipe:
     text_tokens: int
     caption_tokens: int
     objects: tuple[int, int]
+    families: tuple[str, ...] = tuple(FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def make_batch(recipe: Recipe, *seed: int) -> Batch:
         for _ in range(recipe.pictures)
     ]
     # A turn takes 8 tokens at least; questions that find no room are left out.
-    turns = [ask_many(scene, recipe.text_tokens // 8, rng) for scene in scenes]
+    most = recipe.text_tokens // 8
+    turns = [ask_many(scene, most, rng, recipe.families) for scene in scenes]
     captions = torch.full((len(scenes), recipe.caption_tokens), IDS[PAD])
     for row, scene in enumerate(scenes):
         words = [IDS["<s>"], *token_ids(caption(scene, rng))][: recipe.caption_tokens - 1]

@@ -5,7 +5,7 @@ scene gives no unambiguous one. Words are separated by spaces, as the tokenizer 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,10 +169,14 @@ def ask(scene: Scene, family: str, rng: np.random.Generator) -> Question | None:
     return FAMILIES[family](scene, rng)
 
 
-def ask_many(scene: Scene, count: int, rng: np.random.Generator) -> list[Question]:
-    """Draw up to ``count`` different questions, the families in turn, from a random one on."""
+def ask_many(
+    scene: Scene,
+    count: int,
+    rng: np.random.Generator,
+    families: Sequence[str] = tuple(FAMILIES),
+) -> list[Question]:
+    """Draw up to ``count`` different questions, ``families`` in turn, from a random one on."""
     found: dict[str, Question] = {}
-    families = list(FAMILIES)
     first = int(rng.integers(len(families)))
     for attempt in range(4 * count):
         if len(found) == count:

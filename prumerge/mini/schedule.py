@@ -1,9 +1,12 @@
 """The stages of the mini-LLaVA's training, scaled from a trial run to the shipped checkpoint."""
 
 from prumerge.mini.batches import Recipe
+from prumerge.mini.questions import FAMILIES
 from prumerge.mini.training import Stage
 
 SEE, TALK = ("match", "naming"), ("answer",)
+LATE_FAMILIES = ("choice", "position", "count", "choice", "read", "position", "choice")
+"""Asked more often at the end: learned last, they need the whole frame or several steps."""
 
 
 def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
@@ -39,10 +42,8 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
         stage("talk", TALK, Recipe(32, grid, window, 192, 1, few), (1.5e-3, 2e-4)),
     ]
     if window is not None:
-        see_whole, talk_whole = (
-            Recipe(16, grid, None, 0, 48, many),
-            Recipe(16, grid, None, 256, 1, many),
-        )
+        see_whole = Recipe(16, grid, None, 0, 48, many)
+        talk_whole = Recipe(16, grid, None, 256, 1, many, (*FAMILIES, *LATE_FAMILIES))
         stages.insert(1, stage("see, whole frame", SEE, see_whole, (4e-4, 5e-5)))
         stages.append(stage("talk, whole frame", TALK, talk_whole, (8e-4, 1e-5)))
     return stages
