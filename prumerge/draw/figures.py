@@ -13,7 +13,7 @@ from prumerge import paths
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 LEVELS = 25  # steps of each colour in a notebook; the noise of pictures would fill megabytes
-_NAME = re.compile(r"\d\d-[a-z0-9-]+")
+_NAME = re.compile(r"(\d\d|train)-[a-z0-9-]+")
 
 
 def use_style() -> None:
