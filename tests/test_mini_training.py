@@ -25,7 +25,7 @@ from prumerge.mini.batches import (
 )
 from prumerge.mini.checkpoints import load_progress
 from prumerge.mini.export import export, reopen, training_record
-from prumerge.mini.losses import losses
+from prumerge.mini.losses import _answer, losses
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene
 from prumerge.mini.schedule import schedule
@@ -92,7 +92,7 @@ def test_training_pixels_equal_the_processors():
 def test_turns_see_the_picture_and_themselves_only():
     rng = np.random.default_rng(0)
     scene = draw_scene(rng, grid=12)
-    packed = pack_turns([ask_many(scene, 6, rng)], 80, np.arange(145))
+    packed = pack_turns([ask_many(scene, 6, rng)], 80, np.arange(144)[None], 144)
     ids, mask = packed["input_ids"][0], packed["attention_mask"][0, 0]
     head = len(PROMPT_START) + 144
     ends = [i for i in range(head, len(ids)) if ids[i] == IDS["</s>"]]
@@ -117,6 +117,21 @@ def test_no_turn_reads_another_nor_its_own_answer():
     with torch.no_grad():
         alone, beside = (losses(model, b, ("answer",))["answer"] for b in (first, changed))
     torch.testing.assert_close(alone, beside, rtol=0, atol=1e-6)
+
+
+def test_language_model_is_shown_the_kept_patches_alone():
+    recipe = replace(RECIPE, tokens=(20,))
+    batch = make_batch(recipe, 0, 0)
+    assert batch.kept.shape == (4, 20)
+    assert (batch.kept.diff(dim=1) > 0).all()  # in raster order, none twice
+    assert (batch.input_ids == IDS["<image>"]).sum(dim=1).tolist() == [20] * 4
+    model, features = small(), torch.randn(4, 145, 32)
+    changed = features.clone()
+    hidden = torch.ones(4, 144, dtype=torch.bool).scatter(1, batch.kept, False)
+    changed[:, 1:][hidden] = 7.0
+    with torch.no_grad():
+        alone, beside = (_answer(model, batch, given)["answer"] for given in (features, changed))
+    assert alone == beside
 
 
 def test_only_answers_are_learned():

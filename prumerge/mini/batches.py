@@ -33,6 +33,8 @@ class Recipe:
         caption_tokens: Room for the caption; what is longer is cut.
         objects: Least and largest number of things.
         families: Families of questions, asked in turn; one named twice is asked twice as often.
+        tokens: Numbers of visual tokens the language model is shown, one drawn for each batch;
+            empty shows all. See :func:`draw_kept`.
     """
 
     pictures: int
@@ -42,6 +44,7 @@ class Recipe:
     caption_tokens: int
     objects: tuple[int, int]
     families: tuple[str, ...] = tuple(FAMILIES)
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Batch:
     captions: Int[Tensor, "pictures words"]
     kinds: Int[Tensor, "pictures patches"]  # 0 ground, else 1 + index into KINDS
     colours: Int[Tensor, "pictures patches"]  # 0 none, else 1 + index into COLOURS
+    kept: Int[Tensor, "pictures seen"]  # patches the language model is shown, in raster order
     input_ids: Int[Tensor, "pictures tokens"]
     targets: Int[Tensor, "pictures tokens"]  # the answer's next token, IGNORED elsewhere
     position_ids: Int[Tensor, "pictures tokens"]
@@ -82,13 +86,22 @@ def make_batch(recipe: Recipe, *seed: int) -> Batch:
         words.append(IDS[END])
         captions[row, : len(words)] = torch.tensor(words)
     names = [patch_names(scene) for scene in scenes]
+    places = _places(scenes[0], shown, rng)
+    count = int(rng.choice(recipe.tokens)) if recipe.tokens else shown * shown
+    kept = (
+        draw_kept(scenes, count, rng) if recipe.tokens else np.tile(range(count), (len(scenes), 1))
+    )
+    seen, text_place = places[kept], int(places[-1])
+    if recipe.tokens and rng.random() < 0.5:  # closed up, as a reduced prompt is, without gaps
+        seen, text_place = np.tile(range(count), (len(scenes), 1)), count
     return Batch(
         pixel_values=pixel_values(scenes),
         tower_positions=_tower_positions(corner, shown, recipe.grid),
         captions=captions,
         kinds=torch.tensor(np.stack([kinds for kinds, _ in names])),
         colours=torch.tensor(np.stack([colours for _, colours in names])),
-        **pack_turns(turns, recipe.text_tokens, _places(scenes[0], shown, rng)),
+        kept=torch.from_numpy(kept),
+        **pack_turns(turns, recipe.text_tokens, seen, text_place),
     )
 
 
@@ -132,20 +145,37 @@ def _places(scene: Scene, shown: int, rng: np.random.Generator) -> np.ndarray:
     return np.append((rows[:, None] * scene.grid + columns).reshape(-1), scene.grid**2)
 
 
+def draw_kept(
+    scenes: list[Scene], tokens: int, rng: np.random.Generator
+) -> Int[np.ndarray, "pictures tokens"]:
+    """Draw which patches of each picture the language model is shown, in raster order.
+
+    How much things are preferred to ground is drawn for each picture: not at all (any patches) up
+    to entirely (ground only when all things are in). A language model that has only ever seen whole
+    pictures rests on their ground and is lost without it, whichever patches are kept.
+    """
+    owner = np.stack([scene.owner.reshape(-1) > 0 for scene in scenes])
+    preference = rng.random((len(scenes), 1))
+    luck = rng.random(owner.shape) + owner * preference
+    best = np.argsort(-luck, axis=1)[:, :tokens]
+    return np.sort(best, axis=1)
+
+
 def pack_turns(
-    turns: list[list[Question]], text_tokens: int, places: np.ndarray
+    turns: list[list[Question]], text_tokens: int, places: np.ndarray, text_place: int
 ) -> dict[str, Tensor]:
     """Lay the turns of each picture behind its visual tokens.
 
     Args:
         turns: Questions by picture; those that no longer fit are left out.
         text_tokens: Tokens of all turns of a picture together; the rest is padding.
-        places: Places of the visual tokens, then the place where text begins.
+        places: Places of the visual tokens of each picture behind the prompt start.
+        text_place: Place where every turn begins.
 
     Returns:
         ``input_ids``, ``targets``, ``position_ids`` and ``attention_mask`` of :class:`Batch`.
     """
-    start, end_of_head = len(PROMPT_START), len(PROMPT_START) + len(places) - 1
+    start, end_of_head = len(PROMPT_START), len(PROMPT_START) + places.shape[1]
     shape = (len(turns), end_of_head + text_tokens)
     ids, targets = torch.full(shape, IDS[PAD]), torch.full(shape, IGNORED)
     position_ids, turn_of = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
@@ -153,7 +183,7 @@ def pack_turns(
     ids[:, start:end_of_head] = IDS[IMAGE]
     turn_of[:, :end_of_head] = 0
     position_ids[:, :start] = torch.arange(start)
-    position_ids[:, start:end_of_head] = start + torch.from_numpy(places[:-1])
+    position_ids[:, start:end_of_head] = start + torch.from_numpy(places)
     for row, asked in enumerate(turns):
         at = end_of_head
         for number, (words, answer_at) in enumerate(map(_code, asked), start=1):
@@ -162,7 +192,7 @@ def pack_turns(
                 continue
             ids[row, at:end] = torch.tensor(words)
             targets[row, at + answer_at - 1 : end - 1] = ids[row, at + answer_at : end]
-            position_ids[row, at:end] = start + int(places[-1]) + torch.arange(len(words))
+            position_ids[row, at:end] = start + text_place + torch.arange(len(words))
             turn_of[row, at:end] = number
             at = end
     same = turn_of[:, :, None] == turn_of[:, None, :]

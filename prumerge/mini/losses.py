@@ -47,7 +47,9 @@ def _features(model: Pretraining, batch: Batch) -> Tensor:
 
 def _answer(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Tensor]:
     llava = model.llava.model
-    visual = llava.multi_modal_projector(features[:, 1:])
+    patches = features[:, 1:]
+    patches = patches.gather(1, batch.kept[..., None].expand(-1, -1, patches.shape[-1]))
+    visual = llava.multi_modal_projector(patches)
     words = llava.language_model.embed_tokens(batch.input_ids)
     start, end = len(PROMPT_START), len(PROMPT_START) + visual.shape[1]
     embeddings = torch.cat([words[:, :start], visual.to(words.dtype), words[:, end:]], dim=1)

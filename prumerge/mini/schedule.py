@@ -1,5 +1,7 @@
 """The stages of the mini-LLaVA's training, scaled from a trial run to the shipped checkpoint."""
 
+from dataclasses import replace
+
 from prumerge.mini.batches import Recipe
 from prumerge.mini.questions import FAMILIES
 from prumerge.mini.training import Stage
@@ -45,8 +47,16 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
         see_whole = Recipe(16, grid, None, 0, 48, many)
         talk_whole = Recipe(16, grid, None, 256, 1, many, (*FAMILIES, *LATE_FAMILIES))
         stages.insert(1, stage("see, whole frame", SEE, see_whole, (4e-4, 5e-5)))
+        talk_part = replace(talk_whole, tokens=(48, 96, 192, grid * grid))
         stages.append(stage("talk, whole frame", TALK, talk_whole, (8e-4, 1e-5)))
+        stages.append(stage("talk, part of the tokens", TALK, talk_part, (6e-4, 1e-5)))
     return stages
 
 
-STEPS = {"see": 2200, "see, whole frame": 300, "talk": 1600, "talk, whole frame": 900}
+STEPS = {
+    "see": 2200,
+    "see, whole frame": 300,
+    "talk": 1600,
+    "talk, whole frame": 900,
+    "talk, part of the tokens": 480,
+}
