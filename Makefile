@@ -2,6 +2,7 @@
 # make test     lint, unit tests, doctests and the committed notebooks
 # make lab      JupyterLab in the notebooks' folder
 # make record   execute the notebooks in place and clean them: what is committed
+# make readme   fill the README's tables from their rows
 # Each makes .venv by itself; name an interpreter with PYTHON=/path/to/python3.11.
 
 SHELL := bash
@@ -21,10 +22,10 @@ IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find prumerge -name '*.py') $(wildcard data/mini-llava/*)
 RUNS := $(patsubst notebooks/%.ipynb,data/runs/%.ipynb,$(NOTEBOOKS))
 
-.PHONY: help setup run test lab record clean FORCE
+.PHONY: help setup run test lab record readme clean FORCE
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 5
+	@sed -n 's/^# //p' Makefile | grep '^make'
 
 setup: .venv/.installed
 
@@ -57,6 +58,9 @@ lab: setup
 
 record: setup
 	@$(IN_ENV) && python -m prumerge.record $(NOTEBOOKS)
+
+readme: setup
+	@$(IN_ENV) && python -m prumerge.readme
 
 clean:
 	rm -rf data/runs .pytest_cache .ruff_cache .hypothesis

@@ -1,12 +1,17 @@
-"""Numbers in the README stand in a committed file, links lead somewhere."""
+"""Numbers in the README's tables are those of committed rows, links lead somewhere."""
 
 import re
 
 import pandas as pd
+import pytest
 
+from prumerge import readme
 from prumerge.paths import MINI, ROOT
+from prumerge.readme import TABLES, main, render
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"<!-- rows: \S+ -->.*?<!-- end of rows -->", re.DOTALL)
+RESULT = re.compile(r"^\|.*\d (?:%|ms|s|GiB|GB|MB|times)(?: |\b).*$", re.MULTILINE)
 
 
 def test_links_lead_to_files():
@@ -15,10 +20,53 @@ def test_links_lead_to_files():
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-def test_mini_llavas_table_is_that_of_its_scores():
-    rows = re.findall(r"^\| (\w+) \| (\d+) % \| (\d+) % \|$", README, re.MULTILINE)
-    scores = pd.read_csv(MINI / "scores.csv").set_index("family")
-    assert [row[0] for row in rows] == list(scores.index)
-    for family, correct, constant in rows:
-        assert int(correct) == round(100 * scores["correct"][family])
-        assert int(constant) == round(100 * scores["best_constant"][family])
+def test_tables_are_what_the_rows_give_today():
+    assert render(README) == README, "the rows have changed: make readme"
+
+
+def test_every_table_is_in_the_readme():
+    assert set(re.findall(r"<!-- rows: (\S+) -->", README)) == set(TABLES)
+
+
+def test_no_table_holds_results_that_no_rows_give():
+    """A line of a table with a number and its unit stands between markers, or nowhere."""
+    assert RESULT.findall(README)
+    assert RESULT.findall(BLOCK.sub("", README)) == []
+
+
+def test_a_changed_digit_is_noticed_and_mended(tmp_path, capsys):
+    digit = re.search(r"(\d) %", BLOCK.search(README)[0])
+    wrong = README.replace(f"{digit[1]} %", f"{(int(digit[1]) + 1) % 10} %", 1)
+    assert render(wrong) != wrong
+    copy = tmp_path / "README.md"
+    copy.write_text(wrong, encoding="utf-8")
+    assert main(copy) == 0
+    assert copy.read_text(encoding="utf-8") == README
+    assert "changed" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [copy]
+
+
+def test_mini_llavas_table_rounds_its_scores():
+    scores = pd.read_csv(MINI / "scores.csv")
+    lines = readme.mini_scores()[2:]
+    assert len(lines) == len(scores)
+    for line, row in zip(lines, scores.itertuples(), strict=True):
+        family, correct, constant = (cell.strip() for cell in line.strip("|").split("|"))
+        assert family == row.family
+        assert abs(int(correct.rstrip(" %")) - 100 * row.correct) <= 0.5
+        assert abs(int(constant.rstrip(" %")) - 100 * row.best_constant) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("<!-- rows: mini-score -->\n<!-- end of rows -->", "mini-scores"),
+        ("<!-- rows: mini-scores -->\n", "no partner"),
+    ],
+)
+def test_a_marker_that_leads_nowhere_is_refused(text, told, tmp_path, capsys):
+    copy = tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    assert main(copy) == 1
+    assert told in capsys.readouterr().err
+    assert copy.read_text(encoding="utf-8") == text
