@@ -17,6 +17,8 @@ LARGEST_BYTES = 300_000
 LONGEST_CELL_LINES = 12
 # Folders of a person's or a server's machine, as they turn up in warnings and file lists.
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:home|root|Users|tmp|mnt|work|opt|var)/\w|\b[A-Z]:\\\\\w")
+# At least eight words; the report shows them as the picture's alternative text.
+DESCRIPTION = re.compile(r"^\*Picture:\* (?:\S+\s+){7}\S+", re.MULTILINE)
 RULES: list[Callable[[Path, NotebookNode], Iterator[str]]] = []
 
 
@@ -109,6 +111,22 @@ def shows_pictures_as_png_only(path, notebook):
     for kind in {kind for output in outputs(notebook) for kind in output.get("data", {})}:
         if kind in ("image/svg+xml", "application/pdf") or "widget" in kind:
             yield f"an output of kind {kind} cannot be compared"
+
+
+@rule
+def says_in_words_what_a_picture_shows(path, notebook):
+    described = False
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            described = described or bool(DESCRIPTION.search(cell.source))
+        elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            if not described:
+                yield (
+                    "a picture has no words for those who do not see it: above the cell that draws "
+                    "it, a paragraph that starts '*Picture:*' and says what it shows, without "
+                    f"numbers that may change: {cell.source.splitlines()[0]}"
+                )
+            described = False
 
 
 @rule

@@ -42,6 +42,9 @@ BREACHES = {
     "image/svg+xml": lambda n: add(
         n, outputs=[new_output("display_data", {"image/svg+xml": "<svg/>"})]
     ),
+    "a picture has no words": lambda n: add(
+        n, outputs=[new_output("display_data", {"image/png": "iVBORw0KGgo="})]
+    ),
     "a cell has 13 lines": lambda n: add(n, source="\n".join(["1"] * 13)),
     "ends in ';'": lambda n: add(n, source="print(1);"),
     "a magic": lambda n: add(n, source="%time 1"),
