@@ -21,9 +21,11 @@ Where the release is broken the presets named after it do the right thing instea
   or divides by zero in PruMerge+);
 * evenly spaced patches reach to the last one (the release stops one short).
 
-The paper's merge is a sum of neighbours weighted by attention probabilities without any
-normalisation. Taken to the letter that shrinks every token to a few per cent of its length, so
-``paper`` divides by the total weight; ``normalise_weights=False`` gives the letter.
+The paper's merge is a sum of neighbours weighted by attention probabilities, without normalisation
+and without the token's own feature. Taken to the letter that leaves the sum of a few tiny shares:
+with ``paper``'s other settings a token of the mini-LLaVA shrinks to about a hundredth of its length
+(notebook 04 measures it). So ``paper`` divides by the total weight; ``normalise_weights=False``
+gives the letter.
 """
 
 from typing import Any

@@ -55,6 +55,28 @@ def merge_weights(
     return _normalised(weights) if normalise else weights
 
 
+def weighted_sums(
+    features: Float[Tensor, "images patches width"],
+    weights: Float[Tensor, "images kept patches"],
+) -> Float[Tensor, "images kept width"]:
+    """Sum the features of each picture under every row of weights.
+
+    Args:
+        features: Visual tokens.
+        weights: Of each patch in each sum.
+
+    Returns:
+        The sums in float32, or in float64 where the features are.
+
+    Example:
+        >>> weighted_sums(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[0.5, 0.25]]])).tolist()
+        [[[1.0]]]
+    """
+    # Halves lose the small weights of far neighbours.
+    precise = torch.promote_types(features.dtype, torch.float32)
+    return weights.to(precise) @ features.to(precise)
+
+
 def extra_token(
     features: Float[Tensor, "images patches width"],
     scores: Float[Tensor, "images patches"],
@@ -84,9 +106,7 @@ def extra_token(
     """
     weights = scores.float() * dropped
     weights = _normalised(weights) if normalise else weights
-    precise = torch.promote_types(features.dtype, torch.float32)
-    total = weights[:, None].to(precise) @ features.to(precise)
-    return total[:, 0].to(features.dtype)
+    return weighted_sums(features, weights[:, None])[:, 0].to(features.dtype)
 
 
 def merge(
@@ -134,11 +154,8 @@ def merge(
     weights = merge_weights(
         similarity, scores, order, candidates, settings.neighbours, settings.normalise_weights
     )
-    # Halves lose the small weights of far neighbours, so the sum is taken in float32.
-    precise = torch.promote_types(features.dtype, torch.float32)
-    gathered = weights.to(precise) @ features.to(precise)
     stays = settings.own_term | (weights == 0).all(dim=-1, keepdim=True)
-    return (gathered + own * stays).to(features.dtype)
+    return (weighted_sums(features, weights) + own * stays).to(features.dtype)
 
 
 def _normalised(weights: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toy import IMAGE, PATCHES, batch, pictures, prompt, tiny_llava
+from toy import PATCHES, batch, by_hand, pictures, prompt, tiny_llava
 from transformers import GenerationConfig
 
 import prumerge
@@ -29,41 +29,8 @@ def generate(model, inputs, **options):
     return model.generate(**inputs, **options)
 
 
-@torch.no_grad()
-def by_hand(model, reducer, row, positions):
-    """One prompt through the bare language model: loops, no padding, no cache, no generate()."""
-    ids, embed = PROMPTS[row], model.get_input_embeddings()
-    parts, places = [], []
-    reduction = None
-    if SHOWN[row]:
-        reduction = reducer.method(reducer.encode(pictures(6)[SHOWN[row]]))
-    picture = column = 0
-    while column < len(ids):
-        if ids[column] != IMAGE:
-            parts.append(embed(torch.tensor([ids[column]])))
-            places.append(column)
-            column += 1
-            continue
-        parts.append(model.model.multi_modal_projector(reduction.tokens[picture]))
-        places += [column + int(patch) for patch in reduction.positions[picture]]
-        picture, column = picture + 1, column + PATCHES
-    sequence, answer, scores = torch.cat(parts)[None], [], []
-    if positions == "compact":
-        places = list(range(len(places)))
-        column = len(places)
-    for _ in range(NEW):
-        hidden = model.model.language_model(
-            inputs_embeds=sequence,
-            attention_mask=torch.ones(sequence.shape[:2], dtype=torch.long),
-            position_ids=torch.tensor([places]),
-            use_cache=False,
-        ).last_hidden_state
-        scores.append(model.lm_head(hidden[0, -1]))
-        answer.append(int(scores[-1].argmax()))
-        sequence = torch.cat([sequence, embed(torch.tensor([[answer[-1]]]))], dim=1)
-        places.append(column)
-        column += 1
-    return answer, torch.stack(scores)
+def reduction_of(model, reducer, row):
+    return reducer.method(reducer.encode(pictures(6)[SHOWN[row]])) if SHOWN[row] else None
 
 
 @pytest.mark.parametrize("positions", ["compact", "original"])
@@ -81,7 +48,8 @@ def test_a_batch_answers_as_each_prompt_does_by_hand(method, positions):
     for row in range(4):
         if method == "random":  # draws anew for each picture of a call
             continue
-        answer, scores = by_hand(model, reducer, row, positions)
+        reduction = reduction_of(model, reducer, row)
+        answer, scores = by_hand(model, reduction, PROMPTS[row], positions, NEW)
         torch.testing.assert_close(logits[row], scores, atol=2e-4, rtol=1e-4)
         assert output.sequences[row, length:].tolist() == answer
         alone = inputs_of(row)

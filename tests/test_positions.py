@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toy import IMAGE, PATCHES, batch, pictures, prompt, tiny_llava
+from toy import batch, by_hand, pictures, prompt, tiny_llava
 
 import prumerge
 from prumerge import Settings
@@ -49,39 +49,9 @@ def test_stretching_is_even_to_the_rounding(count):
     assert all(abs(place - j * 575 / (count - 1)) <= 0.5 for j, place in enumerate(places))
 
 
-@torch.no_grad()
-def by_hand(model, reducer, row, kind):
-    """Answer one prompt through the bare language model: loops, no padding, no cache."""
-    embed, ids = model.get_input_embeddings(), PROMPTS[row]
+def expected_answer(model, reducer, row, kind):
     reduction = reducer.method(reducer.encode(pictures(4)[SHOWN[row]]))
-    parts, places, column, shown = [], [], 0, 0
-    while column < len(ids):
-        if ids[column] != IMAGE:
-            parts.append(embed(torch.tensor([ids[column]])))
-            places.append(column)
-            column += 1
-            continue
-        tokens, patches = reduction.tokens[shown], reduction.positions[shown].tolist()
-        if kind == "stretched":
-            step = (PATCHES - 1) / (len(tokens) - 1)
-            patches = [int(number * step + 0.5) for number in range(len(tokens))]
-        parts.append(model.model.multi_modal_projector(tokens))
-        places += [column + patch for patch in patches]
-        column, shown = column + PATCHES, shown + 1
-    if kind == "compact":
-        places, column = list(range(len(places))), len(places)
-    sequence, answer = torch.cat(parts)[None], []
-    for place in range(column, column + NEW):
-        hidden = model.model.language_model(
-            inputs_embeds=sequence,
-            attention_mask=torch.ones(sequence.shape[:2], dtype=torch.long),
-            position_ids=torch.tensor([places]),
-            use_cache=False,
-        ).last_hidden_state
-        answer.append(int(model.lm_head(hidden[0, -1]).argmax()))
-        sequence = torch.cat([sequence, embed(torch.tensor([[answer[-1]]]))], dim=1)
-        places.append(place)
-    return answer
+    return by_hand(model, reduction, PROMPTS[row], kind, NEW)[0]
 
 
 @pytest.mark.parametrize("order", ["attention", "raster"])
@@ -90,7 +60,7 @@ def test_a_padded_batch_with_cache_answers_as_each_prompt_by_hand(kind, order):
     model = tiny_llava()
     settings = {"positions": kind, "order": order, "spatial_factor": 1}
     with prumerge.attach(model, "prumerge+", **settings) as reducer:
-        expected = [by_hand(model, reducer, row, kind) for row in range(3)]
+        expected = [expected_answer(model, reducer, row, kind) for row in range(3)]
         assert answers(model, inputs_of(0, 1, 2)) == expected
         assert len(set(reducer.kept)) > 1
         assert answers(model, inputs_of(0, 1, 2, side="right")) == expected

@@ -12,6 +12,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from prumerge import Reduction
+
 PATCHES = 16
 SIZE = 28
 VOCABULARY = 48
@@ -111,3 +113,59 @@ def batch(*prompts: list[int], side: str = "left") -> dict[str, Tensor]:
         rows.append(pad + ids if side == "left" else ids + pad)
         masks.append([0] * gap + ones if side == "left" else ones + [0] * gap)
     return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(masks)}
+
+
+@torch.no_grad()
+def by_hand(
+    model: LlavaForConditionalGeneration,
+    reduction: Reduction | None,
+    ids: list[int],
+    positions: str,
+    new_tokens: int,
+) -> tuple[list[int], Tensor]:
+    """Answer one prompt through the bare language model: no padding, no cache, no generate().
+
+    Args:
+        model: Its projector, embeddings and language model are used.
+        reduction: Of the prompt's pictures, in their order; None where it shows none.
+        ids: The prompt.
+        positions: ``compact``, ``original`` or ``stretched``.
+        new_tokens: Length of the answer.
+
+    Returns:
+        The greedy answer, and the logits of each of its tokens.
+    """
+    embed = model.get_input_embeddings()
+    parts, places, column, shown = [], [], 0, 0
+    while column < len(ids):
+        if ids[column] != IMAGE:
+            parts.append(embed(torch.tensor([ids[column]])))
+            places.append(column)
+            column += 1
+            continue
+        tokens, patches = reduction.tokens[shown], reduction.positions[shown].tolist()
+        if positions == "stretched":
+            step = (PATCHES - 1) / (len(tokens) - 1)
+            patches = [int(number * step + 0.5) for number in range(len(tokens))]
+        parts.append(model.model.multi_modal_projector(tokens))
+        places += [column + patch for patch in patches]
+        column, shown = column + PATCHES, shown + 1
+    if positions == "compact":
+        places, column = list(range(len(places))), len(places)
+    return _continue_greedily(model, torch.cat(parts), places, column, new_tokens)
+
+
+def _continue_greedily(model, sequence, places, column, new_tokens):
+    embed, answer, logits = model.get_input_embeddings(), [], []
+    for place in range(column, column + new_tokens):
+        hidden = model.model.language_model(
+            inputs_embeds=sequence[None],
+            attention_mask=torch.ones(1, len(sequence), dtype=torch.long),
+            position_ids=torch.tensor([places]),
+            use_cache=False,
+        ).last_hidden_state
+        logits.append(model.lm_head(hidden[0, -1]))
+        answer.append(int(logits[-1].argmax()))
+        sequence = torch.cat([sequence, embed(torch.tensor(answer[-1:]))])
+        places = [*places, place]
+    return answer, torch.stack(logits)

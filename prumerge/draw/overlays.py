@@ -65,22 +65,17 @@ def attention(
     that patches with a tenth of the largest score still show.
 
     Args:
-        axes: Where to.
-        pixels: The picture as the encoder sees it.
+        axes, pixels, grid, title: As for :func:`picture`.
         scores: Attention each patch receives, in raster order; at least 0.
-        grid: Rows and columns of patches.
-        title: A few words above it.
 
     Returns:
         ``axes``.
     """
     grey = (pixels.mean(axis=2, keepdims=True) * 0.6).repeat(3, axis=2).astype(np.uint8)
-    picture(axes, grey, grid, title)
     shares = np.sqrt(scores / max(float(scores.max()), np.finfo(np.float32).tiny)).reshape(grid)
     colours = plt.get_cmap(HEAT)(shares)
     colours[..., 3] = 0.25 + 0.7 * shares
-    axes.imshow(colours, extent=_extent(grid), interpolation="nearest")
-    return axes
+    return _cover(picture(axes, grey, grid, title), colours)
 
 
 def kept(
@@ -93,20 +88,16 @@ def kept(
     """Draw a picture with its kept patches outlined and the dropped ones dimmed.
 
     Args:
-        axes: Where to.
-        pixels: The picture as the encoder sees it.
+        axes, pixels, grid, title: As for :func:`picture`.
         reason: Why each patch stays, 0 where it does not; see :class:`prumerge.Selection`.
-        grid: Rows and columns of patches.
-        title: A few words above it.
 
     Returns:
         ``axes``. The colours are those of :data:`REASONS`; :func:`legend` explains them.
     """
-    picture(axes, pixels, grid, title)
     reason = reason.reshape(grid)
     shade = np.zeros((*grid, 4))
     shade[..., 3] = DIMMED * (reason == DROPPED)
-    axes.imshow(shade, extent=_extent(grid), interpolation="nearest")
+    _cover(picture(axes, pixels, grid, title), shade)
     for code, (_, colour) in REASONS.items():
         outline(axes, reason == code, colour)
     return axes
@@ -154,6 +145,12 @@ def legend(figure: Figure, reasons: Sequence[int] = (OUTLIER, SPATIAL, FILL)) ->
     handles.append(Line2D([], [], color="#555555", lw=5, label="dropped"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
+
+
+def _cover(axes: Axes, colours: Float[np.ndarray, "rows columns 4"]) -> Axes:
+    """Lay one translucent colour over each patch of a drawn picture."""
+    axes.imshow(colours, extent=_extent(colours.shape[:2]), interpolation="nearest")
+    return axes
 
 
 def _extent(grid: tuple[int, int]) -> tuple[int, int, int, int]:

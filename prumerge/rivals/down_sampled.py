@@ -14,11 +14,12 @@ from torch import Tensor
 
 from prumerge.methods import register
 from prumerge.reduction import SPATIAL, Reduction
-from prumerge.rivals.shared import PLAIN, add_means, counts_to_keep, cut
+from prumerge.rivals.shared import PLAIN, counts_to_keep, cut
 from prumerge.scores import Encoded
 from prumerge.selection import arrange
 from prumerge.settings import Settings
 from prumerge.spatial import keep_lattice
+from prumerge.supplement import weighted_sums
 
 
 def area_weights(
@@ -82,4 +83,4 @@ def pool_features(encoded: Encoded, settings: Settings) -> Reduction:
     selection = arrange((marks * SPATIAL).to(torch.int8), encoded.scores, settings)
     order = selection.order.clamp(min=0)
     weights = area_weights(marks.unflatten(1, encoded.grid), order)
-    return cut(selection, add_means(encoded.features, order, weights))
+    return cut(selection, weighted_sums(encoded.features, weights).to(encoded.features.dtype))

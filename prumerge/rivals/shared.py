@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Int8, Int64
 from torch import Tensor
 
-from prumerge.neighbours import take
 from prumerge.outliers import count_outliers
 from prumerge.reduction import Reduction, Selection, reduce_to
 from prumerge.scores import Encoded
@@ -78,28 +77,6 @@ def members(
         True where a patch goes into a token.
     """
     return owner[:, None, :] == order[..., None]
-
-
-def add_means(
-    features: Float[Tensor, "images patches width"],
-    order: Int64[Tensor, "images kept"],
-    weights: Float[Tensor, "images kept patches"],
-    own: bool = False,
-) -> Float[Tensor, "images kept width"]:
-    """Return weighted sums of features, taken in at least float32.
-
-    Args:
-        features: Visual tokens.
-        order: Kept patches; padded with any patch.
-        weights: Of each patch in each token.
-        own: Add the kept patch's own feature.
-
-    Returns:
-        Tokens in the type of ``features``.
-    """
-    precise = torch.promote_types(features.dtype, torch.float32)
-    sums = weights.to(precise) @ features.to(precise)
-    return (sums + take(features, order) if own else sums).to(features.dtype)
 
 
 def cut(selection: Selection, tokens: Float[Tensor, "images kept width"]) -> Reduction:

@@ -17,10 +17,11 @@ from torch.nn.functional import normalize
 
 from prumerge.methods import register
 from prumerge.reduction import DISTINCT, Reduction
-from prumerge.rivals.shared import PLAIN, add_means, counts_to_keep, cut, members
+from prumerge.rivals.shared import PLAIN, counts_to_keep, cut, members
 from prumerge.scores import Encoded
 from prumerge.selection import arrange, rank_scores
 from prumerge.settings import Settings
+from prumerge.supplement import weighted_sums
 
 
 def merge_alike(
@@ -111,4 +112,4 @@ def merge_tokens(encoded: Encoded, settings: Settings) -> Reduction:
     order = selection.order.clamp(min=0)
     weights = members(owner, order).float()
     weights = weights / weights.sum(dim=-1, keepdim=True)
-    return cut(selection, add_means(encoded.features, order, weights))
+    return cut(selection, weighted_sums(encoded.features, weights).to(encoded.features.dtype))

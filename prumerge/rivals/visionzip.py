@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prumerge.methods import register
+from prumerge.neighbours import take
 from prumerge.reduction import OUTLIER, SPATIAL, Reduction
-from prumerge.rivals.shared import HEAD_MEAN, add_means, counts_to_keep, cut, members
+from prumerge.rivals.shared import HEAD_MEAN, counts_to_keep, cut, members
 from prumerge.scores import Encoded
 from prumerge.selection import arrange, rank_scores
 from prumerge.settings import Settings
+from prumerge.supplement import weighted_sums
 
 # Published: 162 + 30 of 192 tokens, 108 + 20 of 128, 54 + 10 of 64.
 DOMINANT_SHARE = 27 / 32
@@ -114,8 +116,9 @@ def zip_tokens(encoded: Encoded, settings: Settings) -> Reduction:
     order = selection.order.clamp(min=0)
     gathered = members(owner, order).float()
     gathered = gathered / gathered.sum(dim=-1, keepdim=True).clamp(min=1)
-    tokens = add_means(encoded.features, order, gathered, own=True)
-    return _lead(encoded, cut(selection, tokens), with_class)
+    features = encoded.features
+    tokens = weighted_sums(features, gathered) + take(features, order)
+    return _lead(encoded, cut(selection, tokens.to(features.dtype)), with_class)
 
 
 def _lead(encoded: Encoded, reduction: Reduction, with_class: Tensor) -> Reduction:
