@@ -3,7 +3,7 @@
     encode            features, keys and scores of pictures; runs no block that is not needed
     class_attention   softmax(q_class K^T): full width (release) or mean over heads
     received          mean attention from all patches, where there is no class token
-    weigh_by_values   times the length of the patch's value
+    read_states       the same from hidden states that are at hand
 
 LLaVA feeds the features that *enter* the encoder's last block to the language model (feature layer
 -2). The release takes queries and keys from that same last block, so both follow from the features
@@ -19,6 +19,7 @@ Shapes
 Source: LLaVA-PruMerge, arXiv 2403.15388, equation of the class attention.
 """
 
+import dataclasses
 import functools
 
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from prumerge.encoded import Encoded
 from prumerge.encoder import hidden_states, needed_layers, open_tower, shrunk_features
 from prumerge.settings import Settings
+from prumerge.values import weigh_by_values
 
 __all__ = ["Encoded", "class_attention", "encode", "received_attention", "weigh_by_values"]
 
@@ -93,30 +95,6 @@ def received_attention(
     return total / heads
 
 
-def weigh_by_values(
-    scores: Float[Tensor, "images patches"], values: Float[Tensor, "images patches width"]
-) -> Float[Tensor, "images patches"]:
-    """Weigh the attention a patch receives by how much it hands on: the length of its value.
-
-    Args:
-        scores: Attention each patch receives.
-        values: Values of the patches, heads side by side.
-
-    Returns:
-        Products in float32, each row divided by its sum.
-
-    Source:
-        Not in the paper; the score of ATS, :mod:`prumerge.rivals.ats`.
-
-    Example:
-        >>> values = torch.tensor([[[3.0, 4.0], [0.0, 5.0], [10.0, 0.0]]])
-        >>> weigh_by_values(torch.tensor([[0.4, 0.2, 0.2]]), values).tolist()
-        [[0.4, 0.2, 0.4]]
-    """
-    products = scores.float() * values.float().norm(dim=-1)
-    return products / products.sum(dim=1, keepdim=True)
-
-
 def encode(
     vision_tower: nn.Module,
     pixel_values: Float[Tensor, "images channels height width"],
@@ -146,38 +124,58 @@ def encode(
     """
     settings = settings or Settings()
     tower = open_tower(vision_tower)
-    has_class = hasattr(tower.embeddings, "class_embedding")
-    if settings.score != "received" and not has_class:
-        raise ValueError(
-            f"score={settings.score!r} needs a class token and {type(tower).__name__} has none: "
-            "use score='received'"
-        )
-    blocks = tower.encoder.layers
-    layers = needed_layers(settings, feature_layer, len(blocks))
+    layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
+    _check_class_token(tower, settings)
     hidden = hidden_states(tower, pixel_values, set(layers))
+    again = functools.partial(shrunk_features, tower, pixel_values, layers[0])
+    grid = tuple(side // tower.config.patch_size for side in pixel_values.shape[-2:])
+    return dataclasses.replace(read_states(tower, hidden, layers, settings, grid), at_grid=again)
+
+
+def read_states(
+    tower: nn.Module,
+    hidden: dict[int, Tensor],
+    layers: tuple[int, int, int],
+    settings: Settings,
+    grid: tuple[int, int],
+) -> Encoded:
+    """Score patches from hidden states that are at hand; :func:`encode` without the blocks.
+
+    Args:
+        tower: As :func:`prumerge.encoder.open_tower` finds it.
+        hidden: The hidden states of ``layers``, class token included.
+        layers: Of features, scores and keys, from :func:`prumerge.encoder.needed_layers`.
+        settings: ``score`` and ``softmax_class`` are read.
+        grid: Rows and columns of patches.
+
+    Returns:
+        Features, keys and scores; the pictures themselves are not at hand.
+    """
+    _check_class_token(tower, settings)
+    blocks, heads = tower.encoder.layers, tower.config.num_attention_heads
     features, score_input, key_input = (hidden[layer] for layer in layers)
-    first = int(has_class)
+    first = int(hasattr(tower.embeddings, "class_embedding"))
     _, score_layer, key_layer = layers
     queries, score_keys = _queries_and_keys(blocks[score_layer], score_input, settings, first)
     keys = score_keys
     if key_layer != score_layer:
         block = blocks[key_layer]
         keys = block.self_attn.k_proj(block.layer_norm1(key_input))
-    heads = tower.config.num_attention_heads
     scores = _score(queries, score_keys, settings, first, heads)
     if settings.score == "value_weighted":
         block = blocks[score_layer]
         values = block.self_attn.v_proj(block.layer_norm1(score_input[:, first:]))
         scores = weigh_by_values(scores, values)
-    return Encoded(
-        features=features[:, first:],
-        keys=keys[:, first:],
-        scores=scores,
-        grid=tuple(side // tower.config.patch_size for side in pixel_values.shape[-2:]),
-        class_feature=features[:, 0] if has_class else None,
-        heads=heads,
-        at_grid=functools.partial(shrunk_features, tower, pixel_values, layers[0]),
-    )
+    class_feature = features[:, 0] if first else None
+    return Encoded(features[:, first:], keys[:, first:], scores, grid, class_feature, heads)
+
+
+def _check_class_token(tower: nn.Module, settings: Settings) -> None:
+    if settings.score != "received" and not hasattr(tower.embeddings, "class_embedding"):
+        raise ValueError(
+            f"score={settings.score!r} needs a class token and {type(tower).__name__} has none: "
+            "use score='received'"
+        )
 
 
 def _queries_and_keys(
