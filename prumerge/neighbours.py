@@ -12,6 +12,7 @@ Source: LLaVA-PruMerge, arXiv 2403.15388, step "token supplement" (TS), nearest 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
 
@@ -19,31 +20,38 @@ def nearest(
     similarity: Float[Tensor, "images kept patches"],
     allowed: Bool[Tensor, "images kept patches"],
     neighbours: int,
-) -> Bool[Tensor, "images kept patches"]:
-    """Mark the most similar allowed patches of each kept one.
+) -> tuple[Int64[Tensor, "images kept neighbours"], Bool[Tensor, "images kept neighbours"]]:
+    """Find the most similar allowed patches of each kept one.
 
     Args:
         similarity: Of each kept patch to every patch; larger is nearer, no unit.
         allowed: Patches that may be a neighbour.
-        neighbours: Patches to mark per kept one, at least 1.
+        neighbours: Patches to find per kept one, at least 1; no more than there are patches.
 
     Returns:
-        True at ``neighbours`` patches, or at all allowed ones where there are fewer. Among
-        equally similar patches the first ones in the raster are marked.
+        The patches, in no particular order, and True where one is allowed: where too few are,
+        others fill up. Among equally similar patches the first ones in the raster are found.
 
     Example:
         >>> similarity = torch.tensor([[[0.2, 0.9, 0.2, 0.2]]])
-        >>> nearest(similarity, similarity < 1, neighbours=2).int().tolist()
-        [[[1, 1, 0, 0]]]
+        >>> sorted(nearest(similarity, similarity < 1, neighbours=2)[0].flatten().tolist())
+        [0, 1]
     """
-    similarity = similarity.masked_fill(~allowed, -torch.inf)
-    wanted = min(neighbours, similarity.shape[-1])
-    # The value of the last neighbour does not depend on how a device breaks ties; the patches do.
-    last = similarity.topk(wanted, dim=-1).values[..., -1:]
-    nearer = similarity > last
-    tied = similarity == last
-    places = wanted - nearer.sum(dim=-1, keepdim=True)
-    return (nearer | (tied & (tied.cumsum(dim=-1, dtype=torch.int32) <= places))) & allowed
+    ranks = _order_like(similarity.masked_fill(~allowed, -torch.inf))
+    wanted = min(neighbours, ranks.shape[-1])
+    places = ranks.topk(wanted, dim=-1, sorted=False).indices
+    return places, allowed.gather(-1, places)
+
+
+def _order_like(values: Float[Tensor, "... patches"]) -> Int64[Tensor, "... patches"]:
+    """Return whole numbers that order like the values, and no two of them equal: first is larger.
+
+    topk breaks ties as it likes, differently on each device. Among these there are none.
+    """
+    bits = (values + 0.0).view(torch.int32)  # -0 + 0 is 0
+    bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))  # negative floats count backwards
+    from_the_end = torch.arange(values.shape[-1] - 1, -1, -1, device=values.device)
+    return bits.long().bitwise_left_shift_(32).bitwise_or_(from_the_end)
 
 
 def key_similarity(
@@ -66,13 +74,17 @@ def key_similarity(
         are equally long.
     """
     keys = keys.float()
-    if kind == "cosine":
-        keys = normalize(keys, dim=-1)
-    return take(keys, order) @ keys.transpose(1, 2)
+    kept = take(keys, order)
+    if kind == "dot":
+        return kept @ keys.transpose(1, 2)
+    # Dividing the products by the lengths spares a copy of all keys.
+    lengths = vector_norm(keys, dim=-1).clamp(min=1e-12)
+    return (normalize(kept, dim=-1) @ keys.transpose(1, 2)).div_(lengths[:, None])
 
 
 def take(
     values: Float[Tensor, "images patches width"], order: Int64[Tensor, "images kept"]
 ) -> Float[Tensor, "images kept width"]:
     """Pick the rows of ``values`` that ``order`` names, in its order."""
-    return values.gather(1, order[..., None].expand(-1, -1, values.shape[-1]))
+    images = torch.arange(len(order), device=order.device)
+    return values[images[:, None], order]  # whole rows: gather would pick number by number

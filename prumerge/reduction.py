@@ -152,11 +152,11 @@ def reduce_to(
 
 def _append(tokens: Tensor, order: Tensor, counts: Tensor, extra: Tensor, place: int) -> tuple:
     """Put one more token behind the last one of each row; rows end at different columns."""
-    columns = torch.arange(order.shape[1] + 1, device=order.device)
-    here = columns == counts[:, None]
-    order = torch.nn.functional.pad(order, (0, 1)).masked_fill(here, place)
-    tokens = torch.nn.functional.pad(tokens, (0, 0, 0, 1))
-    return torch.where(here[..., None], extra[:, None], tokens), order
+    pad = torch.nn.functional.pad
+    here = counts[:, None]
+    order = pad(order, (0, 1)).scatter_(1, here, place)
+    here = here[..., None].expand(-1, 1, tokens.shape[-1])
+    return pad(tokens, (0, 0, 0, 1)).scatter_(1, here, extra[:, None]), order
 
 
 def _check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:

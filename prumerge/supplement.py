@@ -2,8 +2,8 @@
 
 Keys say which patches are alike. Each kept patch takes up the features of its nearest neighbours,
 weighted by their attention; one extra token may carry what all dropped patches hold together.
-All sums are products of a weight matrix with the *original* features (D15: paper and release
-agree that a merge never reads merged features), so no patch has to wait for another.
+All sums are weighted sums of the *original* features (D15: paper and release agree that a merge
+never reads merged features), so no patch has to wait for another.
 
 Shapes
     images   pictures in the batch
@@ -17,6 +17,7 @@ Source: LLaVA-PruMerge, arXiv 2403.15388, step "token supplement" (TS).
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from prumerge.neighbours import key_similarity, nearest, take
 from prumerge.settings import Settings
@@ -29,21 +30,22 @@ def merge_weights(
     candidates: Bool[Tensor, "images patches"],
     neighbours: int = 32,
     normalise: bool = False,
-) -> Float[Tensor, "images kept patches"]:
-    """Return how much of each patch is added to each kept one.
+) -> tuple[Int64[Tensor, "images kept neighbours"], Float[Tensor, "images kept neighbours"]]:
+    """Return which patches are added to each kept one, and how much of each.
 
-    The weight of a neighbour is its own attention score; of any other patch zero.
+    The weight of a neighbour is its own attention score.
 
     Args:
         similarity: Of kept to all patches.
         scores: Attention each patch receives.
         order: Kept patches; a patch is never its own neighbour.
         candidates: Patches that may be merged into others.
-        neighbours: Patches merged into each kept one.
-        normalise: Divide each row by its sum.
+        neighbours: Patches merged into each kept one, at least 1.
+        normalise: Divide the weights of each kept patch by their sum.
 
     Returns:
-        Weights; a row without candidates is zero.
+        Patches and weights. Where there are too few candidates, other patches fill up, with
+        weight zero.
 
     Source:
         Paper, sum of the token supplement; D7 to D9. One patch may be merged into many: the
@@ -51,8 +53,10 @@ def merge_weights(
     """
     patches = torch.arange(scores.shape[1], device=scores.device)
     allowed = candidates[:, None, :] & (patches != order[..., None])
-    weights = nearest(similarity, allowed, neighbours) * scores.float()[:, None, :]
-    return _normalised(weights) if normalise else weights
+    near, found = nearest(similarity, allowed, neighbours)
+    every = scores.float()[:, None].expand(-1, near.shape[1], -1)
+    weights = every.gather(2, near) * found
+    return near, _normalised(weights) if normalise else weights
 
 
 def weighted_sums(
@@ -146,16 +150,29 @@ def merge(
         >>> merge(features, features, scores, torch.tensor([[0]]), kept, settings).tolist()
         [[[1.5, 0.5]]]
     """
-    own = take(features, order)
     if settings.neighbours == 0:
-        return own
-    similarity = key_similarity(keys, order, settings.similarity)
+        return take(features, order)
+    # Which patches are alike is a decision: no gradient passes through it.
+    similarity = key_similarity(keys.detach(), order, settings.similarity)
     candidates = ~kept if settings.candidates == "pruned" else torch.ones_like(kept)
-    weights = merge_weights(
+    near, weights = merge_weights(
         similarity, scores, order, candidates, settings.neighbours, settings.normalise_weights
     )
     stays = settings.own_term | (weights == 0).all(dim=-1, keepdim=True)
-    return (weighted_sums(features, weights) + own * stays).to(features.dtype)
+    near = torch.cat([order[..., None], near], dim=-1)
+    weights = torch.cat([stays.to(weights.dtype), weights], dim=-1)
+    return _sums_of_few(features, near, weights).to(features.dtype)
+
+
+def _sums_of_few(features: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    """Sum few patches for each token: gathered and summed in one go, with no copy of them."""
+    precise = torch.promote_types(features.dtype, torch.float32)
+    table = features.to(precise).flatten(0, 1)  # the patches of all pictures, end to end
+    first = torch.arange(0, len(table), features.shape[1], device=places.device)
+    rows = (places + first[:, None, None]).flatten(0, 1)
+    shares = weights.to(precise).flatten(0, 1)
+    sums = embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
+    return sums.unflatten(0, places.shape[:2])
 
 
 def _normalised(weights: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ def test_more_neighbours_than_patches_take_all_others():
 def test_equally_similar_patches_go_by_index(device):
     similarity = torch.tensor([[[0.5, 0.9, 0.5, 0.5, 0.1]]], device=device)
     allowed = torch.ones_like(similarity, dtype=torch.bool)
-    marked = [nearest(similarity, allowed, count)[0, 0].tolist() for count in range(1, 6)]
-    assert [[i for i, mark in enumerate(row) if mark] for row in marked] == [
+    found = [nearest(similarity, allowed, count)[0] for count in range(1, 6)]
+    assert [sorted(places[0, 0].tolist()) for places in found] == [
         [1],
         [0, 1],
         [0, 1, 2],
@@ -86,10 +86,22 @@ def test_equally_similar_patches_go_by_index(device):
     ]
 
 
-def test_patches_that_are_not_allowed_are_never_marked():
+def test_patches_that_are_not_allowed_only_fill_up():
     similarity = torch.tensor([[[0.5, 0.9, 0.5]]])
     allowed = torch.tensor([[[True, False, False]]])
-    assert nearest(similarity, allowed, 2)[0, 0].tolist() == [True, False, False]
+    places, found = nearest(similarity, allowed, 2)
+    assert places[found].tolist() == [0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nearest_patches_are_those_of_a_stable_sort(device):
+    """Also among equals, zeros of both signs, negative and infinite similarities."""
+    values = torch.tensor([0.0, -0.0, 0.5, -0.5, 2.0**-126, -(2.0**-126), torch.inf, -3.0e38])
+    drawn = torch.randint(len(values), (2, 50, 40), generator=torch.Generator().manual_seed(0))
+    similarity = values[drawn].to(device)
+    expected = similarity.sort(dim=-1, descending=True, stable=True).indices[..., :9]
+    places, found = nearest(similarity, torch.ones_like(similarity, dtype=torch.bool), 9)
+    assert torch.equal(places.sort().values, expected.sort().values) and found.all()
 
 
 def test_a_key_of_zeros_is_similar_to_nothing():
