@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from prumerge.adapters import adapter_fingerprint, apply_adapter
 from prumerge.asking import prompt_of
 from prumerge.evaluation.options import Options
 from prumerge.llava import attach
@@ -78,6 +79,9 @@ class Answerer:
     def __init__(self, options: Options, device: str) -> None:
         self.options = options
         self.model, self.processor = load(options.pretrained, device, options.dtype)
+        adapter = options.adapter
+        if adapter:
+            self.model = apply_adapter(self.model, adapter)
         reducer = options.reducer()
         self.attachment = attach(self.model, reducer) if reducer else None
         self.identity: dict[str, Any] = {
@@ -88,6 +92,7 @@ class Answerer:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "do_pad": options.do_pad,
             "conversation": options.conversation,
+            "adapter": f"{adapter} ({adapter_fingerprint(adapter)})" if adapter else None,
         }
 
     def prompt(self, question: str) -> str:

@@ -32,6 +32,8 @@ class Options:
             False leaves it at the processor's centre crop, which cuts off edges.
         conversation: ``template`` of the checkpoint, or ``vicuna_v1``: the same with LLaVA-1.5's
             sentences about a curious user in front, as its authors evaluated.
+        adapter: PEFT folder or hub id, best with a revision behind ``@``, merged into the weights;
+            see :mod:`prumerge.adapters`.
         answers: Folder of the journal: answers found there are not asked again. None keeps none.
 
     Raises:
@@ -46,6 +48,7 @@ class Options:
     dtype: str | None = None
     do_pad: bool = True
     conversation: str = "template"
+    adapter: str | None = None
     answers: str | None = None
 
     def __post_init__(self) -> None:

@@ -84,6 +84,7 @@ def parameters_of(model: PruMergeLlava) -> dict[str, Any]:
     return {
         "model": options.pretrained,
         "weights": identity["weights"],
+        "adapter": identity["adapter"],
         "method": options.method,
         **settings,
         "do_pad": options.do_pad,

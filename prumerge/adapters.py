@@ -1,0 +1,142 @@
+"""Tuned adapters by name: a PEFT folder or a hub id, put into a stock LLaVA.
+
+    apply_adapter   into a loaded model: checked key by key, merged into the weights
+    open_adapter    the folder of a name; nothing but configs and safetensors is fetched
+
+LoRA archives in LLaVA's own format are another matter: see :mod:`prumerge.llava_adapters`.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import nn
+from transformers import LlavaForConditionalGeneration
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
+NON_LORA = "non_lora_trainables"
+UNPICKLE = (
+    "a pickle, which can run code when it is opened. Rewrite it once, where you trust it: "
+    "torch.load('{name}.bin', weights_only=True), then "
+    "safetensors.torch.save_file(..., '{name}.safetensors')"
+)
+
+
+def open_adapter(name: str | Path) -> Path:
+    """Find an adapter's folder, and fetch it where it is a hub id.
+
+    Args:
+        name: A folder, or a hub id such as ``owner/name``, best with a revision behind an ``@``.
+
+    Returns:
+        A folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Raises:
+        ValueError: If it is neither, if a file is missing, or if the weights are pickled: those
+            are never opened.
+    """
+    folder, shown = Path(name), str(name)
+    if not folder.exists():
+        folder = _fetch(shown)
+    if not (folder / CONFIG).exists():
+        raise ValueError(f"adapter {shown} holds no {CONFIG}: name a folder that PEFT has saved")
+    for stem in (PICKLED.removesuffix(".bin"), NON_LORA):
+        if (folder / f"{stem}.bin").exists() and not (folder / f"{stem}.safetensors").exists():
+            raise ValueError(f"adapter {shown}: {stem}.bin is {UNPICKLE.format(name=stem)}")
+    if not (folder / WEIGHTS).exists():
+        raise ValueError(
+            f"adapter {shown} holds no {WEIGHTS}: safetensors only; a .bin is {UNPICKLE}".format(
+                name="adapter_model"
+            )
+        )
+    return folder
+
+
+def _fetch(name: str) -> Path:
+    source, _, revision = name.partition("@")
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ValueError(
+            f"no adapter {name!r}: give an existing folder, or a hub id 'owner/name@revision'"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        wanted = ["*.json", "*.safetensors"]
+        found = snapshot_download(source, revision=revision or None, allow_patterns=wanted)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ValueError(
+            f"adapter {name!r} cannot be fetched ({type(error).__name__}): check id and revision, "
+            "set HF_HUB_OFFLINE=0, or name a folder"
+        ) from error
+    return Path(found)
+
+
+def apply_adapter(
+    model: LlavaForConditionalGeneration, name: str | Path
+) -> LlavaForConditionalGeneration:
+    """Merge a PEFT adapter into a stock LLaVA.
+
+    Args:
+        model: As :func:`prumerge.models.load` returns it. Its weights are changed.
+        name: As for :func:`open_adapter`.
+
+    Returns:
+        The model, a stock one still, so that :func:`prumerge.attach` and everything else work.
+
+    Raises:
+        ValueError: If the adapter does not fit: made for other layers, other sizes, another kind
+            of model, or in LLaVA's own format. The message names adapter and layer.
+    """
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    folder = open_adapter(name)
+    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+        keys = list(weights.keys())
+    if not keys or (folder / f"{NON_LORA}.safetensors").exists() or _in_llava_format(keys):
+        raise ValueError(_other_format(name, folder, keys))
+    try:
+        tuned = get_peft_model(model, PeftConfig.from_pretrained(folder))
+        told = set_peft_model_state_dict(tuned, load_peft_weights(str(folder), device="cpu"))
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"adapter {name} does not fit {_called(model)}: {reason}") from error
+    lost = [key for key in told.missing_keys if "lora_" in key or "modules_to_save" in key]
+    if told.unexpected_keys or lost:
+        first = (told.unexpected_keys or lost)[0]
+        raise ValueError(
+            f"adapter {name} does not fit {_called(model)}: {len(told.unexpected_keys)} of its "
+            f"weights have no place there and {len(lost)} places get none, such as {first}: "
+            "name the model it was tuned on"
+        )
+    return tuned.merge_and_unload(safe_merge=True)
+
+
+def adapter_fingerprint(name: str | Path) -> str:
+    """Name an adapter's weights, so that results of two adapters can be told apart."""
+    return hashlib.sha256((open_adapter(name) / WEIGHTS).read_bytes()).hexdigest()[:12]
+
+
+def _called(model: nn.Module) -> str:
+    return getattr(model.config, "_name_or_path", "") or type(model).__name__
+
+
+def _in_llava_format(keys: list[str]) -> bool:
+    """LLaVA's own classes have ``model.layers`` where transformers has ``language_model``."""
+    return any(".model.layers." in key for key in keys) and not any(
+        "language_model" in key for key in keys
+    )
+
+
+def _other_format(name: str | Path, folder: Path, keys: list[str]) -> str:
+    if not keys:
+        return f"adapter {name} is empty: {WEIGHTS} holds no weights"
+    base = json.loads((folder / CONFIG).read_text()).get("base_model_name_or_path")
+    return (
+        f"adapter {name} is a LoRA in LLaVA's own format, trained on {base!r} and not on a LLaVA: "
+        "its changes belong to that language model's weights. Convert it first: "
+        f"python -m prumerge.finetuning convert --adapter {name} --help"
+    )

@@ -1,0 +1,146 @@
+"""Adapters by name: the same logits on a stock model, and every refusal with its reason."""
+
+import json
+
+import pytest
+import torch
+from evaluated import save_tiny
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from toy import batch, pictures, prompt, tiny_llava
+
+import prumerge
+from prumerge.adapters import adapter_fingerprint, apply_adapter, open_adapter
+
+TARGETS = r".*language_model.*_proj"
+
+
+def save_adapter(folder, model=None, **options):
+    """Save a random adapter as PEFT does, and return the tuned model."""
+    options = {"target_modules": TARGETS, "modules_to_save": ["multi_modal_projector"]} | options
+    tuned = get_peft_model(model or tiny_llava(), LoraConfig(r=4, lora_alpha=8, **options))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise, alpha=0.2 if "lora_" in name else 0.05)
+    tuned.save_pretrained(folder)
+    return tuned.eval()
+
+
+def call(ids=(3, 5)):
+    return {**batch(prompt(*ids), prompt(2, 4)), "pixel_values": pictures(2)}
+
+
+def test_a_saved_adapter_gives_the_same_logits_on_a_stock_model(tmp_path):
+    tuned = save_adapter(tmp_path)
+    stock = tiny_llava()
+    with torch.no_grad():
+        before = stock(**call()).logits
+        loaded = apply_adapter(stock, tmp_path)
+        assert type(loaded) is type(tiny_llava())  # a stock model again, attach takes it
+        near = {"atol": 1e-4, "rtol": 1e-4}  # merged weights round differently
+        torch.testing.assert_close(loaded(**call()).logits, tuned(**call()).logits, **near)
+        assert (loaded(**call()).logits - before).abs().max() > 0.1
+        with (
+            prumerge.attach(loaded, "release", budget=5),
+            prumerge.attach(tuned.get_base_model(), "release", budget=5),
+        ):
+            torch.testing.assert_close(loaded(**call()).logits, tuned(**call()).logits, **near)
+
+
+def test_fingerprints_tell_adapters_apart(tmp_path):
+    save_adapter(tmp_path / "a")
+    save_adapter(tmp_path / "b", tiny_llava(seed=1))
+    assert adapter_fingerprint(tmp_path / "a") == adapter_fingerprint(tmp_path / "a")
+    assert adapter_fingerprint(tmp_path / "a") != adapter_fingerprint(tmp_path / "b")
+
+
+def _another_size(folder):
+    model = tiny_llava()
+    layer = model.model.language_model.layers[0].self_attn
+    layer.q_proj = torch.nn.Linear(40, 48, bias=False)
+    save_adapter(folder, model)
+
+
+def _other_layers(folder):
+    save_adapter(folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    weights = {name.replace("layers.2", "layers.7"): v for name, v in weights.items()}
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+def _no_such_modules(folder):
+    save_adapter(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config |= {"target_modules": ["c_attn"], "modules_to_save": None}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def _pickled(folder):
+    save_adapter(folder)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+
+
+def _empty(folder):
+    save_adapter(folder)
+    save_file({}, folder / "adapter_model.safetensors")
+
+
+def _no_config(folder):
+    save_adapter(folder)
+    (folder / "adapter_config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (_another_size, ("does not fit", "q_proj", "size mismatch")),
+        (_other_layers, ("of its weights have no place there", "layers.7")),
+        (_no_such_modules, ("does not fit", "c_attn")),
+        (_pickled, ("adapter_model.bin is a pickle", "safetensors.torch.save_file")),
+        (_empty, ("is empty",)),
+        (_no_config, ("holds no adapter_config.json",)),
+    ],
+)
+def test_an_adapter_that_cannot_be_used_is_refused_with_the_reason(tmp_path, spoil, words):
+    folder = tmp_path / "spoilt"
+    spoil(folder)
+    with pytest.raises(ValueError) as raised:
+        apply_adapter(tiny_llava(), folder)
+    assert all(word in str(raised.value) for word in (*words, str(folder))), str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere/there", "a/b/c"])
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
+    with pytest.raises(ValueError, match="give an existing folder, or a hub id"):
+        open_adapter(name)
+
+
+def test_a_hub_id_without_a_hub_says_what_to_check(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="cannot be fetched .* HF_HUB_OFFLINE=0"):
+        open_adapter("owner/adapter@0123abc")
+
+
+def test_the_evaluation_answers_with_the_adapter(tmp_path):
+    pytest.importorskip("lmms_eval")
+    from PIL import Image
+
+    from prumerge.evaluation.answering import Answerer
+    from prumerge.evaluation.options import read
+    from prumerge.models import load
+
+    name = save_tiny(tmp_path / "tiny")
+    save_adapter(tmp_path / "adapter", load(name)[0])
+    answerer = Answerer(
+        read({"pretrained": name, "adapter": str(tmp_path / "adapter"), "method": "release"}), "cpu"
+    )
+    assert answerer.attachment is not None
+    assert adapter_fingerprint(tmp_path / "adapter") in answerer.identity["adapter"]
+    plain = Answerer(read({"pretrained": name, "method": "release"}), "cpu")
+    assert plain.identity["adapter"] is None
+    picture, asked = [Image.new("RGB", (48, 48))], [plain.prompt("is there a red 7 ?")]
+    texts = [a.answer(picture, asked, {"max_new_tokens": 6})[0].text for a in (answerer, plain)]
+    assert texts[0] != texts[1]
