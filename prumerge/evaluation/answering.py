@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from PIL import Image
 from prumerge.adapters import adapter_fingerprint, apply_adapter
 from prumerge.asking import prompt_of
 from prumerge.evaluation.options import Options
+from prumerge.evaluation.sharing import distinct, pad_to_square, picture_arguments
 from prumerge.llava import attach
 from prumerge.models import load
 from prumerge.paths import MINI
@@ -34,31 +35,14 @@ class Answer:
         visual_tokens: Visual tokens the language model saw.
         input_tokens: Length of the prompt that the language model read, visual tokens included.
         output_tokens: Tokens generated, the end token included.
+        seconds: Its share of the time its batch took. Equal answers may have taken unequal times.
     """
 
     text: str
     visual_tokens: int
     input_tokens: int
     output_tokens: int
-
-
-def pad_to_square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """Pad a picture to a square, centred, as LLaVA-1.5 does before its encoder.
-
-    Args:
-        picture: Any size, red green blue.
-        colour: Of the border.
-
-    Returns:
-        The picture itself when it is square.
-    """
-    width, height = picture.size
-    if width == height:
-        return picture
-    edge = max(width, height)
-    square = Image.new("RGB", (edge, edge), colour)
-    square.paste(picture, ((edge - width) // 2, (edge - height) // 2))
-    return square
+    seconds: float = field(default=0.0, compare=False)
 
 
 class Answerer:
@@ -130,14 +114,14 @@ class Answerer:
             As many answers. They do not depend on which questions share a batch, except for
             methods that pool over it (``pooling="batch"``) and for rounding in half precision.
         """
+        shown, places = distinct(pictures)
         if self.options.do_pad:
             mean = self.processor.image_processor.image_mean
             colour = tuple(int(255 * value) for value in mean)
-            pictures = [pad_to_square(picture, colour) for picture in pictures]
-        inputs = self.processor(
-            images=list(pictures), text=list(prompts), padding=True, return_tensors="pt"
-        ).to(self.model.device, self.model.dtype)
+            shown = [pad_to_square(picture, colour) for picture in shown]
+        inputs, pixels = self._prepare(shown, places.tolist(), prompts)
         with torch.inference_mode():
+            inputs |= picture_arguments(self.model, self.attachment, pixels, places)
             output = self.model.generate(**inputs, do_sample=False, **generation)
         new = output[:, inputs["input_ids"].shape[1] :].cpu()
         if self.attachment is None:
@@ -152,6 +136,21 @@ class Answerer:
                 texts, visual, mask.sum(dim=1).tolist(), self._lengths(new), strict=True
             )
         ]
+
+    def _prepare(
+        self, shown: list[Image.Image], places: list[int], prompts: Sequence[str]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Prepare each picture once, and all prompts with a picture's room in each."""
+        mark = self.processor.image_token
+        # The processor wants as many prompts as pictures; it tells how much room one takes.
+        first = [prompts[places.index(place)] for place in range(len(shown))]
+        seen = self.processor(images=shown, text=first, padding=True, return_tensors="pt")
+        room = int((seen["input_ids"][0] == self.model.config.image_token_id).sum())
+        texts = [prompt.replace(mark, mark * room) for prompt in prompts]
+        words = self.processor.tokenizer(texts, padding=True, return_tensors="pt")
+        device = self.model.device
+        inputs = {name: words[name].to(device) for name in ("input_ids", "attention_mask")}
+        return inputs, seen["pixel_values"].to(device, self.model.dtype)
 
     def _lengths(self, new: torch.Tensor) -> list[int]:
         ends = self.model.generation_config.eos_token_id

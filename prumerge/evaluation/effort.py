@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class Effort:
-    """What the answers of one task took: visual tokens by item, and seconds for the fresh ones."""
+    """What the answers of one task took: visual tokens by item, seconds, and how many are new."""
 
     visual_tokens: dict[int, int] = field(default_factory=dict)
     fresh: int = 0
@@ -28,8 +28,8 @@ def summary(efforts: Sequence[Effort]) -> dict[str, Any]:
         efforts: One per task.
 
     Returns:
-        Columns of a row. The speed is that of answers given in this run, so None where all came
-        from a journal.
+        Columns of a row. Answers from a journal count with the seconds they took when they were
+        given, so a killed run that went on tells the speed of the whole.
     """
     tokens = [count for effort in efforts for count in effort.visual_tokens.values()]
     fresh, seconds = sum(e.fresh for e in efforts), sum(e.seconds for e in efforts)
@@ -40,5 +40,5 @@ def summary(efforts: Sequence[Effort]) -> dict[str, Any]:
         "tokens_max": max(tokens, default=None),
         "fresh_items": fresh,
         "seconds": seconds,
-        "images_per_s": fresh / seconds if seconds else None,
+        "images_per_s": len(tokens) / seconds if seconds else None,
     }

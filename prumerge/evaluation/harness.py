@@ -6,7 +6,7 @@ The harness's own LLaVA answers one question at a time and turns any exception i
 answer. This one batches, and an item that cannot be answered is named when all others are done.
 """
 
-import itertools
+import dataclasses
 import time
 from typing import Any
 
@@ -22,14 +22,15 @@ from tqdm import tqdm
 from prumerge.evaluation.answering import Answer, Answerer
 from prumerge.evaluation.effort import Effort
 from prumerge.evaluation.journal import Journal, key_of
+from prumerge.evaluation.memory import reset_peak
 from prumerge.evaluation.options import read
 from prumerge.evaluation.requests import (
     Question,
     generation_of,
-    picture_hash,
-    place_of,
+    in_order,
     report,
 )
+from prumerge.evaluation.sharing import picture_hash
 
 
 class PruMergeLlava(lmms):
@@ -61,6 +62,7 @@ class PruMergeLlava(lmms):
         )
         if device == "cuda" and self._world_size > 1:
             device = f"cuda:{self.accelerator.local_process_index}"
+        reset_peak(device)
         self.answerer = Answerer(self.options, device)
         self.journal = Journal(self.options.answers, f"answers-{self._rank}")
         self.efforts: dict[str, Effort] = {}
@@ -88,12 +90,10 @@ class PruMergeLlava(lmms):
             RuntimeError: After all other requests are answered, if some could not be: each is
                 named with its reason. With ``answers=FOLDER`` nothing done is lost.
         """
-        order = sorted(range(len(requests)), key=lambda i: place_of(requests[i].args))
         answers: dict[int, Answer] = {}
         failures: list[str] = []
         bar = tqdm(total=len(requests), unit="question", disable=self._rank != 0)
-        for _, alike in itertools.groupby(order, key=lambda i: place_of(requests[i].args)[:3]):
-            chosen = list(alike)
+        for chosen in in_order([r.args for r in requests], self.task_dict):
             for start in range(0, len(chosen), self.batch_size):
                 batch = chosen[start : start + self.batch_size]
                 answers |= self._answer({i: requests[i] for i in batch}, failures)
@@ -142,14 +142,13 @@ class PruMergeLlava(lmms):
             else:
                 answers[index] = known
         if waiting:
-            answers |= self._ask(waiting)
+            answers |= self._ask(waiting, started)
         for index, answer in answers.items():
             _, _, _, number, task, _ = requests[index].args
             effort = self.efforts.setdefault(task, Effort())
             effort.visual_tokens[number] = answer.visual_tokens
-        if waiting:
-            effort.fresh += len(waiting)
-            effort.seconds += time.perf_counter() - started
+            effort.seconds += answer.seconds
+            effort.fresh += index in waiting
         return answers
 
     def _question(self, request: Instance) -> Question:
@@ -172,7 +171,7 @@ class PruMergeLlava(lmms):
         )
         return Question(key, task, number, picture, prompt, generation, until)
 
-    def _ask(self, waiting: dict[int, Question]) -> dict[int, Answer]:
+    def _ask(self, waiting: dict[int, Question], started: float) -> dict[int, Answer]:
         questions = list(waiting.values())
         first = questions[0]
         try:
@@ -188,6 +187,8 @@ class PruMergeLlava(lmms):
                 f"{[q.item for q in questions]}; a smaller batch_size needs less memory"
             )
             raise
+        seconds = (time.perf_counter() - started) / len(questions)
+        given = [dataclasses.replace(answer, seconds=seconds) for answer in given]
         self.journal.keep(
             (q.key, a, {"task": q.task, "item": q.item})
             for q, a in zip(questions, given, strict=True)

@@ -1,13 +1,16 @@
 """What lmms-eval asks for, in the form the model needs it."""
 
-import hashlib
 import json
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 DEFAULT_NEW_TOKENS = 128  # as LLaVA-1.5's own evaluation, where a task names no limit
+PICTURE_COLUMNS = ("image_id", "image_source", "question_id")
+"""Columns that name a picture: of VQAv2 and TextVQA, of POPE, of MME."""
+
 _SHOWN_FAILURES = 5
 
 
@@ -34,19 +37,50 @@ class Question:
     until: list[str]
 
 
-def place_of(arguments: tuple[Any, ...]) -> tuple[str, str, str, int, int]:
-    """Sort requests: those that can share a batch together, the longest first.
+def in_order(requests: Sequence[tuple[Any, ...]], data: dict[str, Any]) -> list[list[int]]:
+    """Sort requests into groups that can share batches.
 
-    Long ones first, so that too large a batch fails at once and the time left is overestimated.
+    Within a group questions about one picture stand together, so that it is encoded once, and
+    pictures with long questions come first: then too large a batch fails at once, and the time
+    left is overestimated.
 
     Args:
-        arguments: A request's, for simple models.
+        requests: Their arguments, for simple models.
+        data: Rows by task and split, as the harness hands them to a model.
 
     Returns:
-        Task, split and generation options (equal within a batch), then length and item number.
+        Places of requests with equal task, split and generation options, group by group.
     """
-    context, raw, _, number, task, split = arguments
-    return task, split, json.dumps(raw, sort_keys=True, default=str), -len(context), number
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for place, (_, raw, _, _, task, split) in enumerate(requests):
+        options = json.dumps(raw, sort_keys=True, default=str)
+        groups.setdefault((task, split, options), []).append(place)
+    ordered = []
+    for (task, split, _), places in sorted(groups.items()):
+        names = picture_names(data[task][split])
+        longest: dict[Hashable, int] = {}
+        shown = {}
+        for place in places:
+            context, _, _, number, *_ = requests[place]
+            shown[place] = name = number if names is None else names[number]
+            longest[name] = max(longest.get(name, 0), len(context))
+        # The name settles ties as text, since columns hold numbers or texts.
+        ordered.append(sorted(places, key=lambda p: (-longest[shown[p]], str(shown[p]), p)))
+    return ordered
+
+
+def picture_names(rows: Any) -> list[Hashable] | None:
+    """Tell which questions are about the same picture, without opening pictures.
+
+    Args:
+        rows: A data set, or anything else.
+
+    Returns:
+        A name per row, from the first column that benchmarks name pictures in; None without.
+    """
+    columns = getattr(rows, "column_names", ())
+    column = next((name for name in PICTURE_COLUMNS if name in columns), None)
+    return None if column is None else list(rows[column])
 
 
 def generation_of(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -74,11 +108,6 @@ def generation_of(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         options.pop(name, None)
     options.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
     return options, [until] if isinstance(until, str) else list(until)
-
-
-def picture_hash(picture: Image.Image) -> str:
-    """Name a picture by its pixels."""
-    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:16]
 
 
 def report(failures: list[str], done: int, folder: str | None) -> str:

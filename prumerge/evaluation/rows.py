@@ -1,14 +1,12 @@
 """Results of the harness as tidy rows: one per score, with every parameter beside it."""
 
 import dataclasses
-import resource
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
 from prumerge.evaluation.effort import summary
 from prumerge.evaluation.harness import PruMergeLlava
+from prumerge.evaluation.memory import peak_mib
 from prumerge.provenance import provenance
 from prumerge.settings import Settings
 
@@ -96,10 +94,3 @@ def parameters_of(model: PruMergeLlava) -> dict[str, Any]:
         **came_from,
         "lmms_eval": version("lmms-eval"),
     }
-
-
-def peak_mib(device: str) -> float:
-    """Return the most memory held so far: by tensors on a GPU, by the process on a CPU."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
