@@ -64,3 +64,21 @@ readme: setup
 
 clean:
 	rm -rf data/runs .pytest_cache .ruff_cache .hypothesis
+
+# A grid of settings: sweeps/NAME.yml, or the path of your own. CORES jobs at a time.
+CORES ?= 2
+BUDGET ?= 64
+# More for `python -m prumerge.sweeps`: SWEEP_OPTIONS="--device cuda --model llava-hf/llava-1.5-7b-hf"
+SWEEP_OPTIONS ?=
+SWEEPS := python -m prumerge.sweeps --cores $(CORES) $(SWEEP_OPTIONS)
+
+.PHONY: sweep sweeps leaderboard
+sweep: setup
+	@$(IN_ENV) && $(SWEEPS) $(or $(SWEEP),$(error name a grid: make sweep SWEEP=neighbours))
+
+# The preset `tuned` is chosen on the rows of the first half and shown among those of the second.
+sweeps: setup
+	@$(IN_ENV) && $(SWEEPS) choosing && python -m prumerge.sweeps tuned && $(SWEEPS) reporting
+
+leaderboard: setup
+	@$(IN_ENV) && $(SWEEPS) leaderboard --budget $(BUDGET)

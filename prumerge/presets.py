@@ -10,6 +10,7 @@ paper      PruMerge as the paper words it
 paper+     PruMerge+ as the paper words it: as many lattice patches as outliers
 prumerge   the same as release
 prumerge+  the same as release+
+tuned      the release with the changes that did better on questions of their own, see below
 ========== ==================================================================================
 
 Where the release is broken the presets named after it do the right thing instead:
@@ -26,8 +27,14 @@ and without the token's own feature. Taken to the letter that leaves the sum of 
 with ``paper``'s other settings a token of the mini-LLaVA shrinks to about a hundredth of its length
 (notebook 04 measures it). So ``paper`` divides by the total weight; ``normalise_weights=False``
 gives the letter.
+
+``tuned`` is chosen by ``python -m prumerge.sweeps tuned`` from the rows of sweeps on the mini-LLaVA
+(:mod:`prumerge.sweeps.tuning` has the rule); ``tuned.json`` beside this module holds its changes.
+Notebook 06 reports it on other questions.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 from prumerge.limits import suggestion
@@ -48,6 +55,9 @@ _PAPER = Settings(
     order="raster",
 )
 
+TUNED = Path(__file__).with_name("tuned.json")
+"""Changes to the release that make the preset ``tuned``."""
+
 PRESETS: dict[str, Settings] = {
     "prumerge": _RELEASE,
     "prumerge+": _RELEASE_PLUS,
@@ -56,6 +66,7 @@ PRESETS: dict[str, Settings] = {
     "release+fixed": _RELEASE_PLUS.with_changes(branch="fixed"),
     "paper": _PAPER,
     "paper+": _PAPER.with_changes(spatial="lattice", spatial_factor=1),
+    "tuned": _RELEASE.with_changes(**json.loads(TUNED.read_text())),
 }
 
 

@@ -1,0 +1,68 @@
+"""Shell of the sweeps: ``python -m prumerge.sweeps neighbours weights``.
+
+NAME...                 run grids of ``sweeps/``, or YAML files of your own
+choosing, reporting     those before and those after the preset ``tuned`` is chosen
+tuned                   choose it from the committed rows; tell what changed
+leaderboard --budget N  every method at one budget, with intervals
+"""
+
+import argparse
+import sys
+import time
+
+from prumerge.sweeps import grids, leaderboard, tuning
+from prumerge.sweeps.runner import run_sweeps, write_tables
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run sweeps from the shell.
+
+    Args:
+        arguments: Command line; None takes the process's own.
+
+    Returns:
+        Exit status: 0, or 1 when something was refused or failed.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m prumerge.sweeps",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME")
+    parser.add_argument("--budget", type=int, default=64, help="of the leaderboard")
+    parser.add_argument("--model", help="instead of the grid's: a folder or hub id")
+    parser.add_argument("--per-family", type=int, help="questions of each family")
+    parser.add_argument("--module", default="", help="file with a method of your own")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cores", type=int, default=2, help="jobs at a time")
+    chosen, snakemake = parser.parse_known_args(arguments)
+    overrides = {"model": chosen.model, "per_family": chosen.per_family}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    options = {"cores": chosen.cores, "device": chosen.device, "snakemake": snakemake}
+    started = time.perf_counter()
+    try:
+        _run(chosen, overrides, options)
+    except (ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"done in {time.perf_counter() - started:.0f} s")
+    return 0
+
+
+def _run(chosen: argparse.Namespace, overrides: dict, options: dict) -> None:
+    if chosen.names == ["leaderboard"]:
+        print(leaderboard.run(chosen.budget, chosen.module, overrides, options).to_string())
+    elif chosen.names == ["tuned"]:
+        print(tuning.update())
+    else:
+        groups = {"reporting": grids.REPORTING}
+        groups["choosing"] = [name for name in grids.names() if name not in grids.REPORTING]
+        names = [own for name in chosen.names for own in groups.get(name, [name])]
+        sweeps = [grids.read_sweep(name, **overrides) for name in names]
+        rows = run_sweeps(sweeps, **options)
+        for table in write_tables(sweeps, rows):
+            print(f"rows: {table}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Every method at one budget on the questions ``report``, each against PruMerge."""
+
+from typing import Any
+
+import pandas as pd
+
+from prumerge.methods import names
+from prumerge.sweeps.comparison import compare
+from prumerge.sweeps.encodings import open_encodings
+from prumerge.sweeps.grids import Sweep
+from prumerge.sweeps.points import Point, import_file
+from prumerge.sweeps.rows import typed
+from prumerge.sweeps.runner import run_sweeps
+
+BASE = "prumerge"
+SEEDS = 3
+# Other names of presets that stand in the table already, at a budget.
+_TWICE = ("release", "release+", "release+fixed")
+
+
+def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
+    """Make the sweep of all methods at one budget.
+
+    Args:
+        budget: Visual tokens per picture.
+        module: File with methods of your own; they are added.
+        overrides: Values for all points, such as ``model``.
+
+    Returns:
+        The sweep, in two jobs; methods that draw at random have three seeds.
+
+    Raises:
+        ValueError: If the budget is 0 or more than the picture has, or the file registers nothing.
+    """
+    known = names()
+    if module:
+        import_file(module)
+    own = [name for name in names() if name not in known]
+    common = {"questions": "report", **overrides}
+    points = [
+        Point.of(common | {"method": name, "seed": seed})
+        if name == "all"
+        else Point.of(common | {"method": name, "budget": budget, "seed": seed})
+        for name in known
+        if name not in _TWICE
+        for seed in range(SEEDS if name == "random" else 1)
+    ]
+    mine = [Point.of(common | {"method": name, "budget": budget, "module": module}) for name in own]
+    points += mine
+    return Sweep(f"leaderboard-{budget}", "", {"even": points[::2], "odd": points[1::2]})
+
+
+def run(
+    budget: int, module: str, overrides: dict[str, Any], options: dict[str, Any]
+) -> pd.DataFrame:
+    """Run what is missing of a leaderboard.
+
+    Args:
+        budget: Visual tokens per picture.
+        module: File with methods of your own; empty for none.
+        overrides: Values for all points.
+        options: Of :func:`prumerge.sweeps.runner.run_sweeps`.
+
+    Returns:
+        As :func:`prumerge.sweeps.comparison.compare`, in percent, with the tokens sent.
+    """
+    sweep = leaderboard_of(budget, module, **overrides)
+    rows = run_sweeps([sweep], **options)[sweep.name]
+    point = sweep.points[0]
+    asked = open_encodings(point.model, point.questions, point.per_family).questions.table
+    return table_of(rows, asked["picture"])
+
+
+def table_of(rows: list, pictures: pd.Series) -> pd.DataFrame:
+    """Compare the rows of one budget, means over seeds.
+
+    Args:
+        rows: Of one question set.
+        pictures: Picture of each question.
+
+    Returns:
+        See :func:`run`.
+    """
+    table = typed(rows)
+    right = {row.key: row.right.astype(float) for row in rows}
+    groups = table.groupby("method", sort=False).groups
+    scores = {name: sum(right[key] for key in keys) / len(keys) for name, keys in groups.items()}
+    shares = ["accuracy", "low", "high", "difference", "difference_low", "difference_high"]
+    compared = compare(scores, pictures, BASE)
+    compared[shares] = (100 * compared[shares]).round(1)
+    tokens = table.groupby("method")["tokens_per_image"].mean().round(1)
+    compared.insert(0, "tokens", tokens)
+    return compared.drop(columns="p").round({"p_holm": 4})
