@@ -1,10 +1,12 @@
 """``python -m prumerge.evaluation``: evaluate, or tell beforehand what a run needs.
 
 python -m prumerge.evaluation method=prumerge+ --tasks mini --rows rows.csv
+python -m prumerge.evaluation --compare full release release@64 --tasks mini --save data/runs/mine
 python -m prumerge.evaluation --preflight pretrained=llava-hf/llava-1.5-7b-hf --tasks real
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from typing import Any
 import pandas as pd
 
 from prumerge.evaluation.options import read
+from prumerge.paths import RUNS
 
-SHOWN = ["task", "metric", "value", "unit", "items", "tokens_mean", "tokens_min", "tokens_max"]
+SHOWN = "label task metric value low high constant unit items".split()
+SHOWN += "tokens_mean tokens_min tokens_max images_per_s".split()
 STATES = {True: "ready", False: "MISSING", None: "-"}
 
 
@@ -21,13 +25,24 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[
     """Read the command line; ``name=value`` are arguments of the model."""
     parser = argparse.ArgumentParser(prog="python -m prumerge.evaluation")
     parser.add_argument("model", nargs="*", metavar="name=value", help="such as method=prumerge+")
-    parser.add_argument("--tasks", nargs="+", default=["mini"], help="names, mini, or real")
+    parser.add_argument("--tasks", nargs="+", default=["mini"], help="names, mini, mini_full, real")
+    parser.add_argument(
+        "--compare",
+        nargs="*",
+        metavar="METHOD[@TOKENS]",
+        help="evaluate several methods; without names: full tokens, the four readings, 64 tokens",
+    )
+    parser.add_argument("--save", type=Path, help="folder for the compared rows and answers")
     parser.add_argument("--limit", type=int, help="questions per task")
     parser.add_argument("--rows", type=Path, help="CSV file to add the rows to")
     parser.add_argument("--preflight", action="store_true", help="only tell what is missing")
     parser.add_argument("--hardware", default="H100", help="card the length is estimated for")
     chosen = parser.parse_intermixed_args(arguments)
     pairs = [text.partition("=") for text in chosen.model]
+    if chosen.compare is not None and any(name == "method" for name, _, _ in pairs):
+        parser.error("name methods either by method= or behind --compare")
+    if chosen.save and chosen.compare is None:
+        parser.error("--save goes with --compare; --rows adds the rows of one method to a file")
     if wrong := [name for name, sign, _ in pairs if not sign]:
         parser.error(f"{wrong[0]!r} is no name=value")
     return chosen, {name: _value(text) for name, _, text in pairs}
@@ -64,17 +79,34 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.preflight:
             return _tell(chosen, model)
-        from prumerge.evaluation.runs import evaluate
-
-        rows, _ = evaluate(chosen.tasks, chosen.limit, **model)
+        rows = _rows(chosen, model)
     except (ValueError, RuntimeError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 1
     if len(rows):
-        print(rows[SHOWN].round(2).to_string(index=False))
+        shown = [name for name in SHOWN if name in rows]
+        print(rows[shown].round(2).to_string(index=False))
         if chosen.rows:
             add_rows(chosen.rows, rows)
     return 0
+
+
+def _rows(chosen: argparse.Namespace, model: dict[str, Any]) -> pd.DataFrame:
+    from prumerge.evaluation.comparison import COMPARED, compare
+    from prumerge.evaluation.runs import evaluate
+
+    if chosen.compare is None:
+        return evaluate(chosen.tasks, chosen.limit, **model)[0]
+    folder = None
+    if chosen.save and "answers" not in model:
+        # A killed comparison goes on from here; a finished one needs it no more.
+        folder = RUNS / "evaluation" / chosen.save.resolve().name
+        model = model | {"answers": str(folder)}
+    labels = chosen.compare or COMPARED
+    rows, _ = compare(labels, chosen.tasks, chosen.limit, chosen.save, **model)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+    return rows
 
 
 def _tell(chosen: argparse.Namespace, model: dict[str, Any]) -> int:

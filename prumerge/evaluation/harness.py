@@ -92,7 +92,8 @@ class PruMergeLlava(lmms):
         """
         answers: dict[int, Answer] = {}
         failures: list[str] = []
-        bar = tqdm(total=len(requests), unit="question", disable=self._rank != 0)
+        named = {"desc": self.options.method, "unit": "question", "leave": False}
+        bar = tqdm(total=len(requests), disable=self._rank != 0, **named)
         for chosen in in_order([r.args for r in requests], self.task_dict):
             for start in range(0, len(chosen), self.batch_size):
                 batch = chosen[start : start + self.batch_size]

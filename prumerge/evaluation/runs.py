@@ -30,6 +30,9 @@ REAL = (
     "prumerge_mmbench_en_dev",
 )
 
+SETS = {"mini": MINI, "mini_full": tuple(f"{name}_full" for name in MINI), "real": REAL}
+"""Names that stand for all six benchmarks."""
+
 NO_PICTURES = Namespace(process_with_media=False, output_path=None)
 """Tells the harness, in its command line's terms, not to decode each picture again to score."""
 
@@ -57,14 +60,14 @@ def task_manager(*folders: str | Path) -> TaskManager:
 
 
 def tasks_named(names: Sequence[str], manager: TaskManager) -> list[str]:
-    """Check task names; ``mini`` and ``real`` stand for all six.
+    """Check task names; ``mini``, ``mini_full`` and ``real`` stand for all six.
 
     Raises:
         ValueError: If a task is unknown, or its file of questions is not drawn yet.
     """
     chosen: list[str] = []
     for name in names:
-        chosen += {"mini": MINI, "real": REAL}.get(name, (name,))
+        chosen += SETS.get(name, (name,))
     for name in chosen:
         if name not in manager.all_tasks:
             raise ValueError(f"unknown task {name!r}: {suggestion(name, manager.all_tasks)}")
@@ -95,7 +98,8 @@ def evaluate(
 
     Returns:
         The rows, and all that the harness returns, with the answer to each question under
-        ``samples``. On any process but the first of several: an empty table and {}.
+        ``samples``; what answers took is added under ``efforts``. On any process but the first
+        of several: an empty table and {}.
 
     Raises:
         ValueError: If a name, a setting or a data set is wrong.
@@ -125,6 +129,7 @@ def evaluate(
     model.gather()
     if results is None:
         return pd.DataFrame(), {}
+    results["efforts"] = model.efforts
     table = pd.DataFrame(rows_of(results, model))
     place = {name: number for number, name in enumerate(names)}
     return table.sort_values("task", key=lambda tasks: tasks.map(place), kind="stable"), results

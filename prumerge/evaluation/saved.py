@@ -1,0 +1,66 @@
+"""Results of comparisons as files: ``rows.csv`` with scores, ``questions.parquet`` with answers."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from prumerge.paths import RESULTS
+
+EVALUATION = RESULTS / "evaluation"
+"""Folders of committed comparisons, named after model and size of the questions."""
+
+FIRST = ["label", "task", "benchmark", "metric", "value", "low", "high", "unit", "constant"]
+
+
+def read_results(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read a comparison.
+
+    Args:
+        folder: Path, or name of a folder in ``data/results/evaluation``.
+
+    Returns:
+        Rows and questions, as :func:`prumerge.evaluation.comparison.compare` returns them.
+
+    Raises:
+        ValueError: If there is no comparison.
+    """
+    place = EVALUATION / folder  # an absolute path stays as it is
+    if not (place / "rows.csv").exists():
+        raise ValueError(
+            f"{folder} holds no rows.csv: make one with "
+            f"python -m prumerge.evaluation --compare --save {place}"
+        )
+    return pd.read_csv(place / "rows.csv"), pd.read_parquet(place / "questions.parquet")
+
+
+def merge_into(folder: Path, rows: pd.DataFrame, questions: pd.DataFrame) -> None:
+    """Put results into a folder, in place of earlier ones of the same methods and tasks.
+
+    Args:
+        folder: Where to; made if absent. Each file is complete or as it was.
+        rows: Of one model.
+        questions: Of the same. Results of other weights are dropped: they cannot be compared.
+    """
+    if (folder / "rows.csv").exists():
+        before, asked = read_results(folder.resolve())
+        alike = before["weights"].eq(rows["weights"].iloc[0])
+        done = set(zip(rows["label"], rows["task"], strict=True))
+        done |= set(zip(questions["label"], questions["task"], strict=True))
+        left = before[alike & ~_named(before, done)]
+        if len(left):
+            rows = pd.concat([left, rows], ignore_index=True)
+        others = asked["label"].isin(left["label"]) & ~_named(asked, done)
+        questions = pd.concat([asked[others], questions], ignore_index=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = rows[FIRST + [name for name in rows.columns if name not in FIRST]]
+    rows.to_csv(folder / "rows.partial", index=False, lineterminator="\n")
+    small = {"item": "int32", "tokens": "int16", "right": "float32"}
+    small |= dict.fromkeys(["label", "task", "picture", "unit", "category", "truth"], "category")
+    questions.astype(small).to_parquet(folder / "questions.partial", compression="zstd")
+    (folder / "questions.partial").replace(folder / "questions.parquet")
+    (folder / "rows.partial").replace(folder / "rows.csv")
+
+
+def _named(table: pd.DataFrame, done: set[tuple[str, str]]) -> pd.Series:
+    pairs = zip(table["label"], table["task"], strict=True)
+    return pd.Series([pair in done for pair in pairs], index=table.index, dtype=bool)
