@@ -3,6 +3,7 @@
 # make lab      JupyterLab in the notebooks' folder
 # make record   execute the notebooks in place and clean them: what is committed
 # make readme   fill the README's tables from their rows
+# make wheel    build the package, install and try it in an empty environment
 # Each makes .venv by itself; name an interpreter with PYTHON=/path/to/python3.11.
 
 SHELL := bash
@@ -22,7 +23,7 @@ IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find prumerge -name '*.py') $(wildcard data/mini-llava/*)
 RUNS := $(patsubst notebooks/%.ipynb,data/runs/%.ipynb,$(NOTEBOOKS))
 
-.PHONY: help setup run test lab record readme clean FORCE
+.PHONY: help setup run test lab record readme wheel clean FORCE
 
 help:
 	@sed -n 's/^# //p' Makefile | grep '^make'
@@ -61,6 +62,16 @@ record: setup
 
 readme: setup
 	@$(IN_ENV) && python -m prumerge.readme
+
+# Built from the committed files, installed and tried in an environment made for it alone.
+wheel: setup
+	@rm -rf dist && mkdir -p dist && folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+		git archive HEAD pyproject.toml README.md LICENSE prumerge | tar -x -C "$$folder" && \
+		PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip wheel -q --no-deps -w dist "$$folder" && \
+		$(BIN)/python -m venv "$$folder/env" && \
+		"$$folder/env/bin/pip" install -q -c constraints.txt dist/prumerge-*.whl && cd "$$folder/env" && \
+		bin/python -c 'import prumerge; prumerge.attach' && bin/python -m prumerge doctor
+	@ls dist
 
 clean:
 	rm -rf data/runs .pytest_cache .ruff_cache .hypothesis
