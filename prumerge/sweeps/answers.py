@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import BatchEncoding, DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.asking import prompt_of
 from prumerge.inputs import shorten_inputs
@@ -129,7 +129,7 @@ def _answer(model, processor, reduction, texts: Sequence[str], patches: int, met
     return processor.batch_decode(new, skip_special_tokens=True)
 
 
-def _split(model, processor, texts: Sequence[str], patches: int) -> tuple[Tensor, dict]:
+def _split(model, processor, texts: Sequence[str], patches: int) -> tuple[Tensor, BatchEncoding]:
     """Return the ids up to the picture, which all prompts share, and padded ids behind it."""
     prompts = [prompt_of(processor, text) for text in texts]
     ids = processor.tokenizer(prompts)["input_ids"]
@@ -149,7 +149,7 @@ def _continue(
     cache: DynamicCache,
     mask: Int[Tensor, "rows before"],
     end: Int[Tensor, "rows 1"],
-    behind: dict,
+    behind: BatchEncoding,
 ) -> Int[Tensor, "rows new"]:
     """Read the words behind the pictures and append the most likely tokens one by one.
 

@@ -1,0 +1,129 @@
+"""Sweeps through Snakemake and papermill: killed, failed, started again."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+from notebook_check import in_recording_environment
+from toy import pictures, tiny_llava
+from transformers import SiglipVisionConfig
+
+from prumerge.paths import ROOT
+from prumerge.scores import encode
+from prumerge.settings import Settings
+from prumerge.sweeps import grids, points, runner
+from prumerge.sweeps.points import Point
+from prumerge.sweeps.rows import read_row, read_rows
+from prumerge.sweeps.worker import run_points
+
+GRID = """
+about: Does a killed run go on?
+common: {questions: choose, per_family: 4}
+jobs:
+  first: {method: top_k, budget: [9, 16, 25]}
+  second:
+    - {method: breaks_at_nine, module: MODULE, budget: [9, 25]}
+"""
+BREAKS = """
+from prumerge import register, resolve
+
+@register("breaks_at_nine")
+def breaks_at_nine(encoded, settings):
+    if settings.budget == 9:
+        raise ZeroDivisionError("nine is too few")
+    return resolve("top_k", budget=settings.budget)(encoded)
+"""
+RUN = """
+import sys
+from pathlib import Path
+from prumerge.sweeps import grids, points, runner
+points.POINTS, points.RESULTS = Path(sys.argv[2]) / "runs/points", Path(sys.argv[2]) / "results"
+runner.run_sweeps([grids.read_sweep(sys.argv[1])], cores=1)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A grid with a method of one's own, rows in a folder of the test's own."""
+    in_recording_environment(monkeypatch)
+    monkeypatch.setattr(points, "POINTS", tmp_path / "runs/points")
+    monkeypatch.setattr(points, "RESULTS", tmp_path / "results")
+    (tmp_path / "own.py").write_text(BREAKS)
+    (tmp_path / "mine.yml").write_text(GRID.replace("MODULE", str(tmp_path / "own.py")))
+    return tmp_path
+
+
+def rows(folder):
+    """Row files with the time they were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("runs/points/[!.]*.parquet")}
+
+
+def test_a_killed_run_goes_on_and_a_failed_point_fails_alone(folder, capfd):
+    command = [sys.executable, "-c", RUN, str(folder / "mine.yml"), str(folder)]
+    killed = subprocess.Popen(command, start_new_session=True, cwd=ROOT)
+    deadline = time.monotonic() + 240
+    while not rows(folder):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    time.sleep(2)  # a kernel notices within a second that its parent is gone
+    before = rows(folder)
+    assert 1 <= len(before) <= 3
+
+    sweep = grids.read_sweep(folder / "mine.yml")
+    capfd.readouterr()
+    with pytest.raises(RuntimeError, match=r"points without a row: 1 of mine; look into \S*failed"):
+        runner.run_sweeps([sweep], cores=1)
+    left = int(re.search(r"(\d+) points in", capfd.readouterr().out).group(1))
+    after = rows(folder)
+    assert left == 5 - len(before)
+    assert len(after) == 4 and before.items() <= after.items()
+    assert {path.stem for path in after} == {read_row(path).key for path in after}
+
+    log = nbformat.read(folder / "runs/mine-second.failed.ipynb", as_version=4)
+    shown = "".join(out.get("text", "") for cell in log.cells for out in cell.get("outputs", []))
+    assert "ZeroDivisionError: nine is too few" in shown
+    assert not (folder / "results").exists()
+
+
+def test_what_is_known_is_not_run_and_becomes_the_table(folder, monkeypatch):
+    (folder / "mine.yml").write_text(
+        "jobs: {a: {questions: choose, per_family: 4, method: [top_k, small_picture], budget: 64}}"
+    )
+    sweep = grids.read_sweep(folder / "mine.yml")
+    assert run_points(sweep.points, points.POINTS) == {}
+    monkeypatch.setattr(runner, "_snakemake", lambda *_: pytest.fail("ran again"))
+    found = runner.run_sweeps([sweep])
+    (table,) = runner.write_tables([sweep], found)
+    assert [row.key for row in read_rows(table)] == [row.key for row in found["mine"]]
+    assert (folder / "results/questions-choose.csv").exists()
+    for path in rows(folder):
+        path.unlink()
+    assert runner.run_sweeps([sweep])["mine"][0].key == found["mine"][0].key  # from the table
+
+    broken = points.POINTS / "0123456789ab.parquet"
+    broken.write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"0123456789ab\.parquet is cut short"):
+        runner.run_sweeps([sweep])
+
+
+def test_one_point_that_fails_leaves_the_others_their_rows(folder):
+    own = {"module": str(folder / "own.py"), "method": "breaks_at_nine", "per_family": 4}
+    chosen = [Point.of(own | {"budget": budget}) for budget in (9, 16)]
+    failures = run_points(chosen, points.POINTS)
+    assert list(failures) == chosen[:1] and "nine is too few" in failures[chosen[0]]
+    assert len(rows(folder)) == 1
+
+
+def test_scores_that_need_a_class_token_are_refused_without_one():
+    tower = tiny_llava(
+        encoder=SiglipVisionConfig, vision_feature_select_strategy="full"
+    ).model.vision_tower
+    with pytest.raises(ValueError, match="needs a class token and .* has none: use score="):
+        encode(tower, pictures(1), Settings(score="head_mean"))
