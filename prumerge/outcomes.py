@@ -54,6 +54,18 @@ def _shown(path: Path) -> str:
     return str(path) if near.startswith("..") else near
 
 
+def drop_widgets(notebook: nbformat.NotebookNode) -> None:
+    """Leave of each widget what a page without a kernel can show: its picture, or its text.
+
+    Args:
+        notebook: Executed notebook, changed in place.
+    """
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+
+
 @contextmanager
 def told(name: str) -> Iterator[None]:
     """Print a name when work on it starts, and the seconds when it ends.

@@ -1,12 +1,14 @@
 """The pictures a notebook looks at: a folder of the user's own, or drawn scenes with their truth.
 
 load_pictures     read or draw them
+read_picture      read one
 to_pixels         as the encoder takes them, and
 as_seen           back again, to draw on
 encode_pictures   features, keys and scores of many
 """
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +74,7 @@ def load_pictures(
     if count < 1:
         raise ValueError(f"count must be at least 1 picture, got {count}")
     if folder:
-        return [_read(path) for path in _files(Path(folder).expanduser())[:count]]
+        return [read_picture(path) for path in _files(Path(folder).expanduser())[:count]]
     rng = np.random.default_rng((HELD_OUT_SEED, seed, 1000))
     most = 12 if grid >= 20 else 6
     scenes = [draw_scene(rng, grid, objects=1 + i % most, held_out=True) for i in range(count)]
@@ -80,6 +82,33 @@ def load_pictures(
         Picture(f"scene {number}", Image.fromarray(scene.pixels), scene)
         for number, scene in enumerate(scenes)
     ]
+
+
+def read_picture(source: str | Path | io.IOBase, name: str = "") -> Picture:
+    """Read one picture as a person sees it.
+
+    Args:
+        source: A file's path, or a file opened for reading bytes.
+        name: What to call it; none takes the file's own name.
+
+    Returns:
+        The picture in red, green and blue: upright where a camera stored how it was held,
+        transparent parts on white.
+
+    Raises:
+        ValueError: If there is no picture that can be read.
+    """
+    name = name or Path(str(getattr(source, "name", source))).name
+    try:
+        with Image.open(source) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGBA")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        shown = source if isinstance(source, str | Path) else name
+        raise ValueError(
+            f"{shown} is no readable picture ({error}): remove or replace it"
+        ) from error
+    ground = Image.new("RGBA", upright.size, "white")
+    return Picture(name, Image.alpha_composite(ground, upright).convert("RGB"))
 
 
 def grid_of(model: LlavaForConditionalGeneration) -> int:
@@ -152,16 +181,3 @@ def _files(folder: Path) -> list[Path]:
     if not found:
         raise ValueError(f"{folder} holds no picture: put {', '.join(SUFFIXES)} files there")
     return sorted(found)
-
-
-def _read(path: Path) -> Picture:
-    try:
-        with Image.open(path) as image:
-            # Cameras store how they were held; transparent pictures lie on white.
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(
-            f"{path} is no readable picture ({error}): remove or replace it"
-        ) from error
-    ground = Image.new("RGBA", upright.size, "white")
-    return Picture(path.name, Image.alpha_composite(ground, upright).convert("RGB"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-from prumerge.outcomes import RunError, finish, stopped, told
+from prumerge.outcomes import RunError, drop_widgets, finish, stopped, told
 from prumerge.runs import KERNEL
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL}
@@ -51,6 +51,7 @@ def record_notebook(notebook: Path) -> Path:
         kernel_name=KERNEL,
         resources={"metadata": {"path": str(notebook.parent)}},
         record_timing=False,
+        store_widget_state=False,
         coalesce_streams=True,
     )
     try:
@@ -58,6 +59,7 @@ def record_notebook(notebook: Path) -> Path:
     except Exception as error:
         nbformat.write(document, partial)
         raise stopped(notebook, partial, notebook, error) from error
+    drop_widgets(document)
     nbformat.write(document, partial)
     subprocess.run([sys.executable, "-m", "nbstripout", *CLEAN, str(partial)], check=True)
     finish(partial, notebook)

@@ -21,6 +21,7 @@ EXPECTED = [
     "01_attention_sparsity",
     "02_iqr_selection",
     "07_cost_model",
+    "explorer",
     "train_mini_llava",
 ]
 
@@ -64,6 +65,14 @@ CASES: dict[str, dict[str, dict]] = {
         "no text, one visual token": {
             "text_tokens": 0, "visual_tokens": 1, "kept_tokens": [1], "card": "H200",
             "batches": [3],
+        },
+    },
+    "explorer": {
+        "a photograph of one's own, another method and card": {
+            "file": f"{PHOTOGRAPHS}/flower.jpg", "method": "visionzip", "budget": 64, "card": "A100",
+        },
+        "one object, one token, a model by its folder": {
+            "objects": 1, "budget": 1, "model": str(MINI), "method": "prumerge", "costed": "mini",
         },
     },
     "train_mini_llava": {

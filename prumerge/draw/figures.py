@@ -39,16 +39,20 @@ def show(figure: Figure, name: str = "") -> None:
     """
     if name:
         save(figure, name)
-    drawn, small = io.BytesIO(), io.BytesIO()
+    drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     plt.close(figure)
-    coarse = (
-        Pillow.open(drawn)
-        .convert("RGB")
-        .point(lambda value: round(round(value * LEVELS / 255) * 255 / LEVELS))
+    display(Image(small_png(Pillow.open(drawn)), format="png"))
+
+
+def small_png(picture: Pillow.Image) -> bytes:
+    """Write a picture as PNG in few colours, so that a notebook that holds it stays small."""
+    coarse = picture.convert("RGB").point(
+        lambda value: round(round(value * LEVELS / 255) * 255 / LEVELS)
     )
-    coarse.save(small, "png", optimize=True)
-    display(Image(small.getvalue(), format="png"))
+    file = io.BytesIO()
+    coarse.save(file, "png", optimize=True)
+    return file.getvalue()
 
 
 def save(figure: Figure, name: str) -> str:

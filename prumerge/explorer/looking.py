@@ -1,0 +1,175 @@
+"""A picture -> what the encoder says -> what a method keeps, merges and costs.
+
+Shapes
+    patches  visual tokens of the unreduced picture
+    kept     tokens the picture sends, extra token included
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int8
+from PIL import Image
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from prumerge.methods import Method
+from prumerge.mini.benchmark import HELD_OUT_SEED
+from prumerge.mini.scenes import draw_scene
+from prumerge.pictures import Picture, to_pixels
+from prumerge.reduction import Reduction
+from prumerge.roofline import ModelShape, estimate_costs
+from prumerge.scores import Encoded, encode
+from prumerge.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What a method does with one picture.
+
+    Args:
+        encoded: What the encoder says of it.
+        reduction: What is sent, still connected to ``features``.
+        features: The visual tokens that the method was given.
+    """
+
+    encoded: Encoded
+    reduction: Reduction
+    features: Float[Tensor, "1 patches width"] = dataclasses.field(repr=False)
+
+    @property
+    def kept(self) -> int:
+        """Tokens the picture sends, extra token included."""
+        return self.reduction.kept[0]
+
+    @property
+    def reason(self) -> Int8[np.ndarray, " patches"]:
+        """Why each patch stays, 0 where it does not; see :class:`prumerge.Selection`."""
+        return self.reduction.selection.reason[0].cpu().numpy()
+
+    @property
+    def scores(self) -> Float[np.ndarray, " patches"]:
+        """Attention each patch receives."""
+        return self.encoded.scores[0].float().cpu().numpy()
+
+    def place(self, token: int) -> int:
+        """Return the patch at which a token stands.
+
+        Args:
+            token: Place in the order sent, from 0.
+        """
+        return int(self.reduction.positions[0][token])
+
+    def origin(self, token: int) -> Float[np.ndarray, " patches"]:
+        """Return how much of each patch's feature a token holds.
+
+        A token is a weighted sum of features in all methods here, so its weights are its
+        derivatives. That holds for a method of one's own, too, and needs no knowledge of it.
+
+        Args:
+            token: Place in the order sent, from 0.
+
+        Returns:
+            The weight of each patch; all 0 for a token made of something else, such as the class
+            token or a smaller picture.
+
+        Raises:
+            ValueError: If there is no such token.
+        """
+        if not 0 <= token < self.kept:
+            raise ValueError(f"token must be 0 to {self.kept - 1} here, got {token}")
+        nothing = np.zeros(self.features.shape[1], np.float32)
+        sent = self.reduction.tokens[0][token]
+        if not sent.requires_grad:
+            return nothing
+        found = torch.autograd.grad(
+            sent.float().sum(), self.features, retain_graph=True, allow_unused=True
+        )[0]
+        return nothing if found is None else found[0].float().mean(dim=-1).cpu().numpy()
+
+
+def draw_picture(seed: int, objects: int, grid: int = 24) -> Picture:
+    """Draw a scene that training never saw.
+
+    Args:
+        seed: Of the scene.
+        objects: Objects on it, from 1; a sign may come on top.
+        grid: Patches along an edge.
+
+    Returns:
+        The picture, with what was drawn.
+    """
+    rng = np.random.default_rng((HELD_OUT_SEED, seed, objects))
+    scene = draw_scene(rng, grid, objects=objects, held_out=True)
+    name = f"scene {seed} with {objects} object{'s' * (objects > 1)}"
+    return Picture(name, Image.fromarray(scene.pixels), scene)
+
+
+def encode_picture(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    picture: Picture,
+    settings: Settings | None = None,
+) -> Encoded:
+    """Let the encoder of a LLaVA look at one picture.
+
+    Args:
+        model: Its vision tower, feature layer and projector are used.
+        processor: Prepares the picture.
+        picture: What to look at.
+        settings: How scores and keys are read; see :func:`prumerge.encode`.
+
+    Returns:
+        All that a method may ask for, on the device of the model, without gradients.
+    """
+    tower, layer = model.model.vision_tower, model.config.vision_feature_layer
+    with torch.no_grad():
+        encoded = encode(tower, to_pixels(processor, [picture]), settings, layer)
+    return dataclasses.replace(encoded, project=model.model.multi_modal_projector)
+
+
+def look(encoded: Encoded, method: Method) -> Look:
+    """Reduce one encoded picture.
+
+    Args:
+        encoded: One picture.
+        method: With its settings; see :func:`prumerge.resolve`.
+
+    Returns:
+        What is kept, and a way to ask each token where it comes from.
+
+    Raises:
+        ValueError: As the method does.
+    """
+    features = encoded.features.detach().requires_grad_()
+    with torch.enable_grad():
+        reduction = method(dataclasses.replace(encoded, features=features))
+    return Look(encoded, reduction, features)
+
+
+def prefill(
+    shape: ModelShape | str, patches: int, kept: int, text_tokens: int, card: str = "H100"
+) -> pd.DataFrame:
+    """Estimate what the prompt costs the language model with all tokens and with those kept.
+
+    Args:
+        shape: Whose cost: what :func:`prumerge.roofline.read_shape` takes.
+        patches: Visual tokens of the unreduced picture.
+        kept: Visual tokens sent.
+        text_tokens: Tokens of the text around them.
+        card: A name of ``prumerge.roofline.HARDWARE``.
+
+    Returns:
+        Two rows, ``all tokens`` and ``kept``: ``tokens`` of the prompt, ``tera_operations``,
+        ``prefill_ms`` and ``cache_mib``, as a roofline has them, in FP16 for one prompt.
+    """
+    prompts = [text_tokens + patches, text_tokens + kept]
+    costs = [estimate_costs(shape, tokens, card) for tokens in prompts]
+    rows = pd.concat(costs).query("stage == 'prefill'")
+    table = pd.DataFrame({"tokens": prompts}, index=["all tokens", "kept"])
+    table["tera_operations"] = rows["operations"].to_numpy() / 1e12
+    table["prefill_ms"] = rows["time_ms"].to_numpy()
+    table["cache_mib"] = rows["cache_write_bytes"].to_numpy() / 2**20
+    return table

@@ -1,0 +1,195 @@
+"""The explorer: widgets that hold what is chosen, and pictures that follow them."""
+
+import base64
+import io
+import time
+from collections.abc import Callable
+
+import numpy as np
+from ipywidgets import HTML, HBox, Image, Layout, VBox
+from PIL import Image as Pillow
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+import prumerge
+from prumerge.asking import answer
+from prumerge.draw.figures import small_png
+from prumerge.encoded import Encoded
+from prumerge.explorer import words
+from prumerge.explorer.controls import METHOD, PICTURE, ROW, Controls
+from prumerge.explorer.looking import Look, draw_picture, encode_picture, look, prefill
+from prumerge.explorer.painting import paint_attention, paint_kept, paint_origin, to_png
+from prumerge.methods import Method
+from prumerge.pictures import Picture, as_seen, grid_of, read_picture, to_pixels
+from prumerge.roofline import read_shape
+from prumerge.settings import Settings
+
+PANELS = ("kept patches", "attention", "merged into the token")
+TEXT_TOKENS = 40  # of the prompt whose cost is shown
+
+
+class Explorer(VBox):
+    """Widgets that choose a picture and a method, and show at once what is kept of it.
+
+    What the encoder says is kept per picture, so only a new picture makes it run again. A choice
+    that does not work is told in a line; the last picture stays.
+
+    Args:
+        model: A LLaVA.
+        processor: Its processor.
+        costed: Whose prefill is estimated: what :func:`prumerge.roofline.read_shape` takes.
+        card: On which card, a name of ``prumerge.roofline.HARDWARE``.
+        start: Values to begin with: ``method``, ``budget``, ``seed``, ``objects``, ``file`` and
+            others of :class:`Controls`.
+
+    Attributes:
+        choose: The controls.
+        picture: What is looked at.
+        look: What the method does with it.
+        painted: The three pictures as pixels.
+        reaction_ms: How long the last change took, from event to pictures.
+    """
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        processor: LlavaProcessor,
+        costed: str = "7b",
+        card: str = "H100",
+        **start: object,
+    ) -> None:
+        self.model, self.processor = model, processor
+        self.shape, self.card = read_shape(costed), card
+        grid = grid_of(model)
+        self.choose = Controls(grid**2, 12 if grid >= 20 else 6, **start)
+        self.pictures = [Image(format="png", layout=Layout(width="100%")) for _ in PANELS]
+        self.painted = [np.zeros((1, 1, 3), np.uint8)] * len(PANELS)
+        self.said = {name: HTML() for name in ("trouble", "counts", "origin", "costs", "answers")}
+        self.reaction_ms, self._held, self._encodings = 0.0, False, {}
+        super().__init__(self._lay_out())
+        self._take_method()
+        for name in start.keys() & METHOD:
+            getattr(self.choose, name).value = start[name]
+        self._take_file() if self.choose.file.value else self._take_scene()
+        self._listen()
+
+    @property
+    def method(self) -> Method:
+        """The method chosen, with its settings."""
+        chosen = {name: getattr(self.choose, name).value for name in METHOD}
+        return prumerge.resolve(
+            self.choose.method.value, **chosen | {"budget": chosen["budget"] or None}
+        )
+
+    def _lay_out(self) -> list:
+        frame = Layout(flex="1 1 15em", min_width="15em", max_width="24em", padding="0 0.5em")
+        frames = [
+            VBox([HTML(f"<b>{name}</b>"), picture], layout=frame)
+            for name, picture in zip(PANELS, self.pictures, strict=True)
+        ]
+        choose, said = self.choose, self.said
+        above = [choose.picture_row(), choose.method_row(), said["trouble"], said["counts"]]
+        middle = [HBox(frames, layout=ROW), HTML(words.legend()), choose.token, said["origin"]]
+        return [*above, *middle, said["costs"], choose.question_row(), said["answers"]]
+
+    def _listen(self) -> None:
+        act = {name: self._take_scene for name in PICTURE[:2]} | {
+            "file": lambda: self._take_file() if self.choose.file.value else self._take_scene(),
+            "upload": self._take_upload,
+            "method": lambda: (self._take_method(), self._reduce()),
+            "token": self._show_token,
+        }
+        act |= dict.fromkeys(METHOD, self._reduce)
+        for name, action in act.items():
+            getattr(self.choose, name).observe(lambda _, act=action: self._react(act), "value")
+        self.choose.ask.on_click(lambda _: self._react(self._answer))
+
+    def _react(self, action: Callable[[], object]) -> None:
+        """Do what a change asks for; changes made while doing so ask for nothing."""
+        if self._held:
+            return
+        self._held, started = True, time.perf_counter()
+        try:
+            action()
+            self.said["trouble"].value = ""
+        except ValueError as error:
+            self.said["trouble"].value = words.trouble(error)
+        finally:
+            self._held = False
+        self.reaction_ms = 1e3 * (time.perf_counter() - started)
+
+    def _take_scene(self) -> None:
+        choose = self.choose
+        self._open(draw_picture(choose.seed.value, choose.objects.value, grid_of(self.model)))
+
+    def _take_file(self) -> None:
+        self._open(read_picture(self.choose.file.value))
+
+    def _take_upload(self) -> None:
+        for file in self.choose.upload.value:
+            self._open(read_picture(io.BytesIO(bytes(file["content"])), file["name"]))
+
+    def _open(self, picture: Picture) -> None:
+        self.picture, self._encodings = picture, {}
+        self.seen = as_seen(self.processor, to_pixels(self.processor, [picture]))[0]
+        self._reduce()
+
+    def _take_method(self) -> None:
+        """Set the sliders to the settings that the method comes with; the budget stays."""
+        settings = prumerge.resolve(self.choose.method.value).settings
+        self.choose.whisker.value = settings.whisker
+        self.choose.neighbours.value = settings.neighbours
+
+    def _encoded(self, settings: Settings) -> Encoded:
+        read = (settings.score, settings.softmax_class, settings.score_layer, settings.key_layer)
+        if read not in self._encodings:
+            self._encodings[read] = encode_picture(
+                self.model, self.processor, self.picture, settings
+            )
+        return self._encodings[read]
+
+    def _reduce(self) -> None:
+        method = self.method
+        self.look: Look = look(self._encoded(method.settings), method)
+        self.choose.token.max = self.look.kept
+        grid = self.look.encoded.grid
+        self.painted[0] = paint_kept(self.seen, self.look.reason, grid)
+        self.painted[1] = paint_attention(self.seen, self.look.scores, grid)
+        self.said["counts"].value = words.counts(self.look, self.picture.name, method.name)
+        patches = self.look.encoded.scores.shape[1]
+        table = prefill(self.shape, patches, self.look.kept, TEXT_TOKENS, self.card)
+        self.said["costs"].value = words.costs(table, f"{self.shape.name} on one {self.card}")
+        self.said["answers"].value = ""
+        self._show_token()
+
+    def _show_token(self) -> None:
+        token, grid = self.choose.token.value - 1, self.look.encoded.grid
+        weights, place = self.look.origin(token), self.look.place(token)
+        self.painted[2] = paint_origin(self.seen, weights, place, grid)
+        self.said["origin"].value = words.origin(self.look, token)
+        for picture, canvas in zip(self.pictures, self.painted, strict=True):
+            picture.value = to_png(canvas)
+
+    def _answer(self) -> None:
+        given, method = {}, self.method
+        asked = ([self.picture.image], [self.choose.question.value])
+        for name in ("all tokens", method.name):
+            started = time.perf_counter()
+            if name == "all tokens":
+                text, sent = answer(self.model, self.processor, *asked), self.look.reason.size
+            else:
+                with prumerge.attach(self.model, method) as reducer:
+                    text, (sent,) = answer(self.model, self.processor, *asked), reducer.kept
+            given[name] = (sent, text[0], time.perf_counter() - started)
+        self.said["answers"].value = words.answers(given)
+
+    def still(self) -> bytes:
+        """Return the three pictures side by side as one small PNG."""
+        gap = np.full((len(self.painted[0]), 8, 3), 255, np.uint8)
+        row = [part for canvas in self.painted for part in (canvas, gap)][:-1]
+        return small_png(Pillow.fromarray(np.hstack(row)))
+
+    def _repr_mimebundle_(self, **kwargs: object) -> dict[str, object]:
+        """Show widgets where there are any, else (on a page, in print) the pictures."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        bundle["text/plain"] = f"Explorer: {self.picture.name}, {self.look.kept} tokens"
+        return bundle | {"image/png": base64.b64encode(self.still()).decode()}
