@@ -12,6 +12,7 @@ from PIL import Image
 from prumerge.adapters import adapter_fingerprint, apply_adapter
 from prumerge.asking import prompt_of
 from prumerge.evaluation.options import Options
+from prumerge.evaluation.random_model import RANDOM, SEED, build
 from prumerge.evaluation.sharing import distinct, pad_to_square, picture_arguments
 from prumerge.llava import attach
 from prumerge.models import load
@@ -62,7 +63,8 @@ class Answerer:
 
     def __init__(self, options: Options, device: str) -> None:
         self.options = options
-        self.model, self.processor = load(options.pretrained, device, options.dtype)
+        make = build if options.pretrained in RANDOM else load
+        self.model, self.processor = make(options.pretrained, device, options.dtype)
         adapter = options.adapter
         if adapter:
             self.model = apply_adapter(self.model, adapter)
@@ -175,8 +177,10 @@ def fingerprint(pretrained: str, model: Any) -> str:
 
     Returns:
         The hub's commit; for a folder a hash of its weight files (of names and sizes alone where
-        they exceed a gibibyte).
+        they exceed a gibibyte); for random weights their seed.
     """
+    if pretrained in RANDOM:
+        return f"random, seed {SEED}"
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return commit

@@ -22,7 +22,8 @@ class Options:
     """How a model is loaded, reduced and asked.
 
     Args:
-        pretrained: ``mini``, a folder, or a hub id, best with a revision behind ``@``.
+        pretrained: ``mini``, a folder, a hub id, best with a revision behind ``@``, or
+            ``random-7b`` for that shape with random weights.
         method: Registered method, or ``full`` for the stock model.
         settings: Changes to the method's settings.
         batch_size: Questions answered at a time.

@@ -11,6 +11,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 from prumerge.evaluation.mini_tasks import path_of
 from prumerge.evaluation.options import Options
+from prumerge.evaluation.random_model import RANDOM
 from prumerge.evaluation.sources import OWNER, REPOSITORIES, source
 from prumerge.paths import MINI
 from prumerge.roofline import HARDWARE, estimate_costs, estimate_memory, read_shape, weight_bytes
@@ -80,7 +81,9 @@ def preflight(
 
 
 def find_weights(pretrained: str) -> Finding:
-    """Look for a checkpoint: the embedded one, a folder, or the hub's cache."""
+    """Look for a checkpoint: the embedded one, a random one, a folder, or the hub's cache."""
+    if pretrained in RANDOM:
+        return Finding("weights", True, "random, drawn on the device")
     name, _, revision = pretrained.partition("@")
     folder = MINI if name == "mini" else Path(name)
     if name == "mini" or folder.exists():

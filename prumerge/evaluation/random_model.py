@@ -1,0 +1,114 @@
+"""LLaVA-1.5's shape with random weights: the answers are noise, the way to them is not.
+
+Nothing is fetched: the weights are drawn on the device, words are the mini-LLaVA's (others become
+its unknown word), pictures are prepared as CLIP's at 336 pixels: 24 x 24 = 576 visual tokens.
+
+    python -m prumerge.evaluation pretrained=random-7b device=cuda batch_size=16 method=release
+"""
+
+import dataclasses
+
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from prumerge.models import load_processor
+from prumerge.roofline import read_shape
+from prumerge.roofline.shapes import ModelShape
+
+SEED = 0
+PIXELS, PATCH_PIXELS = 336, 14
+PADDED_VOCABULARY = 32_064  # the checkpoints of llava-hf pad it to this
+
+
+def _cut(shape: ModelShape) -> ModelShape:
+    """Cut layers and widths, and nothing else: for a test on a CPU."""
+    vision, language = shape.vision, shape.language
+    vision = dataclasses.replace(vision, width=64, layers=3, heads=4, inner_width=128)
+    sizes = {"width": 64, "layers": 2, "heads": 4, "key_heads": 4, "head_width": 16}
+    language = dataclasses.replace(language, **sizes, inner_width=176)
+    return dataclasses.replace(shape, vision=vision, language=language)
+
+
+RANDOM: dict[str, ModelShape] = {
+    "random-7b": read_shape("7b"),
+    "random-13b": read_shape("13b"),
+    "random-7b-cut": _cut(read_shape("7b")),
+}
+"""Shapes by the name that ``pretrained`` takes; ``-cut`` has few and narrow layers."""
+
+
+def build(
+    name: str, device: str = "cpu", dtype: torch.dtype | str | None = None
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Make a model with random weights, and its processor.
+
+    Args:
+        name: A name in ``RANDOM``.
+        device: Where the weights are drawn; 7b takes 14 GB there in half precision.
+        dtype: Precision; None takes float32 on a CPU and bfloat16 elsewhere.
+
+    Returns:
+        Model in evaluation mode, and processor. Equal calls on one device give equal weights.
+
+    Raises:
+        ValueError: If the device is not there.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"no CUDA device for device={device!r}; use device='cpu'")
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    processor = _processor()
+    config = _config(RANDOM[name], processor)
+    devices = [device] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices), torch.device(device):
+        torch.manual_seed(SEED)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    return model.eval(), processor
+
+
+def _processor() -> LlavaProcessor:
+    processor = load_processor("mini")
+    pictures = processor.image_processor
+    pictures.size = {"shortest_edge": PIXELS}
+    pictures.crop_size = {"height": PIXELS, "width": PIXELS}
+    processor.patch_size = PATCH_PIXELS
+    return processor
+
+
+def _config(shape: ModelShape, processor: LlavaProcessor) -> LlavaConfig:
+    vision, language, words = shape.vision, shape.language, processor.tokenizer
+    tower = CLIPVisionConfig(
+        hidden_size=vision.width,
+        intermediate_size=vision.inner_width,
+        num_hidden_layers=vision.layers,
+        num_attention_heads=vision.heads,
+        image_size=PIXELS,
+        patch_size=PATCH_PIXELS,
+    )
+    text = LlamaConfig(
+        vocab_size=PADDED_VOCABULARY,
+        hidden_size=language.width,
+        intermediate_size=language.inner_width,
+        num_hidden_layers=language.layers,
+        num_attention_heads=language.heads,
+        num_key_value_heads=language.key_heads,
+        max_position_embeddings=4096,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+    return LlavaConfig(
+        vision_config=tower,
+        text_config=text,
+        image_token_index=processor.image_token_id,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
