@@ -69,7 +69,8 @@ CASES: dict[str, dict[str, dict]] = {
     },
     "explorer": {
         "a photograph of one's own, another method and card": {
-            "file": f"{PHOTOGRAPHS}/flower.jpg", "method": "visionzip", "budget": 64, "card": "A100",
+            "file": f"{PHOTOGRAPHS}/flower.jpg", "method": "visionzip", "budget": 64,
+            "card": "A100",
         },
         "one object, one token, a model by its folder": {
             "objects": 1, "budget": 1, "model": str(MINI), "method": "prumerge", "costed": "mini",
