@@ -123,8 +123,10 @@ class Attachment:
         layer = feature_layer(self.model, arguments)
         pictures = arguments["pixel_values"]
         given = isinstance(pictures, Encoded)
-        encoded = self._complete(pictures) if given else self.encode(pictures, layer)
-        reduction = self.method(encoded)
+        # Training under autocast must keep the tokens that inference without it keeps.
+        with torch.autocast(self.model.device.type, enabled=False):
+            encoded = self._complete(pictures) if given else self.encode(pictures, layer)
+            reduction = self.method(encoded)
         patches = encoded.features.shape[1]
         short = shorten_inputs(
             self.model, arguments, reduction, patches, self.settings.positions, side
