@@ -8,9 +8,11 @@ from evaluated import save_tiny
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from toy import batch, pictures, prompt, tiny_llava
+from transformers import LlamaForCausalLM
 
 import prumerge
 from prumerge.adapters import adapter_fingerprint, apply_adapter, open_adapter
+from prumerge.llava_adapters import convert_adapter, replace_language_model
 
 TARGETS = r".*language_model.*_proj"
 
@@ -120,7 +122,7 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
 
 def test_a_hub_id_without_a_hub_says_what_to_check(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="cannot be fetched .* HF_HUB_OFFLINE=0"):
+    with pytest.raises(ValueError, match=r"cannot be fetched .* HF_HUB_OFFLINE=0"):
         open_adapter("owner/adapter@0123abc")
 
 
@@ -144,3 +146,73 @@ def test_the_evaluation_answers_with_the_adapter(tmp_path):
     picture, asked = [Image.new("RGB", (48, 48))], [plain.prompt("is there a red 7 ?")]
     texts = [a.answer(picture, asked, {"max_new_tokens": 6})[0].text for a in (answerer, plain)]
     assert texts[0] != texts[1]
+
+
+def in_llava_format(folder, weights):
+    """Rewrite what PEFT saved under the names that LLaVA's training script gives."""
+    lora = {k.replace("language_model.", ""): v for k, v in weights.items() if "lora_" in k}
+    theirs = {"linear_1": "0", "linear_2": "2"}
+    projector = {
+        f"base_model.model.model.mm_projector.{theirs[layer]}.{kind}": v
+        for k, v in weights.items()
+        if "multi_modal_projector" in k
+        for layer, kind in [k.split(".")[-2:]]
+    }
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in lora
+    folder.mkdir()
+    save_file(lora, folder / "adapter_model.safetensors")
+    save_file(projector, folder / "non_lora_trainables.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM"}
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config |= {"target_modules": names, "base_model_name_or_path": "lmsys/vicuna-7b-v1.5"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def released(tmp_path):
+    tuned = save_adapter(tmp_path / "peft")
+    in_llava_format(tmp_path / "llava", load_file(tmp_path / "peft" / "adapter_model.safetensors"))
+    return tmp_path / "llava", tuned
+
+
+def test_a_lora_in_llavas_format_is_converted(released, tmp_path):
+    theirs, tuned = released
+    loaded = apply_adapter(tiny_llava(), convert_adapter(theirs, tmp_path / "converted"))
+    with torch.no_grad():
+        expected = tuned(**call()).logits
+        torch.testing.assert_close(loaded(**call()).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_unconverted_it_is_refused_because_its_base_is_another(released):
+    with pytest.raises(ValueError, match=r"LLaVA's own format, trained on 'lmsys/vicuna-7b-v1.5'"):
+        apply_adapter(tiny_llava(), released[0])
+
+
+def test_pickles_and_strange_weights_are_not_converted(released, tmp_path):
+    folder = released[0]
+    path = folder / "non_lora_trainables.safetensors"
+    projector = load_file(path)
+    save_file({"base_model.model.model.vision_tower.x": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match=r"vision_tower.x is no weight that LLaVA's LoRA script"):
+        convert_adapter(folder, tmp_path / "out")
+    path.rename(folder / "non_lora_trainables.bin")
+    with pytest.raises(ValueError, match=r"non_lora_trainables\.bin is a pickle"):
+        convert_adapter(folder, tmp_path / "out")
+    (folder / "non_lora_trainables.bin").unlink()
+    with pytest.raises(ValueError, match="no projector"):
+        convert_adapter(folder, tmp_path / "out")
+    assert projector and not (tmp_path / "out").exists()
+
+
+def test_a_language_model_takes_its_place_in_a_llava():
+    model, config = tiny_llava(), tiny_llava().config.text_config
+    config.vocab_size -= 4  # as Vicuna's, which lacks the placeholder
+    language = LlamaForCausalLM(config).eval()
+    replace_language_model(model, language)
+    ids = torch.tensor([[1, 9, 17, 30]])
+    with torch.no_grad():
+        ours, theirs = model(input_ids=ids).logits[..., :-4], language(input_ids=ids).logits
+    torch.testing.assert_close(ours, theirs)
+    config.hidden_size, config.head_dim = 24, 4
+    with pytest.raises(ValueError, match="of different sizes"):
+        replace_language_model(model, LlamaForCausalLM(config))
