@@ -44,11 +44,12 @@ def nearest(
 
 
 def _order_like(values: Float[Tensor, "... patches"]) -> Int64[Tensor, "... patches"]:
-    """Return whole numbers that order like the values, and no two of them equal: first is larger.
+    """Turn values, which are overwritten, into whole numbers of the same order, none equal.
 
-    topk breaks ties as it likes, differently on each device. Among these there are none.
+    Of equal values the first has the larger number. topk breaks ties as it likes, differently on
+    each device; here it finds none.
     """
-    bits = (values + 0.0).view(torch.int32)  # -0 + 0 is 0
+    bits = values.add_(0.0).view(torch.int32)  # -0 + 0 is 0
     bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))  # negative floats count backwards
     from_the_end = torch.arange(values.shape[-1] - 1, -1, -1, device=values.device)
     return bits.long().bitwise_left_shift_(32).bitwise_or_(from_the_end)

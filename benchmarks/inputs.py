@@ -1,0 +1,50 @@
+"""What is reduced in the benchmarks: random pictures with the paper's number of outliers."""
+
+import sys
+
+import torch
+
+from prumerge.paths import ROOT
+from prumerge.scores import Encoded
+
+sys.path.append(str(ROOT / "tests"))  # the slow reference and the drawn scores are those of tests
+
+import reference
+from samples import scores_with
+
+OUTLIERS = (24, 28, 33, 38, 42, 47, 52, 56)
+"""Per picture, 40 on average, as the paper counts on TextVQA and MME."""
+
+PLAIN = {
+    "release": reference.release,
+    "release+": reference.release_plus,
+    "release+fixed": reference.release_fixed,
+    "paper": reference.paper,
+    "paper+": lambda *picture: reference.paper_plus(*picture, (24, 24)),
+}
+"""Presets by name, as plain loops over lists."""
+
+
+def encoded(images: int, patches: int = 576, width: int = 1024) -> Encoded:
+    """Draw features, keys of 16 heads and scores of a batch.
+
+    Args:
+        images: Pictures.
+        patches: Of one picture, a square number.
+        width: Of features and keys.
+
+    Returns:
+        What an encoder of CLIP ViT-L/14's width would say.
+    """
+    generator = torch.Generator().manual_seed(0)
+    size = (images, patches, width)
+    counts = [OUTLIERS[i % len(OUTLIERS)] * patches // 576 for i in range(images)]
+    side = round(patches**0.5)
+    return Encoded(
+        torch.randn(size, generator=generator),
+        torch.randn(size, generator=generator),
+        scores_with(counts, patches),
+        (side, side),
+        class_feature=torch.randn(images, width, generator=generator),
+        heads=16,
+    )

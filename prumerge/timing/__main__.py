@@ -1,0 +1,67 @@
+"""``python -m prumerge.timing``: time every stage of answering, and write rows.
+
+python -m prumerge.timing --batches 1 8 --budgets 576 64
+python -m prumerge.timing --model 7b-random --device cuda --batches 1 2 4 8 16 32 64 128 256
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from prumerge.paths import RESULTS
+from prumerge.timing.runs import Grid, time_grid
+from prumerge.timing.subjects import load_subject
+from prumerge.timing.tables import answer_times
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    usual = Grid()
+    parser = argparse.ArgumentParser(prog="python -m prumerge.timing", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--model", default="mini", help="mini, a folder, a hub id, 7b-random or 13b-random")
+    add("--layers", type=int, help="cut random weights to so many layers")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--dtype", help="such as bfloat16; by default float32 on a CPU, bfloat16 elsewhere")
+    add("--method", default=usual.method, help="what reduces")
+    add("--budgets", type=int, nargs="+", default=usual.budgets, help="visual tokens per picture")
+    add("--batches", type=int, nargs="+", default=usual.batches, help="prompts answered together")
+    add("--new-tokens", type=int, nargs="+", default=usual.new_tokens, help="output lengths")
+    add("--attention", nargs="+", default=usual.attention, help="sdpa, eager, flash_attention_2")
+    add("--text-tokens", type=int, default=usual.text_tokens, help="text tokens of a prompt")
+    add("--repeats", type=int, default=usual.repeats, help="timed calls of each stage")
+    add("--rows", type=Path, help="CSV file; by default data/results/timing/MODEL-DEVICE.csv")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 1 where a model or an argument is not one that works here.
+    """
+    chosen = parse(arguments)
+    name = f"{Path(chosen.model).name.partition('@')[0]}-{chosen.device.partition(':')[0]}.csv"
+    path = chosen.rows or RESULTS / "timing" / name
+    lists = ("budgets", "batches", "new_tokens", "attention")
+    try:
+        grid = Grid(
+            method=chosen.method,
+            text_tokens=chosen.text_tokens,
+            repeats=chosen.repeats,
+            **{name: tuple(getattr(chosen, name)) for name in lists},
+        )
+        subject = load_subject(chosen.model, chosen.device, chosen.dtype, chosen.layers)
+        rows = time_grid(subject, grid, path)
+    except ValueError as error:
+        print(f"timing: {error}", file=sys.stderr)
+        return 1
+    if len(rows):
+        print(answer_times(rows).round(1).to_string())
+        print(f"rows: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

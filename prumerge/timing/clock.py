@@ -1,0 +1,107 @@
+"""Timing one call: warm-up, synchronised, median with spread; and the memory it takes at most."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """How long a call takes.
+
+    Args:
+        median_ms: Median over the repeats.
+        low_ms: Lower quartile.
+        high_ms: Upper quartile.
+        min_ms: The quickest repeat: on a busy machine the nearest to the call alone.
+        repeats: Timed calls.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    min_ms: float
+    repeats: int
+
+
+def measure(
+    call: Callable[[], Any], device: str = "cpu", repeats: int = 5, warm_ups: int = 1
+) -> Spread:
+    """Time a call.
+
+    Args:
+        call: What is timed; called ``warm_ups + repeats`` times.
+        device: Where it computes. The clock stops when a GPU has finished, not when it was asked.
+        repeats: Timed calls.
+        warm_ups: Calls before them, untimed: they fill caches and choose kernels.
+
+    Returns:
+        Median, quartiles and minimum in ms.
+
+    Raises:
+        ValueError: If ``repeats`` is below 1.
+
+    Example:
+        >>> spread = measure(lambda: time.sleep(0.001), repeats=3)
+        >>> spread.repeats, spread.min_ms > 1
+        (3, True)
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    for _ in range(warm_ups):
+        call()
+    times_ms = []
+    for _ in range(repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        times_ms.append(1e3 * (time.perf_counter() - start))
+    low, median, high = np.quantile(times_ms, [0.25, 0.5, 0.75])
+    return Spread(float(median), float(low), float(high), min(times_ms), repeats)
+
+
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was asked; nothing to wait for on a CPU."""
+    if str(device).startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def peak_mib(call: Callable[[], Any], device: str = "cpu") -> float:
+    """Return the most memory that a call holds in tensors at one time, beyond what was there.
+
+    Args:
+        call: Called once, its result dropped.
+        device: Where its tensors lie.
+
+    Returns:
+        MiB. On a CPU from torch's own record of what is allocated and freed, so that buffers
+        inside libraries are missing.
+
+    Example:
+        >>> round(peak_mib(lambda: torch.zeros(2**20).add(1)))  # 4 MiB, and 4 of the sum
+        8
+    """
+    if str(device).startswith("cuda"):
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    # Else torch's profiler says on stderr that it starts and that it stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    changes = [
+        event.nbytes()
+        for event in record.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    return float(max(np.cumsum(changes), default=0)) / 2**20

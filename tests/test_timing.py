@@ -1,0 +1,273 @@
+"""Timing: the stages are those of a real answer, rows survive, tables say what rows hold."""
+
+import resource
+import time
+
+import pandas as pd
+import pytest
+import torch
+from samples import encoded
+from toy import PATCHES, tiny_llava
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from prumerge import PRESETS, reduce_tokens, timing
+from prumerge.roofline import NAMED, Precision, estimate_costs
+from prumerge.timing.__main__ import main
+from prumerge.timing.peaks import known_card
+from prumerge.timing.stages import Answering
+from prumerge.timing.tables import per_token
+
+
+@pytest.fixture(scope="module")
+def subject():
+    size = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    return timing.Subject("toy", "random", tiny_llava(), CLIPImageProcessorPil(**size))
+
+
+def small(**changes):
+    usual = {"budgets": (PATCHES, 5), "batches": (1, 2), "new_tokens": (1, 3), "text_tokens": 4}
+    return timing.Grid(**usual | {"repeats": 1} | changes)
+
+
+# The clock
+
+
+def test_a_call_is_timed_as_often_as_asked_after_warming_up():
+    calls = []
+    spread = timing.measure(lambda: calls.append(time.sleep(0.002)), repeats=3, warm_ups=2)
+    assert len(calls) == 5 and spread.repeats == 3
+    assert 2 <= spread.min_ms <= spread.low_ms <= spread.median_ms <= spread.high_ms
+    with pytest.raises(ValueError, match="repeats must be at least 1"):
+        timing.measure(print, repeats=0)
+
+
+def test_peak_memory_counts_what_is_held_at_one_time():
+    def one_after_another():
+        for _ in range(5):
+            torch.zeros(2**20)  # 4 MiB, freed at once
+
+    assert timing.peak_mib(one_after_another) == pytest.approx(4, abs=0.1)
+    assert timing.peak_mib(lambda: [torch.zeros(2**20) for _ in range(5)]) == pytest.approx(20, 0.1)
+
+
+# The stages
+
+
+@pytest.mark.parametrize(("method", "budget"), [("full", None), ("prumerge+", 5), ("divprune", 3)])
+def test_the_stages_one_after_another_give_the_answer_of_generate(subject, method, budget):
+    answering = Answering(subject, timing.Case(method, budget, batch=2, text_tokens=4))
+    made = answering.encode(answering.preprocess())
+    state = answering.prefill(answering.method(made) if answering.method else made)
+    once, again = (answering.decode(state, 6) for _ in range(2))
+    assert torch.equal(once, again)  # decoding leaves its start as it was
+    whole = answering.whole(6)
+    assert torch.equal(whole[:, answering.input_ids.shape[1] :], once)
+
+
+def test_stages_come_in_the_order_of_an_answer(subject):
+    def named(method, budget):
+        case = timing.Case(method, budget, text_tokens=4, new_tokens=(1, 2))
+        return [(stage, length) for stage, length, _ in timing.stages(subject, case)]
+
+    ends = [("prefill", None), ("decode", 2), ("whole", 1), ("whole", 2)]
+    assert named("full", None) == [("preprocess", None), ("encode", None), *ends]
+    assert named("top_k", 4) == [("preprocess", None), ("encode", None), ("reduce", None), *ends]
+
+
+# The rows
+
+
+def test_rows_hold_every_parameter_and_a_second_run_times_nothing_again(subject, tmp_path):
+    path = tmp_path / "new" / "rows.csv"
+    first = timing.time_grid(subject, small(), path)
+    assert len(first) == 2 * (3 + 1 + 2) + 2 * (4 + 1 + 2)  # two batches without, two with method
+    assert set(first["budget"]) == {PATCHES, 5} and set(first["prompt_tokens"]) == {20, 9}
+    assert (first[["median_ms", "peak_gflop_per_s", "bandwidth_gb_per_s"]] > 0).all(axis=None)
+    assert (first.loc[first["stage"] != "preprocess", "peak_mib"] > 0).all()
+    assert list(tmp_path.iterdir()) == [path.parent] and list(path.parent.iterdir()) == [path]
+    written = path.read_bytes()
+    pd.testing.assert_frame_equal(timing.time_grid(subject, small(), path), pd.read_csv(path))
+    assert path.read_bytes() == written
+    more = timing.time_grid(subject, small(batches=(1, 2, 3)), path)
+    assert path.read_bytes().startswith(written) and set(more["batch"]) == {1, 2, 3}
+
+
+def test_a_stopped_run_keeps_finished_cases_and_goes_on(subject, tmp_path, monkeypatch):
+    """The second case is interrupted while it is timed; the file holds the first, whole."""
+    path, steps = tmp_path / "rows.csv", []
+
+    def stop(*_):
+        steps.append(1)
+        if len(steps) > 8:
+            raise KeyboardInterrupt
+        return 0.0
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("prumerge.timing.runs.peak_mib", stop)
+        timing.time_grid(subject, small(), path)
+    kept = pd.read_csv(path)
+    assert set(kept["batch"]) == {1} and len(kept) == 6
+    rest = timing.time_grid(subject, small(), path)
+    pd.testing.assert_frame_equal(rest.iloc[:6], kept, check_dtype=False)
+    assert set(rest["batch"]) == {1, 2}
+
+
+def test_memory_that_runs_out_is_told_and_rows_before_it_stay(subject, tmp_path, capsys):
+    """Nothing is imitated: the process may not grow by more than 40 MiB."""
+    grid = small(batches=(1, 64, 128), budgets=(PATCHES,), text_tokens=200, attention=("eager",))
+    pages = int(open("/proc/self/statm").read().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    path = tmp_path / "rows.csv"
+    timing.measure_peaks()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 40 * 2**20, hard))
+        with pytest.MonkeyPatch.context() as patch:  # 512 MiB of its own, not what is tested
+            patch.setattr("prumerge.timing.runs.measure_peaks", lambda *_: {"peak_gflop_per_s": 1})
+            rows = timing.time_grid(subject, grid, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert set(rows["batch"]) == {1} == set(pd.read_csv(path)["batch"])
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("out of memory: batch 64 with 16 visual tokens (eager)")
+    assert str(path) in told
+
+
+# What rows say
+
+
+def rows_by_hand():
+    """Batch 2: full 10 + 40 ms, 5 per step; reduced 10 + 2 + 8 ms, 4 per step; 3 tokens."""
+    constant = dict(zip(timing.tables.KIND[:6], ["m", "random", 2, "float32", "d", "sdpa"],
+                        strict=True)) | {"batch": 2}  # fmt: skip
+    stages = {
+        ("full", 576): {"encode": 10, "prefill": 40, "decode": 10, "whole": 80},
+        ("top_k", 64): {"encode": 10, "reduce": 2, "prefill": 8, "decode": 8, "whole": 40},
+    }
+    return pd.DataFrame([
+        constant | {"method": method, "budget": budget, "stage": stage, "median_ms": ms,
+                    "new_tokens": 3 if stage in ("decode", "whole") else None}
+        for (method, budget), times in stages.items() for stage, ms in times.items()
+    ])  # fmt: skip
+
+
+def test_times_of_an_answer_are_summed_from_its_stages():
+    times = timing.answer_times(rows_by_hand()).droplevel(list(range(7)))
+    assert times["sum"].to_dict() == {(64, 3.0): 28, (576, 3.0): 60}
+    assert times.loc[(576, 3.0), "reduce"] == 0
+    parts = per_token(rows_by_hand())
+    assert parts["first_ms"].tolist() == [20, 50] and parts["step_ms"].tolist() == [4, 5]
+
+
+def test_throughput_counts_answers_per_second():
+    found = timing.throughput(rows_by_hand()).set_index("budget")
+    assert found["answers_per_s"].to_dict() == {576: 25.0, 64: 50.0}
+    assert found["speed_up"].to_dict() == {576: 1.0, 64: 2.0} and found["largest"].all()
+
+
+def test_break_even_is_the_length_from_which_reduction_pays():
+    (row,) = timing.break_even(rows_by_hand(), worth=2.0).to_dict("records")
+    # 50 + 5 s >= 2 * (20 + 4 s) up to s = 3.33 steps, that is 4 tokens
+    assert (row["break_even_tokens"], row["last_tokens"]) == (1, 4)
+    slower = rows_by_hand().replace({"median_ms": {40: 9}})  # 19 ms to the first token against 20
+    (row,) = timing.break_even(slower, longest=100).to_dict("records")
+    assert (row["break_even_tokens"], row["last_tokens"]) == (2, 100)
+    (row,) = timing.break_even(rows_by_hand(), worth=3.0).to_dict("records")
+    assert pd.isna(row["break_even_tokens"])
+
+
+def test_the_estimate_beside_a_measurement_is_the_rooflines():
+    row = {
+        "model": "7b-random", "weights": "random", "layers": 2, "vision_layers": 3,
+        "dtype": "bfloat16", "device": "NVIDIA H100 80GB HBM3", "attention": "sdpa",
+        "method": "prumerge+", "budget": 64, "batch": 4, "text_tokens": 40, "prompt_tokens": 104,
+        "new_tokens": 8, "stage": "decode", "median_ms": 10.0,
+    }  # fmt: skip
+    (found,) = timing.beside_roofline(pd.DataFrame([row])).to_dict("records")
+    shape = timing.peaks._shape(row)
+    assert (shape.language.layers, shape.vision.layers) == (2, 3)
+    assert shape.language.width == NAMED["7b"].language.width
+    costs = estimate_costs(
+        shape, 104, "H100", Precision("x", 16, 16, 16), 4, True, new_tokens=8
+    ).set_index("stage")
+    assert found["estimated_ms"] == costs.loc["decode", "time_ms"]
+    assert found["share"] == found["estimated_ms"] / 10 and found["peaks_of"] == "H100"
+    own = row | {"device": "CPU", "peak_gflop_per_s": 989.5e3, "bandwidth_gb_per_s": 3350.0}
+    (measured,) = timing.beside_roofline(pd.DataFrame([own])).to_dict("records")
+    assert measured["estimated_ms"] == pytest.approx(found["estimated_ms"])
+    with pytest.raises(ValueError, match="unknown hardware 'H900': there are V100"):
+        timing.beside_roofline(pd.DataFrame([row]), "H900")
+
+
+@pytest.mark.parametrize(
+    ("device", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("Tesla V100-SXM2-32GB", "V100"),
+    ],
+)
+def test_cards_are_known_by_the_names_that_torch_gives_them(device, card):
+    assert known_card(device).name == card
+
+
+def test_the_readmes_table_holds_what_is_printed_computed_and_measured(tmp_path):
+    rows = rows_by_hand().assign(prompt_tokens=[616] * 4 + [104] * 5)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    lines = timing.efficiency_table(tmp_path)[2:]
+    assert "10.2 times fewer" in lines[0] and "5.8 times less" in lines[0]
+    assert "7.9 times fewer" in lines[1] and "5.0 times less" in lines[1]
+    assert "616 and 104 | - | 5.0 times less | 2.0 times less (3 tokens)" in lines[2]
+    with pytest.raises(ValueError, match=r"no timing rows in .*make timing"):
+        timing.efficiency_table(tmp_path / "nowhere")
+
+
+# Models, and what is refused
+
+
+def test_random_weights_have_the_shape_of_llava():
+    subject = timing.load_subject("7b-random", "meta", layers=1)  # no numbers, no memory
+    text, vision = subject.model.config.text_config, subject.model.config.vision_config
+    language = NAMED["7b"].language
+    assert (text.hidden_size, text.intermediate_size) == (language.width, language.inner_width)
+    assert (text.num_hidden_layers, vision.num_hidden_layers, subject.patches) == (1, 3, 576)
+    assert subject.weights == "random" and vision.image_size == 336
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--device", "cuda", "--model", "7b-random"], "no CUDA device"),
+        (["--device", "cuda"], "no CUDA device"),
+        (["--model", "8b-random"], "no shape '8b-random': did you mean '7b-random'"),
+        (["--model", "7b-random", "--layers", "33"], "layers must be 1 to 32, got 33"),
+        (["--layers", "2"], "cuts random weights only"),
+        (["--attention", "flash_attention_2"], "needs a CUDA device: use attention sdpa"),
+        (["--attention", "spda"], "did you mean 'sdpa'"),
+        (["--method", "prumrege"], "did you mean 'prumerge'"),
+        (["--batches", "0"], "batches must be numbers of at least 1, got [0]"),
+        (["--repeats", "0"], "repeats must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_end_in_one_sentence(arguments, told, capsys, tmp_path):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert main([*arguments, "--rows", str(tmp_path / "rows.csv")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line and list(tmp_path.iterdir()) == []
+
+
+# The reduction's own memory
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_reducing_holds_less_than_its_docstring_says(name):
+    images, patches, width = 4, 576, 256
+    features, keys, scores = encoded([24, 40, 40, 56], patches, width, width)
+    reduction = reduce_tokens(features, keys, scores, name)
+    longest = max(reduction.kept)
+    stated = images * longest * (16 * patches + 12 * width) + images * (
+        300 * longest + 100 * patches
+    )
+    peak = 2**20 * timing.peak_mib(lambda: reduce_tokens(features, keys, scores, name))
+    assert peak < stated
