@@ -2,8 +2,7 @@
 
 The paper's text and the code its authors released disagree in fifteen places, numbered D1 to D15
 here and in the notebooks. ``Settings()`` is the released behaviour; :mod:`prumerge.presets` names
-the other readings. D15 needs no field, because both sides agree: a merge always reads the
-*original* features of its neighbours, never ones already merged, so all merges happen at once.
+the other readings.
 
 Source: LLaVA-PruMerge, arXiv 2403.15388v6, and its release at commit 097c041,
 ``llava/model/multimodal_encoder/clip_encoder.py`` ("the release" below).
@@ -62,6 +61,9 @@ class Settings:
         normalise_weights: D9. Whether the weights of each sum, the extra token's too, are divided
             by their total. Neither paper nor release does, and so sums grow with the attention
             mass of the neighbours; the release holds the division as a comment.
+        merge_reads: D15. What a merge reads of a neighbour that is kept itself: its ``"original"``
+            feature (paper and release, so that all merges happen at once) or, where it was sent
+            before, its ``"merged"`` one, as a loop would that overwrites its features.
         extra_token: D10. Append the attention-weighted sum of all dropped patches (release; not
             in the paper). No such token where nothing is dropped.
         spatial: D11. Evenly spaced patches of PruMerge+: ``"none"``, ``"stride"`` over the
@@ -110,6 +112,7 @@ class Settings:
     candidates: Literal["all", "pruned"] = "all"
     own_term: bool = True
     normalise_weights: bool = False
+    merge_reads: Literal["original", "merged"] = "original"
     extra_token: bool = True
     spatial: Literal["none", "stride", "lattice"] = "none"
     spatial_factor: int = 3

@@ -2,8 +2,7 @@
 
 Keys say which patches are alike. Each kept patch takes up the features of its nearest neighbours,
 weighted by their attention; one extra token may carry what all dropped patches hold together.
-All sums are weighted sums of the *original* features (D15: paper and release agree that a merge
-never reads merged features), so no patch has to wait for another.
+All sums are weighted sums of the *original* features (D15), so no patch has to wait for another.
 
 Shapes
     images   pictures in the batch
@@ -131,8 +130,8 @@ def merge(
         scores: Attention each patch receives: the weights w.
         order: Kept patches in the order wanted; rows padded with any patch.
         kept: Patches that are kept.
-        settings: ``similarity``, ``neighbours``, ``candidates``, ``own_term`` and
-            ``normalise_weights`` are read.
+        settings: ``similarity``, ``neighbours``, ``candidates``, ``own_term``,
+            ``normalise_weights`` and ``merge_reads`` are read.
 
     Returns:
         Tokens in the type of ``features``, summed in at least float32. Without neighbours
@@ -161,7 +160,22 @@ def merge(
     stays = settings.own_term | (weights == 0).all(dim=-1, keepdim=True)
     near = torch.cat([order[..., None], near], dim=-1)
     weights = torch.cat([stays.to(weights.dtype), weights], dim=-1)
-    return _sums_of_few(features, near, weights).to(features.dtype)
+    tokens = _sums_of_few(features, near, weights)
+    if settings.merge_reads == "merged":
+        dense = weights.new_zeros(*near.shape[:2], features.shape[1]).scatter_add_(2, near, weights)
+        tokens = _in_turn(tokens, take(features, order).to(tokens.dtype), dense, order)
+    return tokens.to(features.dtype)
+
+
+def _in_turn(tokens: Tensor, own: Tensor, weights: Tensor, order: Tensor) -> Tensor:
+    """Let each token read the merged features of those before it (D15).
+
+    With A the weights that earlier tokens have in later ones, the changes c = merged - own obey
+    c = (tokens - own) + A c: one triangular system per picture.
+    """
+    earlier = weights.gather(2, order[:, None].expand(-1, order.shape[1], -1)).tril(-1)
+    system = {"upper": False, "unitriangular": True}
+    return own + torch.linalg.solve_triangular(-earlier.to(own.dtype), tokens - own, **system)
 
 
 def _sums_of_few(features: Tensor, places: Tensor, weights: Tensor) -> Tensor:

@@ -61,10 +61,23 @@ def weighted_sum(features, scores, patches, normalise):
 
 
 def merged(
-    features, keys, scores, kept, *, count=32, cosine=True, pruned=False, own=True, normalise=False
+    features,
+    keys,
+    scores,
+    kept,
+    *,
+    count=32,
+    cosine=True,
+    pruned=False,
+    own=True,
+    normalise=False,
+    overwrite=False,
 ):
-    """One token per kept patch: its own feature, if wanted, and those of its neighbours."""
-    tokens = []
+    """One token per kept patch: its own feature, if wanted, and those of its neighbours.
+
+    ``overwrite``: the loop that nobody meant, which puts each token in place of its feature.
+    """
+    tokens, features = [], list(features)
     for patch in kept:
         candidates = [p for p in range(len(scores)) if not (pruned and p in kept)]
         near = neighbours_of(patch, keys, candidates, count, cosine)
@@ -75,6 +88,8 @@ def merged(
             tokens.append([a + b for a, b in zip(features[patch], gathered, strict=True)])
         else:
             tokens.append(gathered)
+        if overwrite:
+            features[patch] = tokens[-1]
     return tokens
 
 

@@ -1,6 +1,7 @@
 """Nearest keys, weighted merges and the extra token, by hand."""
 
 import pytest
+import reference
 import torch
 from samples import DEVICES, encoded
 
@@ -65,6 +66,28 @@ def test_merges_read_original_features_only():
     there = merge(FEATURES, KEYS, SCORES, ORDER, KEPT, settings)
     back = merge(FEATURES, KEYS, SCORES, ORDER.flip(1), KEPT, settings)
     assert torch.equal(there, back.flip(1))
+
+
+def test_a_merge_may_read_merged_features_by_hand():
+    """D15: patch 1 reads what patch 0 has become, [1, 0.25], and patch 0 what patch 1 was."""
+    assert merged(neighbours=1, merge_reads="merged") == [[1.0, 0.25], [0.5, 1.125]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("own_term", [True, False])
+def test_merges_in_turn_equal_the_loop_that_overwrites(own_term, device):
+    """D15, in a batch whose pictures keep different numbers."""
+    features, keys, scores = encoded([0, 9, 4], patches=36, device=device)
+    choices = {"neighbours": 5, "own_term": own_term, "extra_token": False}
+    settings = Settings(merge_reads="merged", **choices)
+    reduction = reduce_tokens(features, keys, scores, settings)
+    assert not torch.allclose(reduction.tokens[1], reduce_tokens(
+        features, keys, scores, **choices).tokens[1])  # fmt: skip
+    for picture, tokens in enumerate(reduction.tokens):
+        lists = features[picture].tolist(), keys[picture].tolist(), scores[picture].tolist()
+        kept = reduction.positions[picture].tolist()
+        expected = reference.merged(*lists, kept, count=5, own=own_term, overwrite=True)
+        torch.testing.assert_close(tokens.cpu(), torch.tensor(expected))
 
 
 def test_more_neighbours_than_patches_take_all_others():
