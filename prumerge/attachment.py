@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from prumerge.encoder import check_pictures, open_tower
 from prumerge.generation import Options, PromptFeeder, restore_prompts
 from prumerge.inputs import ShortInputs, check_cache, check_call, feature_layer, shorten_inputs
 from prumerge.methods import Method
@@ -104,15 +105,9 @@ class Attachment:
         Raises:
             ValueError: If the pictures do not have the encoder's size.
         """
-        size = self.model.config.vision_config.image_size
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[2:]) != (size, size):
-            raise ValueError(
-                f"pixel_values must be [pictures, 3, {size}, {size}] for this encoder, got "
-                f"{list(pixel_values.shape)}: use the processor saved with the model"
-            )
-        return self._complete(
-            encode(self.model.model.vision_tower, pixel_values, self.settings, layer)
-        )
+        tower = self.model.model.vision_tower
+        check_pictures(open_tower(tower), pixel_values)
+        return self._complete(encode(tower, pixel_values, self.settings, layer))
 
     def _complete(self, encoded: Encoded) -> Encoded:
         """Add what a method may ask of the model, also to what was encoded elsewhere."""

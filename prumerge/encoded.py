@@ -12,6 +12,8 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
+from prumerge.spatial import check_grid
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
@@ -31,6 +33,9 @@ class Encoded:
         at_grid: Encodes the pictures again, shrunk to the rows and columns of patches it is given,
             and returns their features; see :func:`prumerge.encoder.shrunk_features`. None where
             the pictures themselves are not at hand.
+
+    Raises:
+        ValueError: If features, keys, scores and grid are not about the same patches.
     """
 
     features: Float[Tensor, "images patches width"]
@@ -42,7 +47,32 @@ class Encoded:
     project: Callable[[Tensor], Tensor] | None = dataclasses.field(default=None, repr=False)
     at_grid: Callable[..., Tensor] | None = dataclasses.field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        check_shapes(self.features, self.keys, self.scores)
+        check_grid(self.grid, self.scores.shape[1])
+
     @property
     def head_mean_keys(self) -> Float[Tensor, "images patches depth"]:
         """Keys averaged over the heads, in float32."""
         return self.keys.float().unflatten(-1, (self.heads, -1)).mean(dim=-2)
+
+
+def check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:
+    """Refuse features, keys and scores that are not about the same patches.
+
+    Args:
+        features: Visual tokens.
+        keys: Keys of the patches.
+        scores: Attention each patch receives.
+
+    Raises:
+        ValueError: Naming both shapes, or that there is no patch at all.
+    """
+    for name, tensor in (("features", features), ("keys", keys)):
+        if scores.ndim != 2 or tensor.ndim != 3 or tensor.shape[:2] != scores.shape:
+            raise ValueError(
+                f"{name} have shape {tuple(tensor.shape)} and scores {tuple(scores.shape)}: they "
+                "must be (images, patches, width) and (images, patches), class token excluded"
+            )
+    if scores.shape[1] == 0:
+        raise ValueError("scores have no patches: a picture needs at least one")

@@ -81,6 +81,24 @@ def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[
     return features, found[0], found[1]
 
 
+def check_pictures(tower: nn.Module, pixel_values: Tensor) -> None:
+    """Refuse pictures that the encoder would misread or cut.
+
+    Args:
+        tower: As :func:`open_tower` finds it.
+        pixel_values: Preprocessed pictures.
+
+    Raises:
+        ValueError: If they are no batch of pictures of the encoder's size.
+    """
+    size = tower.config.image_size
+    if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, size, size):
+        raise ValueError(
+            f"pixel_values must be [pictures, 3, {size}, {size}] for this encoder, got "
+            f"{list(pixel_values.shape)}: use the processor saved with the model"
+        )
+
+
 def hidden_states(
     tower: nn.Module, pixel_values: Tensor, wanted: set[int], **options: bool
 ) -> dict[int, Tensor]:
@@ -94,7 +112,12 @@ def hidden_states(
 
     Returns:
         The hidden states by number, class token included.
+
+    Raises:
+        ValueError: If the pictures do not have the encoder's size.
     """
+    if not options:
+        check_pictures(tower, pixel_values)
     weight = tower.embeddings.patch_embedding.weight
     hidden = tower.embeddings(pixel_values.to(weight.device, weight.dtype), **options)
     if hasattr(tower, "pre_layrnorm"):  # CLIP's LayerNorm before the first block, spelled so

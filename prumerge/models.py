@@ -1,8 +1,11 @@
 """LLaVA by name: the embedded mini-LLaVA, a local folder, or a hub id at a revision."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from prumerge.checks import require_loadable_torchvision
 from prumerge.paths import MINI
@@ -35,26 +38,61 @@ def load(
         everywhere, since torchvision's gives slightly other pixels.
 
     Raises:
-        ValueError: When the checkpoint is missing or the device is not there.
+        ValueError: When the checkpoint is missing, incomplete or damaged, the precision is unknown,
+            or the device is not there; the message names it and what to do.
     """
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"no CUDA device for device={device!r}; use device='cpu'")
+    _check_device(device)
+    dtype = _precision(dtype, device)
     source, revision = _source(name)
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
-    dtype = dtype or (torch.float32 if str(device) == "cpu" else torch.bfloat16)
-    model = LlavaForConditionalGeneration.from_pretrained(source, revision=revision, dtype=dtype)
+    with _told(name):
+        model = LlavaForConditionalGeneration.from_pretrained(
+            source, revision=revision, dtype=dtype
+        )
     return model.to(device).eval(), load_processor(name)
 
 
 def load_processor(name: str | Path = "mini") -> LlavaProcessor:
     """Load the processor alone; see :func:`load` for ``name``."""
     source, revision = _source(name)
-    pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
-    return LlavaProcessor.from_pretrained(
-        source, revision=revision, image_processor=pictures, tokenizer=tokenizer
-    )
+    with _told(name):
+        pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
+        return LlavaProcessor.from_pretrained(
+            source, revision=revision, image_processor=pictures, tokenizer=tokenizer
+        )
+
+
+@contextlib.contextmanager
+def _told(name: str | Path) -> Iterator[None]:
+    """Name the checkpoint that could not be read, and the remedy."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        remedy = "it needs config, weights, tokenizer and processor; fetch or export it again"
+        if str(name) != "mini" and not Path(name).exists():
+            remedy = "HF_HUB_OFFLINE=0 lets it be fetched, or name a local folder"
+        raise ValueError(f"cannot load {str(name)!r} ({reason}): {remedy}") from error
+
+
+def _check_device(device: str) -> None:
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is none that torch knows: use 'cpu' or 'cuda'"
+        ) from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"no CUDA device for device={device!r}; use device='cpu'")
+
+
+def _precision(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if str(device) == "cpu" else torch.bfloat16
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype={dtype!r} is no precision: use 'float32', 'bfloat16' or 'float16'")
+    return found
 
 
 def _source(name: str | Path) -> tuple[str, str]:
@@ -66,7 +104,7 @@ def _source(name: str | Path) -> tuple[str, str]:
                 "or name another model"
             )
         return str(MINI), "main"
-    if Path(name).exists():
+    if str(name) and Path(name).exists():
         if not (Path(name) / "config.json").exists():
             raise ValueError(f"{name} holds no config.json: not a checkpoint of transformers")
         return str(name), "main"

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 
+from prumerge.encoded import check_shapes
 from prumerge.presets import resolve_settings
 from prumerge.selection import (
     DISTINCT,
@@ -90,6 +91,10 @@ def reduce_tokens(
         keeps at least one patch, also where none is an outlier. A budget is met exactly, extra
         token included; a budget of one leaves no room for the extra token.
 
+        At no time are more than 16 bytes held for each pair of a token sent and a patch, and 12
+        for each number of the tokens sent, as wide as the picture that sends most: no array of
+        patches by patches. Features in halves are copied to float32 besides.
+
     Raises:
         ValueError: If shapes disagree, scores are NaN or infinite, a setting is unknown or out of
             its limits, or the grid does not hold the patches.
@@ -105,7 +110,7 @@ def reduce_tokens(
         [tensor([5])]
     """
     settings = resolve_settings(settings, **overrides)
-    _check_shapes(features, keys, scores)
+    check_shapes(features, keys, scores)
     return reduce_to(select(scores, settings, grid), features, keys, scores, settings)
 
 
@@ -157,14 +162,3 @@ def _append(tokens: Tensor, order: Tensor, counts: Tensor, extra: Tensor, place:
     order = pad(order, (0, 1)).scatter_(1, here, place)
     here = here[..., None].expand(-1, 1, tokens.shape[-1])
     return pad(tokens, (0, 0, 0, 1)).scatter_(1, here, extra[:, None]), order
-
-
-def _check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:
-    for name, tensor in (("features", features), ("keys", keys)):
-        if scores.ndim != 2 or tensor.ndim != 3 or tensor.shape[:2] != scores.shape:
-            raise ValueError(
-                f"{name} have shape {tuple(tensor.shape)} and scores {tuple(scores.shape)}: they "
-                "must be (images, patches, width) and (images, patches), class token excluded"
-            )
-    if scores.shape[1] == 0:
-        raise ValueError("scores have no patches: a picture needs at least one")

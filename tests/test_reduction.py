@@ -7,7 +7,8 @@ from jaxtyping import TypeCheckError
 from samples import DEVICES, encoded, scores_with
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prumerge import PRESETS, Settings, reduce_tokens
+from prumerge import PRESETS, Encoded, Settings, reduce_tokens
+from prumerge.encoded import check_shapes
 from prumerge.reduction import FILL, OUTLIER, SPATIAL
 from prumerge.selection import arrange, rank_scores, select
 
@@ -265,13 +266,21 @@ def test_shapes_that_disagree_are_refused(cut):
 
 
 def test_the_refusal_of_shapes_says_what_to_do():
-    from prumerge.reduction import _check_shapes
-
     features, keys, scores = encoded(COUNTS)
     with pytest.raises(ValueError, match=r"features have shape \(5, 63, 12\).*class token"):
-        _check_shapes(features[:, 1:], keys, scores)
+        check_shapes(features[:, 1:], keys, scores)
     with pytest.raises(ValueError, match="no patches"):
-        _check_shapes(features[:, :0], keys[:, :0], scores[:, :0])
+        check_shapes(features[:, :0], keys[:, :0], scores[:, :0])
+
+
+@pytest.mark.parametrize(
+    ("patches", "grid"), [(63, (8, 8)), (64, (8, 7)), (64, (64, 64)), (64, (-8, -8))]
+)
+def test_what_an_encoder_says_must_be_about_the_same_patches(patches, grid):
+    """Also for methods that look at scores or features alone."""
+    features, keys, scores = encoded(COUNTS)
+    with pytest.raises(REFUSALS):
+        Encoded(features[:, :patches], keys[:, :patches], scores, grid)
 
 
 class Watch(TorchDispatchMode):
