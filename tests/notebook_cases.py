@@ -20,6 +20,8 @@ EXPECTED = [
     "00_quickstart",
     "01_attention_sparsity",
     "02_iqr_selection",
+    "03_spatial_tokens",
+    "04_token_merging",
     "07_cost_model",
     "explorer",
     "train_mini_llava",
@@ -51,6 +53,21 @@ CASES: dict[str, dict[str, dict]] = {
         "other quartiles, no class token": {
             "lower_quantile": 0.4, "upper_quantile": 0.6, "score": "received", "count": 5,
             "model": str(MINI),
+        },
+    },
+    "03_spatial_tokens": {
+        "photographs of one's own, two spaced tokens per outlier": {
+            "images": PHOTOGRAPHS, "spatial_factor": 2, "budgets": [3, 1000], "per_family": 4,
+        },
+        "one picture, one token": {"count": 1, "budgets": [1], "per_family": 4, "seed": 2},
+    },
+    "04_token_merging": {
+        "photographs of one's own, a model by its folder, one neighbour": {
+            "images": PHOTOGRAPHS, "model": str(MINI), "neighbours": 1, "budgets": [9],
+            "per_family": 4,
+        },
+        "one picture, more neighbours than patches": {
+            "count": 1, "neighbours": 1000, "budgets": [1], "per_family": 4,
         },
     },
     "07_cost_model": {
