@@ -1,20 +1,32 @@
 """Training through the reduction: gradients, labels, precision, checkpointing, loss."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from notebook_cases import PHOTOGRAPHS
 from peft import PeftModel
+from safetensors.torch import load_file
 from toy import PATCHES, batch, pictures, prompt, tiny_llava
-from transformers import TrainingArguments
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    TrainingArguments,
+)
 
 import prumerge
 from prumerge.adapters import apply_adapter
 from prumerge.finetuning.conversations import collate, to_sample
-from prumerge.finetuning.data import SceneInstructions
+from prumerge.finetuning.data import InstructionFile, SceneInstructions
+from prumerge.finetuning.lora import Lora, add_lora, parameter_groups
 from prumerge.finetuning.records import Record
-from prumerge.finetuning.tuning import Lora, add_lora, parameter_groups, tune
+from prumerge.finetuning.tuning import tune
 from prumerge.methods import resolve
 from prumerge.mini.architecture import build_processor
 
+FIXTURES = Path(__file__).parent / "fixtures"
 LORA = Lora(rank=4, alpha=8, dropout=0.0)
 
 
@@ -183,3 +195,30 @@ def test_text_alone_reaches_the_projector_with_zero_gradients(tmp_path):
 def test_impossible_recipes_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         Lora(**wrong)
+
+
+def test_a_model_of_the_7bs_shapes_takes_a_step(tmp_path):
+    """Widths, heads and picture size of LLaVA-1.5-7B, cut to one block of each kind."""
+    vision = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=2, num_attention_heads=16,
+        image_size=336, patch_size=14, projection_dim=768,
+    )  # fmt: skip
+    text = LlamaConfig(
+        hidden_size=4096, intermediate_size=11008, num_hidden_layers=1, num_attention_heads=32,
+        vocab_size=128, max_position_embeddings=4096,
+    )  # fmt: skip
+    processor = build_processor(24)
+    processor.image_processor.size = {"shortest_edge": 336}
+    processor.image_processor.crop_size = {"height": 336, "width": 336}
+    config = LlavaConfig(vision, text, image_token_index=processor.image_token_id)
+    model = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16).eval()
+    examples = InstructionFile(FIXTURES / "llava-instructions.json", PHOTOGRAPHS)
+    assert [len(examples[i][0].turns) for i in range(3)] == [2, 1, 1]
+    options = {"per_device_train_batch_size": 3, "bf16": True, "gradient_checkpointing": True}
+    lora = Lora(rank=8, alpha=16)
+    method = resolve("release", budget=40)
+    tuned, log = tune(model, processor, examples, arguments(tmp_path, 1, **options), lora, method)
+    assert log[0]["loss"] > 0 and log[0]["grad_norm"] > 0
+    assert tuned.get_base_model().model.multi_modal_projector.linear_1.weight.shape == (4096, 1024)
+    kept = load_file(tmp_path / "adapter_model.safetensors")
+    assert sum(tensor.numel() for tensor in kept.values()) > 2e7  # projector and updates

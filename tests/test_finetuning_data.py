@@ -147,7 +147,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, text, words):
     with pytest.raises(ValueError, match="no instruction file"):
         InstructionFile(tmp_path / "none.json")
     with pytest.raises(ValueError, match="on_problem must be 'stop' or 'skip'"):
-        InstructionFile(tmp_path / "x.json", on_problem="ignore")  # type: ignore[arg-type]
+        InstructionFile(tmp_path / "x.json", on_problem="ignore")
 
 
 @pytest.mark.parametrize("lines", [False, True])

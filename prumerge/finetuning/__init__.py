@@ -6,5 +6,5 @@ conversations  token ids, labels, batches
 tuning         the training itself, through an attached reducer
 arms           four arms on equal steps and data, answered question by question
 costs          time and memory of a step, full against reduced
-command        python -m prumerge.finetuning train | arms | cost | scenes
+command        python -m prumerge.finetuning train | arms | cost | scenes | convert
 """

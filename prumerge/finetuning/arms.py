@@ -21,8 +21,9 @@ from transformers import TrainingArguments
 
 from prumerge.evaluation.answering import fingerprint
 from prumerge.finetuning.data import SceneInstructions
+from prumerge.finetuning.lora import Lora
 from prumerge.finetuning.quiz import Quiz
-from prumerge.finetuning.tuning import Lora, tune
+from prumerge.finetuning.tuning import tune
 from prumerge.llava import attach
 from prumerge.methods import Method, resolve
 from prumerge.models import load
@@ -54,9 +55,9 @@ class Plan:
     model: str = "mini"
     budget: int = 32
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 80
+    steps: int = 70
     batch_size: int = 8
-    turns: int = 4
+    turns: int = 1
     per_family: int = 50
     lora: Lora = MINI_LORA
 

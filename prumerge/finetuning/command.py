@@ -72,7 +72,8 @@ def train(arguments: list[str]) -> None:
     from prumerge.evaluation.answering import VICUNA_V1
     from prumerge.finetuning.conversations import to_sample
     from prumerge.finetuning.data import InstructionFile
-    from prumerge.finetuning.tuning import Lora, tune
+    from prumerge.finetuning.lora import Lora
+    from prumerge.finetuning.tuning import tune
     from prumerge.methods import resolve
     from prumerge.models import load
     from prumerge.pictures import grid_of

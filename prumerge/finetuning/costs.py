@@ -18,7 +18,7 @@ import torch
 from prumerge.finetuning.arms import MINI_LORA, Plan
 from prumerge.finetuning.conversations import collate, to_sample
 from prumerge.finetuning.data import SceneInstructions
-from prumerge.finetuning.tuning import Lora, add_lora, parameter_groups
+from prumerge.finetuning.lora import Lora, add_lora, parameter_groups
 from prumerge.llava import attach
 from prumerge.models import load
 from prumerge.pictures import grid_of

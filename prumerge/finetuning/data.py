@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -21,7 +20,6 @@ from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene
 
 Example = tuple[Record, Image.Image | None]
-OnProblem = Literal["stop", "skip"]
 SCENE_SEED = 70_000  # far from the seeds of training from nothing and of the held-out questions
 _LOG = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ class InstructionFile:
         self,
         path: str | Path,
         images: str | Path = "",
-        on_problem: OnProblem = "stop",
+        on_problem: str = "stop",
         check: Callable[[Record], object] = lambda record: None,
     ) -> None:
         if on_problem not in ("stop", "skip"):
