@@ -1,9 +1,7 @@
 """Questions about pictures, answered in batches whose pictures send unequal numbers of tokens."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,20 +9,20 @@ from PIL import Image
 
 from prumerge.adapters import adapter_fingerprint, apply_adapter
 from prumerge.asking import prompt_of
+from prumerge.attachment import Attachment
+from prumerge.evaluation.identity import fingerprint
 from prumerge.evaluation.options import Options
-from prumerge.evaluation.random_model import RANDOM, SEED, build
+from prumerge.evaluation.random_model import RANDOM, build
 from prumerge.evaluation.sharing import distinct, pad_to_square, picture_arguments
 from prumerge.llava import attach
+from prumerge.methods import Method
 from prumerge.models import load
-from prumerge.paths import MINI
 
 VICUNA_V1 = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the user's questions. "
 )
 """What LLaVA-1.5 was trained and evaluated with in front of each conversation."""
-
-_UNSHORTENED_FINGERPRINT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ class Answerer:
         adapter = options.adapter
         if adapter:
             self.model = apply_adapter(self.model, adapter)
-        reducer = options.reducer()
-        self.attachment = attach(self.model, reducer) if reducer else None
+        self.attachment: Attachment | None = None
+        reducer = self.use(options.reducer())
         self.identity: dict[str, Any] = {
             "pretrained": options.pretrained,
             "weights": fingerprint(options.pretrained, self.model),
@@ -80,6 +78,13 @@ class Answerer:
             "conversation": options.conversation,
             "adapter": f"{adapter} ({adapter_fingerprint(adapter)})" if adapter else None,
         }
+
+    def use(self, reducer: Method | None) -> Method | None:
+        """Let a method reduce the pictures from now on, or none; hand it back."""
+        if self.attachment is not None:
+            self.attachment.detach()
+        self.attachment = attach(self.model, reducer) if reducer else None
+        return reducer
 
     def prompt(self, question: str) -> str:
         """Put a question into the model's conversation, one picture in front.
@@ -166,29 +171,3 @@ def _ended(text: str, until: Sequence[str]) -> str:
     for stop in until:
         text = text.split(stop)[0] if stop else text
     return text.strip()
-
-
-def fingerprint(pretrained: str, model: Any) -> str:
-    """Name the weights, so that a result can be told from one of other weights.
-
-    Args:
-        pretrained: As given to :func:`prumerge.models.load`.
-        model: The loaded model.
-
-    Returns:
-        The hub's commit; for a folder a hash of its weight files (of names and sizes alone where
-        they exceed a gibibyte); for random weights their seed.
-    """
-    if pretrained in RANDOM:
-        return f"random, seed {SEED}"
-    commit = getattr(model.config, "_commit_hash", None)
-    if commit:
-        return commit
-    folder = MINI if pretrained.partition("@")[0] == "mini" else Path(pretrained)
-    files = sorted(folder.glob("*.safetensors"))
-    seen = hashlib.sha256()
-    for file in files:
-        seen.update(f"{file.name} {file.stat().st_size}\n".encode())
-        if file.stat().st_size < _UNSHORTENED_FINGERPRINT_BYTES:
-            seen.update(file.read_bytes())
-    return seen.hexdigest()[:12]

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from prumerge.evaluation.asked import questions_of
 from prumerge.evaluation.certainty import best_constant, score_interval
+from prumerge.evaluation.options import read
 from prumerge.evaluation.runs import evaluate
 from prumerge.evaluation.saved import merge_into
-from prumerge.methods import resolve
 
 COMPARED = ("full", "release", "release+", "paper", "paper+", "release@64")
 """Full tokens, PruMerge and PruMerge+ as released and as written, and a fixed budget."""
@@ -78,8 +78,7 @@ def compare(
     """
     methods = {label: method_of(label) for label in labels}
     for chosen in methods.values():
-        if chosen["method"] != "full":
-            resolve(**chosen)
+        read(arguments | chosen)
     tables, asked = [], []
     for label in tqdm(methods, unit="method", disable=len(methods) == 1):
         rows, results = evaluate(tasks, limit, **arguments, **methods[label])

@@ -22,7 +22,7 @@ def read_results(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         Rows and questions, as :func:`prumerge.evaluation.comparison.compare` returns them.
 
     Raises:
-        ValueError: If there is no comparison.
+        ValueError: If there is no comparison, or a file of it cannot be read.
     """
     place = EVALUATION / folder  # an absolute path stays as it is
     if not (place / "rows.csv").exists():
@@ -30,7 +30,13 @@ def read_results(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"{folder} holds no rows.csv: make one with "
             f"python -m prumerge.evaluation --compare --save {place}"
         )
-    return pd.read_csv(place / "rows.csv"), pd.read_parquet(place / "questions.parquet")
+    try:
+        return pd.read_csv(place / "rows.csv"), pd.read_parquet(place / "questions.parquet")
+    except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are among them
+        raise ValueError(
+            f"the comparison in {folder} cannot be read ({error}): remove that folder, and "
+            "compare again"
+        ) from error
 
 
 def merge_into(folder: Path, rows: pd.DataFrame, questions: pd.DataFrame) -> None:

@@ -1,0 +1,88 @@
+"""How many questions per second a method answers against another, in one run.
+
+Methods take turns, so that what else the machine does meets both.
+"""
+
+import io
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from prumerge.evaluation.answering import Answerer
+from prumerge.evaluation.comparison import method_of
+from prumerge.evaluation.mini_tasks import path_of
+from prumerge.evaluation.options import read
+
+NEW_TOKENS = 6  # as the mini tasks allow
+
+
+def take_turns(
+    labels: Sequence[str] = ("full", "release"),
+    benchmarks: Sequence[str] = ("textvqa", "mme"),
+    questions: int = 32,
+    rounds: int = 3,
+    **arguments: Any,
+) -> pd.DataFrame:
+    """Measure the batched evaluation of mini questions.
+
+    Args:
+        labels: Methods, as :func:`prumerge.evaluation.comparison.method_of` reads them.
+        benchmarks: Whose questions; TextVQA's ask once about each picture, MME's eight times.
+        questions: Of each benchmark, from the first on.
+        rounds: Turns of each method, after one batch each to warm up.
+        **arguments: Of the model: ``pretrained``, ``device``, ``batch_size`` and so on.
+
+    Returns:
+        One row per benchmark, method and round: ``benchmark``, ``label``, ``round``,
+        ``questions_per_picture``, ``visual_tokens`` (mean) and ``images_per_s``, the questions
+        with their pictures answered per second, preparation included.
+
+    Raises:
+        ValueError: If an argument is not possible.
+    """
+    options = {label: read(arguments | method_of(label)) for label in labels}
+    answerer = Answerer(options[labels[0]], arguments.get("device") or "cpu")
+    rows = []
+    for benchmark in benchmarks:
+        table = pd.read_parquet(path_of(benchmark)).iloc[:questions]
+        pictures = [Image.open(io.BytesIO(i["bytes"])).convert("RGB") for i in table["image"]]
+        prompts = [answerer.prompt(question) for question in table["question"]]
+        repeats = len(table) / table["image_id"].nunique()
+        for turn in range(-1, rounds):
+            for label in labels:
+                answerer.use(options[label].reducer())
+                found = _answer(answerer, pictures, prompts, options[label].batch_size, turn < 0)
+                named = {"benchmark": benchmark, "label": label, "round": turn}
+                rows.append(named | {"questions_per_picture": repeats} | found)
+    measured = pd.DataFrame(rows)
+    return measured[measured["round"] >= 0].reset_index(drop=True)
+
+
+def ratios(measured: pd.DataFrame, label: str, base: str = "full") -> pd.Series:
+    """Return how many times faster one method is than another.
+
+    Args:
+        measured: Of :func:`take_turns`.
+        label: The faster one.
+        base: The other.
+
+    Returns:
+        By benchmark, the median over the rounds of the ratio within a round.
+    """
+    speeds = measured.pivot_table("images_per_s", ["benchmark", "round"], "label", sort=False)
+    return (speeds[label] / speeds[base]).groupby("benchmark", sort=False).median()
+
+
+def _answer(
+    answerer: Answerer, pictures: list, prompts: list[str], batch: int, once: bool
+) -> dict[str, float]:
+    started, tokens = time.perf_counter(), []
+    for start in range(0, batch if once else len(prompts), batch):
+        chosen = slice(start, start + batch)
+        given = answerer.answer(pictures[chosen], prompts[chosen], {"max_new_tokens": NEW_TOKENS})
+        tokens += [answer.visual_tokens for answer in given]
+    seconds = time.perf_counter() - started
+    return {"visual_tokens": sum(tokens) / len(tokens), "images_per_s": len(tokens) / seconds}

@@ -1,0 +1,149 @@
+"""Several methods in one command: killed and resumed, merged, refused; random weights."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from evaluated import PATCHES, save_tiny
+
+pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
+
+from prumerge.evaluation.__main__ import main
+from prumerge.evaluation.comparison import COMPARED, method_of
+from prumerge.evaluation.journal import Journal
+from prumerge.evaluation.random_model import RANDOM, build
+from prumerge.evaluation.saved import merge_into, read_results
+
+MEASURED = ["seconds", "images_per_s", "peak_mib", "fresh_items", "date"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(tiny, tmp_path_factory):
+    """The same command undisturbed, and killed within its second method and started again."""
+    folder = tmp_path_factory.mktemp("comparison")
+    words = [f"pretrained={tiny}", "device=cpu", "batch_size=2", "--compare", "full", "release@9"]
+    words += ["--tasks", "mini_pope", "mini_mme", "--limit", "8"]
+    assert main([*words, "--save", str(folder / "whole")]) == 0
+
+    journal = folder / "journal"
+    words += [f"answers={journal}", "--save", str(folder / "killed")]
+    running = subprocess.Popen([sys.executable, "-m", "prumerge.evaluation", *words])
+    deadline = time.monotonic() + 240
+    while not (journal.exists() and len(Journal(journal, "reader")) >= 40):
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    done = len(Journal(journal, "reader"))
+    before = read_results(folder / "killed")[0]
+    assert main(words) == 0
+    return folder, done, before
+
+
+def test_a_killed_comparison_ends_as_an_undisturbed_one(killed_and_resumed):
+    folder, done, before = killed_and_resumed
+    assert 20 <= done < 32
+    assert before["label"].unique().tolist() == ["full"]  # saved before the kill
+    (whole, asked), (resumed, again) = (read_results(folder / n) for n in ("whole", "killed"))
+    pd.testing.assert_frame_equal(asked, again)
+    pd.testing.assert_frame_equal(whole.drop(columns=MEASURED), resumed.drop(columns=MEASURED))
+    assert resumed.groupby("label")["fresh_items"].max().to_dict() == {"full": 0, "release@9": 8}
+
+
+def test_rows_tell_everything_a_score_depends_on(killed_and_resumed):
+    rows, questions = read_results(killed_and_resumed[0] / "killed")
+    assert rows.groupby(["label", "task"]).size().eq(2).all()  # F1 and accuracy; both MME scores
+    known = "weights method batch_size dtype device torch transformers lmms_eval do_pad processes"
+    assert rows[known.split()].notna().all(axis=None)
+    measured = rows[["images_per_s", "peak_mib", "seconds"]]
+    assert measured.notna().all(axis=None) and (measured > 0).all(axis=None)
+    reduced = rows[rows["label"] == "release@9"]
+    assert (reduced[["tokens_mean", "tokens_min", "tokens_max", "budget"]] == 9).all(axis=None)
+    assert (rows.loc[rows["label"] == "full", "tokens_mean"] == PATCHES).all()
+    assert (rows["low"] <= rows["value"]).all() and (rows["value"] <= rows["high"]).all()
+    assert len(questions) == 32 and set(questions["label"]) == {"full", "release@9"}
+
+
+def test_other_methods_and_tasks_stay_and_other_weights_go(killed_and_resumed, tmp_path):
+    rows, questions = read_results(killed_and_resumed[0] / "whole")
+    new = rows["label"].eq("full") & rows["task"].eq("mini_pope")
+    asked = questions["label"].eq("full") & questions["task"].eq("mini_pope")
+    merge_into(tmp_path, rows, questions)
+    merge_into(tmp_path, rows[new].assign(value=1.0), questions[asked])
+    merged, answers = read_results(tmp_path)
+    assert len(merged) == len(rows) and len(answers) == len(questions)
+    assert merged["value"].eq(1.0).sum() >= 2
+    merge_into(tmp_path, rows[new].assign(weights="others"), questions[asked])
+    merged, answers = read_results(tmp_path)
+    assert merged["weights"].unique().tolist() == ["others"] and len(answers) == asked.sum()
+
+
+def test_absent_and_broken_results_are_told(killed_and_resumed, tmp_path):
+    with pytest.raises(ValueError, match=r"holds no rows\.csv: make one with"):
+        read_results(tmp_path)
+    rows, questions = read_results(killed_and_resumed[0] / "whole")
+    merge_into(tmp_path, rows, questions)
+    (tmp_path / "questions.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=r"cannot be read .*: remove that folder"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--compare", "full", "relaese"], "did you mean 'release'"),
+        (["--compare", "release@many"], "'release@many' names no budget"),
+        (["--compare", "release@-3"], "budget must be"),
+        (["--compare", "full@64"], "reduces nothing and takes no budget"),
+    ],
+)
+def test_wrong_methods_are_told_before_anything_is_asked(words, message, capsys):
+    assert main(["device=cpu", *words, "--tasks", "mini_pope"]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--save", "x"], ["method=release", "--compare", "full"]])
+def test_contradicting_words_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "--compare" in capsys.readouterr().err
+
+
+def test_all_compared_methods_exist():
+    assert [method_of(label)["method"] for label in COMPARED][:2] == ["full", "release"]
+    assert sum("budget" in method_of(label) for label in COMPARED) == 1
+
+
+def test_random_weights_have_the_size_of_llava():
+    model, processor = build("random-7b", device="meta")
+    assert sum(weight.numel() for weight in model.parameters()) == 7_063_427_072
+    assert processor.image_processor.crop_size["height"] == 336
+    assert set(RANDOM) == {"random-7b", "random-13b", "random-7b-cut"}
+
+
+def test_random_weights_are_those_of_the_seed():
+    first, second = (build("random-7b-cut")[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_random_weights_go_the_whole_way(tmp_path, capsys):
+    words = ["pretrained=random-7b-cut", "device=cpu", "batch_size=4", "--compare", "full"]
+    words += ["release@32", "--tasks", "mini_mme", "--limit", "2", "--save", str(tmp_path)]
+    assert main(words) == 0
+    rows, _ = read_results(tmp_path)
+    assert rows["tokens_mean"].tolist() == [576, 576, 32, 32]
+    assert rows["weights"].unique().tolist() == ["random, seed 0"]
+    assert rows["model"].unique().tolist() == ["random-7b-cut"]
+    assert "release@32" in capsys.readouterr().out
+    assert main(["pretrained=random-7b", "--preflight"]) == 0
+    assert "random, drawn on the device" in capsys.readouterr().out
