@@ -124,8 +124,8 @@ def encode(
     """
     settings = settings or Settings()
     tower = open_tower(vision_tower)
-    layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
     _check_class_token(tower, settings)
+    layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
     hidden = hidden_states(tower, pixel_values, set(layers))
     again = functools.partial(shrunk_features, tower, pixel_values, layers[0])
     grid = tuple(side // tower.config.patch_size for side in pixel_values.shape[-2:])
