@@ -2,7 +2,7 @@
 
 papermill does the running. Added here are a refusal of parameters that the notebook does not
 declare (papermill only prints a line and runs the defaults), and a final name that only a finished
-run gets. Shell: ``python -m prumerge.runs NOTEBOOK OUTPUT [--html] [--figures] [-p NAME VALUE]...``
+run gets. Shell: ``python -m prumerge.runs NOTEBOOK OUTPUT [--figures] [-p NAME VALUE]...``
 """
 
 import argparse
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import papermill
-from nbconvert import HTMLExporter
 
 from prumerge.outcomes import RunError, finish, stopped, told
 
@@ -108,22 +107,6 @@ def run_notebook(
     return output
 
 
-def write_html(notebook: Path) -> Path:
-    """Render an executed notebook as one HTML page beside it, pictures included.
-
-    Args:
-        notebook: Executed notebook.
-
-    Returns:
-        Path of the page.
-    """
-    page = notebook.with_suffix(".html")
-    text, _ = HTMLExporter().from_filename(str(notebook))
-    partial = page.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(page)
-
-
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
@@ -143,7 +126,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m prumerge.runs", description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--html", action="store_true", help="also render an HTML page")
     parser.add_argument("--figures", action="store_true", help="set save_figures, where declared")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     chosen = parser.parse_args(arguments)
@@ -152,9 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.figures and "save_figures" in declared_parameters(chosen.notebook):
             parameters.setdefault("save_figures", True)
         with told(chosen.notebook.stem):
-            executed = run_notebook(chosen.notebook, chosen.output, parameters)
-            if chosen.html:
-                write_html(executed)
+            run_notebook(chosen.notebook, chosen.output, parameters)
     except (RunError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

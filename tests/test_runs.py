@@ -100,9 +100,9 @@ def test_a_failed_recording_leaves_the_notebook_as_it_was(tmp_path, capsys):
     assert "ZeroDivisionError" in told.err
 
 
-def test_the_shell_makes_a_page_and_refuses_in_one_line(tmp_path, capsys):
+def test_the_shell_runs_a_copy_and_refuses_in_one_line(tmp_path, capsys):
     output = tmp_path / "copy.ipynb"
-    assert runs.main([str(GRID), str(output), "--html", "-p", "side", "5", "-p", "label", "n"]) == 0
-    assert "n: 25 patches" in output.with_suffix(".html").read_text(encoding="utf-8")
+    assert runs.main([str(GRID), str(output), "-p", "side", "5", "-p", "label", "n"]) == 0
+    assert "n: 25 patches" in printed(output)
     assert runs.main([str(GRID), str(output), "-p", "sied", "5"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
