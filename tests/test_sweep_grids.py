@@ -3,6 +3,7 @@
 import pytest
 
 from prumerge.sweeps import grids
+from prumerge.sweeps.__main__ import main
 from prumerge.sweeps.leaderboard import leaderboard_of
 from prumerge.sweeps.points import Point
 
@@ -66,6 +67,23 @@ def test_a_bad_grid_is_refused(tmp_path, text, sentence):
 def test_an_unknown_sweep_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="no sweep 'neighbors': did you mean 'neighbours'"):
         grids.read_sweep("neighbors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["neighbors"], "error: no sweep 'neighbors'"),
+        (["leaderboard", "--budget", "0"], "error: budget must be None, an int of at least 1"),
+        (
+            ["leaderboard", "--budget", "900"],
+            "error: budget=900 is more than the 576 visual tokens",
+        ),
+        (["order", "--model", "absent/folder/x"], "error: order.yml, job 'order': no model"),
+    ],
+)
+def test_the_shell_says_what_is_wrong_in_one_line(arguments, sentence, capsys):
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith(sentence)
 
 
 @pytest.mark.parametrize("name", grids.names())

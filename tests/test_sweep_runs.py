@@ -125,5 +125,5 @@ def test_scores_that_need_a_class_token_are_refused_without_one():
     tower = tiny_llava(
         encoder=SiglipVisionConfig, vision_feature_select_strategy="full"
     ).model.vision_tower
-    with pytest.raises(ValueError, match="needs a class token and .* has none: use score="):
+    with pytest.raises(ValueError, match=r"needs a class token and .* has none: use score="):
         encode(tower, pictures(1), Settings(score="head_mean"))

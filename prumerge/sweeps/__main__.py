@@ -7,6 +7,7 @@ leaderboard --budget N  every method at one budget, with intervals
 """
 
 import argparse
+import shlex
 import sys
 import time
 
@@ -35,10 +36,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--module", default="", help="file with a method of your own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cores", type=int, default=2, help="jobs at a time")
-    chosen, snakemake = parser.parse_known_args(arguments)
+    parser.add_argument(
+        "--snakemake",
+        default="",
+        help='more for Snakemake: --snakemake="--executor slurm --jobs 8"',
+    )
+    chosen = parser.parse_args(arguments)
     overrides = {"model": chosen.model, "per_family": chosen.per_family}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    options = {"cores": chosen.cores, "device": chosen.device, "snakemake": snakemake}
+    options = {
+        "cores": chosen.cores,
+        "device": chosen.device,
+        "snakemake": shlex.split(chosen.snakemake),
+    }
     started = time.perf_counter()
     try:
         _run(chosen, overrides, options)

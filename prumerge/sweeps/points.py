@@ -96,12 +96,16 @@ class Point:
     def key(self, weights: str) -> str:
         """Name everything that decides the answers, in 12 characters.
 
+        Settings count where they differ from ``Settings()``: a field that is new in a later version
+        does not make rows of an earlier one another point's.
+
         Args:
             weights: Names the checkpoint.
         """
         content = Path(self.module).read_text() if self.module else ""
-        settings = dataclasses.asdict(self.resolved.settings)
-        parts = [self.method, settings, self.questions, self.per_family, self.model, content]
+        settings, usual = vars(self.resolved.settings), vars(Settings())
+        changed = {name: value for name, value in settings.items() if value != usual[name]}
+        parts = [self.method, changed, self.questions, self.per_family, self.model, content]
         text = json.dumps([*parts, weights], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

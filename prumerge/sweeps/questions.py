@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from prumerge.mini.benchmark import HELD_OUT_SEED
-from prumerge.mini.questions import FAMILIES, Question, ask
+from prumerge.mini.questions import Question, ask
 from prumerge.mini.scenes import Scene, draw_scene
 
 SETS = {"choose": 2001, "report": 2002}
@@ -74,7 +74,7 @@ def draw_questions(name: str, per_family: int, grid: int = 24) -> QuestionSet:
     rng = np.random.default_rng((HELD_OUT_SEED, SETS[name]))
     turns = cycle(_ORDER)
     scenes, rows = [], []
-    for picture in range(per_family * len(FAMILIES) // PER_PICTURE):
+    for picture in range(per_family * len(_ORDER) // PER_PICTURE):
         scene, asked = _ask_all(list(islice(turns, PER_PICTURE)), grid, rng)
         scenes.append(scene)
         rows += [(picture, scene.objects, q.family, q.text, q.answer) for q in asked]

@@ -119,11 +119,16 @@ def write_table(path: Path, rows: list[Row]) -> None:
     """Write the rows of a sweep as ``path`` (CSV) and their answers beside it (Parquet).
 
     Raises:
-        ValueError: If they were asked different questions under one name.
+        ValueError: If they were asked different questions under one name, or versions that know
+            different settings wrote them.
     """
     sets = {(row.cells["questions"], row.cells["drawn"], len(row.right)) for row in rows}
     if len(sets) > len({name for name, *_ in sets}):
         raise ValueError(f"rows of {path.stem} were asked different questions: {sorted(sets)}")
+    if len({tuple(row.cells) for row in rows}) > 1:
+        raise ValueError(
+            f"rows of {path.stem} have different columns: delete those of old versions"
+        )
     right = pd.DataFrame({row.key: row.right for row in rows})
     table = pd.DataFrame([row.cells for row in rows])
     _write(path.with_suffix(".parquet"), lambda file: right.to_parquet(file, compression="zstd"))

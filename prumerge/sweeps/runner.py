@@ -152,7 +152,7 @@ def _encoding(point: Point) -> dict[str, Any]:
 
 
 def _snakemake(plan: dict[str, Any], cores: int, more: Sequence[str]) -> None:
-    file = places.POINTS.parent / "plan.json"
+    file = places.POINTS.parent / f"plan-{plan['jobs'][0]['name']}.json"  # two may run at once
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(plan, indent=1))

@@ -27,11 +27,12 @@ from prumerge.sweeps.tables import Answered, read_sweep_rows
 BASE = "prumerge"
 
 
-def effects(name: str) -> pd.DataFrame:
+def effects(name: str, suffix: str = "") -> pd.DataFrame:
     """Compare every combination of a grid with the release, at equal token counts.
 
     Args:
         name: One of ``grids.CHOOSING``.
+        suffix: Of the files with another model's rows, such as ``-llava-1.5-7b-hf``.
 
     Returns:
         One row per combination, best first, the release among them: ``changes`` to it, its
@@ -40,7 +41,7 @@ def effects(name: str) -> pd.DataFrame:
     Raises:
         ValueError: If the grid lacks the release, or has no rows.
     """
-    answered = read_sweep_rows(name)
+    answered = read_sweep_rows(name + suffix)
     scores = _by_changes(name, answered)
     if "{}" not in scores:
         raise ValueError(f"grid {name!r} does not hold the release to compare with")
@@ -52,9 +53,9 @@ def effects(name: str) -> pd.DataFrame:
     return table.sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
 
 
-def winners() -> pd.DataFrame:
+def winners(suffix: str = "") -> pd.DataFrame:
     """Return the best row of each grid's :func:`effects` and whether it is taken up."""
-    best = pd.DataFrame([effects(name).iloc[0].rename(name) for name in CHOOSING])
+    best = pd.DataFrame([effects(name, suffix).iloc[0].rename(name) for name in CHOOSING])
     best = best.sort_values("difference", ascending=False, kind="stable")
     decided: dict[str, Any] = {}
     taken = []
@@ -65,13 +66,16 @@ def winners() -> pd.DataFrame:
     return best.assign(taken=taken)
 
 
-def choose() -> dict[str, Any]:
-    """Apply the rule to the committed rows.
+def choose(suffix: str = "") -> dict[str, Any]:
+    """Apply the rule to committed rows.
+
+    Args:
+        suffix: As in :func:`effects`.
 
     Returns:
         Changes to the release.
     """
-    best = winners()
+    best = winners(suffix)
     return {k: v for changes in best.loc[best["taken"], "changes"] for k, v in changes.items()}
 
 
@@ -97,7 +101,8 @@ def update(path: Path = presets.TUNED) -> str:
 def _by_changes(name: str, answered: Answered) -> dict[str, np.ndarray]:
     """Mean over budgets per question, by the changes to the release as sorted JSON."""
     release, rows = presets.PRESETS[BASE], answered.rows
-    points = read_sweep(name, per_family=int(rows["per_family"].iloc[0])).points
+    asked = {"per_family": int(rows["per_family"].iloc[0]), "model": rows["model"].iloc[0]}
+    points = read_sweep(name, **asked).points
     by: dict[str, list[str]] = {}
     for point in points:
         settings = vars(point.resolved.settings)
