@@ -1,9 +1,11 @@
 """Numbers in the README's tables are those of committed rows, links lead somewhere."""
 
 import re
+import tomllib
 
 import pandas as pd
 import pytest
+import yaml
 
 from prumerge import readme
 from prumerge.paths import MINI, ROOT
@@ -14,10 +16,22 @@ BLOCK = re.compile(r"<!-- rows: \S+ -->.*?<!-- end of rows -->", re.DOTALL)
 RESULT = re.compile(r"^\|.*\d (?:%|ms|s|GiB|GB|MB|times)(?: |\b).*$", re.MULTILINE)
 
 
-def test_links_lead_to_files():
-    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert len(targets) > 10
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "notebooks/README.md"])
+def test_links_lead_to_files(name):
+    document = ROOT / name
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text(encoding="utf-8"))
+    assert targets
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_citation_names_paper_and_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    (paper,) = citation["references"]
+    assert paper["title"].startswith("LLaVA-PruMerge") and paper["url"] in README
 
 
 def test_tables_are_what_the_rows_give_today():
