@@ -2,6 +2,8 @@
 # make test     lint, unit tests, doctests and the committed notebooks
 # make lab      JupyterLab in the notebooks' folder
 # make record   execute the notebooks in place and clean them: what is committed
+# make timing   measure every stage of answering on this machine: rows in data/results/timing
+# make bench    measure the reduction against loops: rows in data/results/bench
 # make readme   fill the README's tables from their rows
 # make wheel    build the package, install and try it in an empty environment
 # Each makes .venv by itself; name an interpreter with PYTHON=/path/to/python3.11.
@@ -23,7 +25,7 @@ IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find prumerge -name '*.py') $(wildcard data/mini-llava/*)
 RUNS := $(patsubst notebooks/%.ipynb,data/runs/%.ipynb,$(NOTEBOOKS))
 
-.PHONY: help setup run test lab record readme wheel clean FORCE
+.PHONY: help setup run test lab record timing bench readme wheel clean FORCE
 
 help:
 	@sed -n 's/^# //p' Makefile | grep '^make'
@@ -59,6 +61,19 @@ lab: setup
 
 record: setup
 	@$(IN_ENV) && python -m prumerge.record $(NOTEBOOKS)
+
+# Rows are of all cores, unlike tests. Those there already are kept: remove the file to measure anew.
+THREADS ?= $(shell nproc)
+ALL_CORES := $(IN_ENV) && export OMP_NUM_THREADS=$(THREADS) TORCH_CPP_LOG_LEVEL=ERROR
+
+timing: setup
+	@$(ALL_CORES) && python -m prumerge.timing
+	@$(ALL_CORES) && python -m prumerge.timing --batches 1 8 --attention eager
+	@$(ALL_CORES) && python -m prumerge.timing --model 7b-random --layers 2 --batches 1 4 \
+		--new-tokens 2 16 --repeats 3
+
+bench: setup
+	@$(ALL_CORES) && python benchmarks/rows.py
 
 readme: setup
 	@$(IN_ENV) && python -m prumerge.readme
