@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
@@ -102,7 +102,7 @@ def read_picture(source: str | Path | io.IOBase, name: str = "") -> Picture:
     try:
         with Image.open(source) as image:
             upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         shown = source if isinstance(source, str | Path) else name
         raise ValueError(
             f"{shown} is no readable picture ({error}): remove or replace it"
@@ -177,7 +177,11 @@ def _files(folder: Path) -> list[Path]:
     """List the pictures of a folder by name."""
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}: name one with pictures, or none for drawn scenes")
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    try:
+        found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+    except OSError as error:
+        told = f"folder {folder} cannot be read ({error.strerror}): allow it or copy the pictures"
+        raise ValueError(told) from error
     if not found:
         raise ValueError(f"{folder} holds no picture: put {', '.join(SUFFIXES)} files there")
     return sorted(found)

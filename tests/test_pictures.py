@@ -62,6 +62,22 @@ def test_an_empty_or_missing_folder_is_named(tmp_path):
         load_pictures(tmp_path / "missing", count=5)
 
 
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    with pytest.raises(ValueError, match=r"folder .* cannot be read \(Permission denied\)"):
+        load_pictures(tmp_path, count=5)
+
+
+def test_a_picture_too_large_to_open_is_named(tmp_path, monkeypatch):
+    put(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"huge\.png is no readable picture.*remove or replace"):
+        load_pictures(tmp_path, count=5)
+
+
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_pictures_are_refused(count):
     with pytest.raises(ValueError, match="count must be at least 1"):
