@@ -19,8 +19,8 @@ def main_scores(rows: pd.DataFrame) -> pd.DataFrame:
         mini benchmarks are among the rows, these alone.
     """
     metrics = {(name, metrics[0]) for name, metrics in MAIN_METRICS.items()}
-    pairs = zip(rows["benchmark"], rows["metric"], strict=True)
-    rows = rows[[pair in metrics for pair in pairs] & ~rows["task"].str.contains("pope_[rpa]")]
+    printed = pd.MultiIndex.from_frame(rows[["benchmark", "metric"]]).isin(metrics)
+    rows = rows[printed & ~rows["task"].str.contains("pope_[rpa]")]
     larger = rows["task"].str.endswith("_full")
     return rows[larger] if larger.any() else rows
 
