@@ -1,7 +1,9 @@
-# make run      executed copies of the notebooks with pictures and an HTML page each, in data/runs
+# make run      executed copies of the notebooks with pictures in data/runs, and a report of them
 # make test     lint, unit tests, doctests and the committed notebooks
+# make browser  the notebooks in JupyterLab and the report, in a Chromium without a window
 # make lab      JupyterLab in the notebooks' folder
 # make record   execute the notebooks in place and clean them: what is committed
+# make report   the committed notebooks as a site that opens from the disk: data/runs/report
 # make timing   measure every stage of answering on this machine: rows in data/results/timing
 # make bench    measure the reduction against loops: rows in data/results/bench
 # make readme   fill the README's tables from their rows
@@ -25,7 +27,7 @@ IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find prumerge -name '*.py') $(wildcard data/mini-llava/*)
 RUNS := $(patsubst notebooks/%.ipynb,data/runs/%.ipynb,$(NOTEBOOKS))
 
-.PHONY: help setup run test lab record timing bench readme wheel clean FORCE
+.PHONY: help setup run report test browser lab record timing bench readme wheel clean FORCE
 
 help:
 	@sed -n 's/^# //p' Makefile | grep '^make'
@@ -37,12 +39,17 @@ setup: .venv/.installed
 
 # Notebooks that are up to date are left alone, so an interrupted run goes on where it stopped.
 run: $(RUNS)
-	@echo "executed notebooks and their HTML pages: data/runs   pictures: figures"
+	@$(IN_ENV) && python -m prumerge.report $(RUNS)
+	@echo "executed notebooks: data/runs   pictures: figures"
+
+# The notebooks as they are committed: nothing is executed.
+report: setup
+	@$(IN_ENV) && python -m prumerge.report $(NOTEBOOKS)
 
 data/runs/train_%.ipynb: PARAMETERS += $(TRAIN_PARAMETERS)
 $(filter data/runs/train_%,$(RUNS)): data/runs/.train-parameters
 data/runs/%.ipynb: notebooks/%.ipynb data/runs/.parameters $(SOURCES) | setup
-	@$(IN_ENV) && python -m prumerge.runs $< $@ --html --figures $(PARAMETERS)
+	@$(IN_ENV) && python -m prumerge.runs $< $@ --figures $(PARAMETERS)
 
 # Other parameters than last time make a run out of date: these files hold them.
 data/runs/.parameters: WANTED := $(PARAMETERS)
@@ -55,6 +62,13 @@ test: setup
 	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest --nbval \
 		--nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 300 \
 		tests prumerge notebooks
+
+# Not part of `make test`: needs a Chromium, which .ci/chromium installs where it can.
+browser: setup
+	@.ci/chromium || { echo "browser: no Chromium; install it, for instance apt-get install chromium" >&2; exit 1; }
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || \
+		$(BIN)/python -m pip install -q -c constraints.txt playwright
+	@$(IN_ENV) && python -m pytest browser
 
 lab: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab --notebook-dir notebooks

@@ -1,0 +1,116 @@
+"""A JupyterLab of one's own on loopback, and waits that end."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import nbformat
+
+from prumerge.paths import NOTEBOOKS
+
+START_S = 90
+SETTINGS = {
+    # All cells in the page, also those out of sight; and no questions to the internet.
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+SHOTS = Path(tempfile.mkdtemp(prefix="prumerge-screenshots-"))
+
+
+def find_chromium() -> str:
+    """Return the Chromium of this machine; fail where there is none."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    raise FileNotFoundError("no Chromium: apt-get install chromium")
+
+
+def wait_for(what, seconds: float, told: str, pause_s: float = 0.2):
+    """Call until something true comes back, and hand that over; fail when the time is up."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"after {seconds:.0f} s still not: {told}"
+        time.sleep(pause_s)
+    return found
+
+
+class Lab:
+    """A JupyterLab of its own: copies of notebooks without outputs, its own settings, one token."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.token = folder, secrets.token_hex(16)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        (folder / "notebooks").mkdir()
+        for name, values in SETTINGS.items():
+            path = folder / "settings/@jupyterlab" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values))
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen:
+        own = {"CONFIG_DIR": "config", "RUNTIME_DIR": "runtime", "DATA_DIR": "data"}
+        environment = os.environ | {f"JUPYTER_{k}": str(self.folder / v) for k, v in own.items()}
+        environment |= {f"JUPYTERLAB_{k}_DIR": str(self.folder / k.lower())
+                        for k in ("SETTINGS", "WORKSPACES")}  # fmt: skip
+        options = [f"--ServerApp.root_dir={self.folder / 'notebooks'}", "--ServerApp.ip=127.0.0.1",
+                   f"--ServerApp.port={self.url.rpartition(':')[2]}", "--allow-root",
+                   f"--IdentityProvider.token={self.token}", "--no-browser"]  # fmt: skip
+        with (self.folder / "lab.log").open("w") as log:
+            command = [sys.executable, "-m", "jupyterlab", *options]
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def ask(self, path: str):
+        """Return what the server answers, or None while it does not."""
+        request = urllib.request.Request(f"{self.url}/api/{path}")
+        request.add_header("Authorization", f"token {self.token}")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return json.load(answer)
+        except (urllib.error.URLError, OSError):
+            return None
+
+    def started(self) -> bool:
+        """Say whether the server answers; fail with its log where it has ended."""
+        assert self.process.poll() is None, (self.folder / "lab.log").read_text()
+        return self.ask("status") is not None
+
+    def put(self, name: str, **changes: str) -> None:
+        """Lay a copy of a committed notebook into the lab, its outputs cleared.
+
+        Args:
+            name: Of the notebook.
+            changes: Lines of its cell of parameters by the name that is set there.
+        """
+        document = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        for cell in document.cells:
+            if cell.cell_type == "code":
+                cell.update(execution_count=None, outputs=[])
+            if "parameters" in cell.metadata.get("tags", []):
+                cell.source += "".join(f"\n{name} = {value}" for name, value in changes.items())
+        nbformat.write(document, self.folder / "notebooks" / f"{name}.ipynb")
+
+    def kernel_waits(self, name: str) -> bool:
+        """Say whether the kernel of a notebook is idle and the page is connected to it."""
+        sessions = self.ask("sessions") or []
+        kernels = [s["kernel"] for s in sessions if s["path"].endswith(f"{name}.ipynb")]
+        return any(k["execution_state"] == "idle" and k["connections"] >= 1 for k in kernels)
+
+    def stop(self) -> None:
+        """End the server and its kernels."""
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)

@@ -1,0 +1,79 @@
+"""A new user's first steps in JupyterLab: open, run all cells, move a slider, ask."""
+
+import re
+import time
+
+from running_lab import SHOTS, wait_for
+
+OPEN_S, RUN_S, MOVE_S = 90, 240, 30
+# What the browser holds of each picture of the explorer, as text.
+PICTURES = """async () => Promise.all([...document.querySelectorAll("img.widget-image")].map(
+    async (image) => (new Uint8Array(await (await fetch(image.src)).arrayBuffer())).join()))"""
+
+
+def run_all(lab, page, name, **changes):
+    """Open a notebook and run all its cells; leave when the last one has a number."""
+    lab.put(name, **changes)
+    page.goto(f"{lab.url}/lab/tree/{name}.ipynb?token={lab.token}", timeout=1e3 * OPEN_S)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=1e3 * OPEN_S)
+    # Run All is lost while the page and the kernel do not know each other.
+    wait_for(lambda: lab.kernel_waits(name), OPEN_S, f"the kernel of {name} waits")
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=1e3 * OPEN_S)
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+    prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-prompt")
+
+    def done():
+        assert page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0, (
+            page.locator('[data-mime-type="application/vnd.jupyter.error"]').first.inner_text()
+        )
+        texts = prompts.all_inner_texts()
+        return len(texts) > 3 and all(re.fullmatch(r"\[\d+\]:", text.strip()) for text in texts)
+
+    try:
+        wait_for(done, RUN_S, f"all cells of {name} have run", pause_s=0.5)
+    finally:
+        page.screenshot(path=SHOTS / f"{name}-run.png")
+    assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
+
+
+def open_page(chromium):
+    """Return a page and the list of errors that its scripts raise."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    return page, errors
+
+
+def test_the_quickstart_runs_and_shows_its_figures(lab, chromium):
+    page, errors = open_page(chromium)
+    run_all(lab, page, "00_quickstart", per_family=1)  # fewer questions
+    page.locator(".jp-RenderedImage img").first.scroll_into_view_if_needed()
+    page.screenshot(path=SHOTS / "00_quickstart.png")
+    assert page.locator(".jp-RenderedImage img").count() >= 2
+    assert errors == []
+    page.close()
+
+
+def test_the_explorer_follows_a_slider_and_answers(lab, chromium):
+    page, errors = open_page(chromium)
+    run_all(lab, page, "explorer")
+    page.wait_for_selector("img.widget-image >> nth=2", timeout=1e3 * MOVE_S)
+    before = page.evaluate(PICTURES)
+    counted = page.locator(".widget-html-content", has_text="visual tokens (").first
+    said = counted.inner_text()
+    slider = page.locator(".widget-slider", has=page.locator("label:text-is('budget')"))
+    slider.scroll_into_view_if_needed()
+    page.screenshot(path=SHOTS / "explorer-before.png")
+    started = time.perf_counter()
+    slider.locator(".noUi-handle").press("PageUp")
+    wait_for(lambda: page.evaluate(PICTURES)[0] != before[0], MOVE_S, "the picture changed", 0.01)
+    print(f"from key to picture: {1e3 * (time.perf_counter() - started):.0f} ms")
+    wait_for(lambda: counted.inner_text() != said, MOVE_S, "the count changed")
+    page.click("button:text-is('ask')")
+    page.wait_for_selector("td:text-is('all tokens') >> nth=1", timeout=1e3 * MOVE_S)
+    page.screenshot(path=SHOTS / "explorer-after.png")
+    page.locator("button:text-is('ask')").scroll_into_view_if_needed()
+    page.screenshot(path=SHOTS / "explorer-asked.png")
+    assert errors == []
+    page.close()
