@@ -136,15 +136,15 @@ def test_only_answers_are_labelled_and_batches_are_padded():
     assert (joint["labels"][1, len(alone["labels"]) :] == -100).all()
 
 
-def tiny_mini():
-    """A random model of the mini-LLaVA's vocabulary, with its processor: 36 patches."""
+def tiny_mini(grid=6):
+    """A random model of the mini-LLaVA's vocabulary, with its processor."""
     from prumerge.mini.architecture import Pretraining, Size
 
     torch.manual_seed(0)
-    size = Size(6, 32, 2, 16, 32, 2, 2)
+    size = Size(grid, 32, 2, 16, 32, 2, 2)
     llava = Pretraining(size).llava.eval()
     llava.lm_head.weight.data.mul_(10)  # it stays frozen: let it say something
-    return llava, build_processor(6)
+    return llava, build_processor(grid)
 
 
 def arguments(folder, steps=20, **options):
@@ -210,7 +210,9 @@ def test_a_model_of_the_7bs_shapes_takes_a_step(tmp_path):
     processor = build_processor(24)
     processor.image_processor.size = {"shortest_edge": 336}
     processor.image_processor.crop_size = {"height": 336, "width": 336}
-    config = LlavaConfig(vision, text, image_token_index=processor.image_token_id)
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=processor.image_token_id
+    )
     model = LlavaForConditionalGeneration._from_config(config, dtype=torch.bfloat16).eval()
     examples = InstructionFile(FIXTURES / "llava-instructions.json", PHOTOGRAPHS)
     assert [len(examples[i][0].turns) for i in range(3)] == [2, 1, 1]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from test_finetuning import tiny_mini
@@ -24,6 +25,7 @@ def place(tmp_path_factory):
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     write_scenes(folder, SceneInstructions(16, turns=2, grid=6))
+    write_scenes(folder / "four", SceneInstructions(4, turns=3, grid=6))
     return folder
 
 
@@ -41,7 +43,8 @@ def train(place, output, **options):
 
 def curve(folder):
     """Losses by step, of the last complete checkpoint."""
-    log = json.loads((folder / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
+    log = json.loads((Path(last_checkpoint(folder)) / "trainer_state.json").read_text())
+    log = log["log_history"]
     return {row["step"]: row["loss"] for row in log if "loss" in row}
 
 
@@ -68,16 +71,20 @@ def test_a_killed_training_goes_on_with_the_same_curve(place, tmp_path, capsys):
 
 
 def test_two_processes_train_as_one(place, tmp_path):
+    """Two with half of the records each, of unequal lengths, or one with all: the same steps."""
     alone, two = tmp_path / "alone", tmp_path / "two"
-    assert main(train(place, alone, per_device_train_batch_size=4)) == 0
+    data = {"data": place / "four" / "instructions.json", "images": place / "four" / "images"}
+    data |= {"max_steps": 4, "dropout": 0.0}
+    assert main(train(place, alone, **data, per_device_train_batch_size=4)) == 0
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = [sys.executable, *launch, "-m", "prumerge.finetuning", *train(place, two)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})
+    command = [sys.executable, *launch, "-m", "prumerge.finetuning", *train(place, two, **data)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("16 records") == 1  # one process speaks
-    first, second = curve(alone), curve(two)
-    assert second == pytest.approx(first, rel=0.05)
+    assert done.stdout.count("4 records") == 1  # one process speaks
+    expected = curve(alone)
+    assert expected[4] < expected[1]
+    assert curve(two) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ question by question, so that differences can be paired.
 import dataclasses
 import hashlib
 import json
-import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,7 +149,6 @@ def _run(
         "loss_first": sum(losses[:tenth]) / tenth if losses else None,
         "loss_last": sum(losses[-tenth:]) / tenth if losses else None,
         "training_s": round(trained_s, 1) if tuned else None,
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10),
     }
     settings = {n: getattr(plan, n) for n in ("budget", "steps", "batch_size", "turns")}
     run |= settings | dataclasses.asdict(plan.lora) | provenance()

@@ -113,6 +113,8 @@ def tune(
     with attach(model, method) if method else nullcontext():
         trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     trainer.save_model()
+    # What the Trainer wrapped around it for lower precision would stay otherwise.
+    tuned = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     return tuned, trainer.state.log_history
 
 
