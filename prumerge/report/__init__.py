@@ -1,6 +1,6 @@
 """All notebooks as one static site, to read without a kernel, a server or a network.
 
-    pages    a notebook -> its page, pictures and searchable text
+    pages    a notebook -> its page, pictures and searchable text; formulas as MathML
     site     pages -> folder with start page, pictures and search
 
 Shell: ``python -m prumerge.report NOTEBOOK... --to FOLDER`` (``make report``). Nothing is executed.
