@@ -6,7 +6,10 @@
     points       a point: method, settings and questions, checked before anything runs
     rows         what a point leaves: a row with a checksum, right or wrong per question
     grids        YAML files in ``sweeps/`` to points to jobs
+    worker       runs the points of a job, each on its own feet
     runner       Snakemake over the jobs that are not done
+    tables       committed rows, answers and questions, read together
+    leaderboard  every method at one budget
     comparison   ranks, paired intervals, Holm's correction
     tuning       the preset ``tuned``, chosen by a rule
 

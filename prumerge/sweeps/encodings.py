@@ -25,7 +25,7 @@ from prumerge import paths
 from prumerge.encoded import Encoded
 from prumerge.encoder import hidden_states, needed_layers, open_tower, shrunk_features
 from prumerge.evaluation.answering import fingerprint
-from prumerge.mini import glyphs, scenes
+from prumerge.mini import families, glyphs, scenes
 from prumerge.mini import questions as mini_questions
 from prumerge.models import load
 from prumerge.pictures import grid_of, to_pixels
@@ -141,7 +141,7 @@ def _questions(folder: Path, draw: Callable[[], QuestionSet]) -> QuestionSet:
 
 def _drawing() -> str:
     """Name the code that draws, so that an old drawing is not taken for a new one."""
-    modules = (scenes, glyphs, mini_questions, questions)
+    modules = (scenes, glyphs, families, mini_questions, questions)
     sources = "".join(inspect.getsource(module) for module in modules)
     return hashlib.sha256(sources.encode()).hexdigest()[:8]
 

@@ -13,7 +13,8 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from prumerge.mini.benchmark import HELD_OUT_SEED
-from prumerge.mini.questions import Question, ask
+from prumerge.mini.families import Question
+from prumerge.mini.questions import ask
 from prumerge.mini.scenes import Scene, draw_scene
 
 SETS = {"choose": 2001, "report": 2002}
