@@ -56,18 +56,15 @@ CASES: dict[str, dict[str, dict]] = {
         },
     },
     "03_spatial_tokens": {
-        "photographs of one's own, two spaced tokens per outlier": {
-            "images": PHOTOGRAPHS, "spatial_factor": 2, "budgets": [3, 1000], "per_family": 4,
-        },
-        "one picture, one token": {"count": 1, "budgets": [1], "per_family": 4, "seed": 2},
-    },
-    "04_token_merging": {
-        "photographs of one's own, a model by its folder, one neighbour": {
-            "images": PHOTOGRAPHS, "model": str(MINI), "neighbours": 1, "budgets": [9],
+        "one photograph of one's own, two spaced tokens per outlier": {
+            "images": PHOTOGRAPHS, "count": 1, "spatial_factor": 2, "budgets": [1, 1000],
             "per_family": 4,
         },
-        "one picture, more neighbours than patches": {
-            "count": 1, "neighbours": 1000, "budgets": [1], "per_family": 4,
+    },
+    "04_token_merging": {
+        "one photograph of one's own, a model by its folder, more neighbours than patches": {
+            "images": PHOTOGRAPHS, "count": 1, "model": str(MINI), "neighbours": 1000,
+            "budgets": [1], "per_family": 4,
         },
     },
     "07_cost_model": {
