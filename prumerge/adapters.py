@@ -8,6 +8,9 @@ LoRA archives in LLaVA's own format are another matter: see :mod:`prumerge.llava
 
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import safe_open
@@ -22,6 +25,17 @@ UNPICKLE = (
     "torch.load('{name}.bin', weights_only=True), then "
     "safetensors.torch.save_file(..., '{name}.safetensors')"
 )
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Spare the reader a warning that only PEFT's authors can heed.
+
+    PEFT 0.21 asks a model for an attribute under the name it had before transformers 5.23.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is", FutureWarning)
+        yield
 
 
 def open_adapter(name: str | Path) -> Path:
@@ -74,6 +88,7 @@ def _fetch(name: str) -> Path:
     return Path(found)
 
 
+@quiet_peft()
 def apply_adapter(
     model: LlavaForConditionalGeneration, name: str | Path
 ) -> LlavaForConditionalGeneration:

@@ -76,9 +76,11 @@ def test_two_processes_train_as_one(place, tmp_path):
     data = {"data": place / "four" / "instructions.json", "images": place / "four" / "images"}
     data |= {"max_steps": 4, "dropout": 0.0}
     assert main(train(place, alone, **data, per_device_train_batch_size=4)) == 0
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = [sys.executable, *launch, "-m", "prumerge.finetuning", *train(place, two, **data)]
+    # --multi_gpu makes accelerate start several processes; use_cpu keeps them off GPUs.
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1".split()
+    launch += "--mixed_precision no --dynamo_backend no --main_process_port 0".split()
+    options = train(place, two, **data, ddp_backend="gloo")
+    command = [sys.executable, *launch, "-m", "prumerge.finetuning", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("4 records") == 1  # one process speaks

@@ -1,8 +1,9 @@
 """What a training step takes, with all visual tokens and with few: time and memory.
 
-Each measurement has a process of its own, so that memory is its own; all and few take turns, so
-that a busy machine slows both alike. A step is forward, backward and optimiser on one batch of
-prepared pictures, vision tower included, drawing and reading left out.
+Each measurement has a process of its own, so that memory is its own; all and few take turns. A
+step is forward, backward and optimiser on one batch of prepared pictures, vision tower included,
+drawing and reading left out. On a CPU it is the processor's time of one thread, which is a quiet
+core's time whatever else the machine does; on a GPU the clock's.
 """
 
 import multiprocessing
@@ -54,7 +55,7 @@ def measure_costs(
     rows = []
     for number in range(rounds):
         for budget in budgets:
-            with context.Pool(1) as pool:
+            with context.Pool(1, torch.set_num_threads, (1,)) as pool:
                 row = pool.apply(_measure, (model, budget, batch_size, steps, lora, device))
             rows.append({"round": number, **row})
     return pd.DataFrame(rows)
@@ -73,10 +74,12 @@ def _measure(
     optimiser = torch.optim.AdamW(parameter_groups(tuned, lora))
     method = Plan(budget=budget or patches).method("merged" if budget else "all")
     cuda = device.startswith("cuda")
+    clock = time.perf_counter if cuda else time.process_time
+    # What loading took at its height is not subtracted: memory is rather over- than understated.
     before, times = psutil.Process().memory_info().rss, []
     with attach(model, method) as reducer:
         for _ in range(steps + 1):
-            began = time.perf_counter()
+            began = clock()
             with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
                 loss = tuned(**batch).loss
             loss.backward()
@@ -84,7 +87,7 @@ def _measure(
             optimiser.zero_grad()
             if cuda:
                 torch.cuda.synchronize(device)
-            times.append(1e3 * (time.perf_counter() - began))
+            times.append(1e3 * (clock() - began))
         kept = reducer.kept[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10 - before
     step_ms = statistics.median(times[1:])

@@ -75,8 +75,8 @@ class InstructionFile:
         """Read a record; with ``"skip"``, the next one in place of an unreadable picture."""
         for shift in range(len(self)):
             number, start, length = map(int, self._places[(index + shift) % len(self)])
-            record = self._checked(read_at(self.path, start, length), number)
             try:
+                record = self._checked(read_at(self.path, start, length), number)
                 return record, None if record.image is None else self._picture(record)
             except RecordError as error:
                 self._note(error)

@@ -19,6 +19,7 @@ from transformers import (
     set_seed,
 )
 
+from prumerge.adapters import quiet_peft
 from prumerge.finetuning.conversations import collate, to_sample
 from prumerge.finetuning.data import Example
 from prumerge.finetuning.lora import PROJECTOR, Lora, add_lora, parameter_groups
@@ -70,6 +71,7 @@ class ReducedTrainer(Trainer):
         return loss + sum(p.sum() * 0 for p in unused)
 
 
+@quiet_peft()
 def tune(
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
