@@ -15,12 +15,14 @@ from PIL import Image
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
+from datasets import Dataset
 from lmms_eval.api.instance import Instance
 
 import prumerge
 from prumerge.asking import prompt_of
 from prumerge.evaluation.harness import PruMergeLlava
 from prumerge.evaluation.journal import Journal
+from prumerge.evaluation.requests import in_order
 from prumerge.evaluation.runs import evaluate
 from prumerge.models import load
 
@@ -102,6 +104,49 @@ def test_answers_are_those_of_an_attached_model(tiny, pictures):
     assert [a.token_counts.input_tokens for a in answers] == [n - PATCHES + k for n, k in kept]
     assert list(evaluated.efforts["quiz"].visual_tokens) != []
     assert set(evaluated.efforts["quiz"].visual_tokens.values()) == {9}
+
+
+@pytest.mark.parametrize("method", ["full", "release", "small_picture"])
+def test_a_picture_asked_about_several_times_is_encoded_once(tiny, pictures, method):
+    options = {"pretrained": tiny, "method": method, "device": "cpu"}
+    if method == "small_picture":  # encodes again, smaller
+        options["budget"] = 9
+    answerer = PruMergeLlava(**options).answerer
+    prompts = [answerer.prompt(question) for question in QUESTIONS[:4]]
+    shown = [pictures[0], pictures[1], pictures[0].copy(), pictures[0]]
+    seen = []
+    embeddings = answerer.model.model.vision_tower.embeddings
+    embeddings.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    together = answerer.answer(shown, prompts, {"max_new_tokens": 5})
+    assert seen[0] == 2
+    pairs = zip(shown, prompts, strict=True)
+    assert together == [answerer.answer([p], [q], {"max_new_tokens": 5})[0] for p, q in pairs]
+    assert len({answer.text for answer in together}) > 1  # the test can fail
+
+
+def test_questions_about_one_picture_stand_together_the_longest_first():
+    rows = Dataset.from_dict({"image_id": [7, 8, 7, 9, 8]})
+    texts = ["ab", "abcd", "abcde", "abc", "a"]
+    requests = [(text, {}, None, n, "quiz", "test") for n, text in enumerate(texts)]
+    requests.append(("abcdefgh", {"max_new_tokens": 3}, None, 3, "quiz", "test"))
+    assert in_order(requests, {"quiz": {"test": rows}}) == [[5], [0, 2, 1, 4, 3]]
+    unnamed = Dataset.from_dict({"question": texts})
+    assert in_order(requests[:5], {"quiz": {"test": unnamed}}) == [[2, 1, 3, 0, 4]]
+
+
+def test_a_prompt_without_its_picture_is_refused(tiny, pictures, monkeypatch):
+    model = PruMergeLlava(pretrained=tiny, device="cpu")
+    monkeypatch.setattr(model.answerer.processor, "chat_template", "user : {{ messages | length }}")
+    with pytest.raises(RuntimeError, match=r"7 of 7 items .*\n.*the prompt has 0 <image>"):
+        ask(model, pictures)
+    with pytest.raises(ValueError, match="the prompt has 0 <image> instead of one"):
+        model.answerer.prompt("what is there ?")
+
+
+def test_a_journal_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "answers-3.jsonl").mkdir()
+    with pytest.raises(ValueError, match=r"answers-3\.jsonl cannot be read"):
+        Journal(tmp_path)
 
 
 def test_padding_to_a_square_shows_the_edges(tiny, pictures):
