@@ -12,6 +12,7 @@ from prumerge.paths import MINI
 
 TIMEOUT_S = 120
 
+FIXTURES = Path(__file__).parent / "fixtures"
 # A folder of one's own pictures: the two photographs that come with scikit-learn.
 PHOTOGRAPHS = str(Path(sklearn.datasets.__file__).parent / "images")
 
@@ -23,6 +24,7 @@ EXPECTED = [
     "03_spatial_tokens",
     "04_token_merging",
     "07_cost_model",
+    "09_finetuning",
     "explorer",
     "train_mini_llava",
 ]
@@ -79,6 +81,15 @@ CASES: dict[str, dict[str, dict]] = {
         "no text, one visual token": {
             "text_tokens": 0, "visual_tokens": 1, "kept_tokens": [1], "card": "H200",
             "batches": [3],
+        },
+    },
+    "09_finetuning": {
+        "a file in LLaVA's format, photographs, everything sent, text among it": {
+            "data": str(FIXTURES / "llava-instructions.json"), "images": PHOTOGRAPHS,
+            "budget": 0, "steps": 1, "batch_size": 3, "rank": 1,
+        },
+        "one token, the model by its folder, bad records left out": {
+            "budget": 1, "steps": 2, "batch_size": 1, "on_problem": "skip", "model": str(MINI),
         },
     },
     "explorer": {
