@@ -23,8 +23,12 @@ EXPECTED = [
     "02_iqr_selection",
     "03_spatial_tokens",
     "04_token_merging",
+    "05_open_choices",
+    "06_rivals",
     "07_cost_model",
+    "08_measured_speed",
     "09_finetuning",
+    "10_llava_evaluation",
     "explorer",
     "train_mini_llava",
 ]
@@ -56,6 +60,12 @@ CASES: dict[str, dict[str, dict]] = {
             "lower_quantile": 0.4, "upper_quantile": 0.6, "score": "received", "count": 5,
             "model": str(MINI),
         },
+    },
+    "05_open_choices": {
+        "another grid looked at closely": {"closer": "order"},
+    },
+    "06_rivals": {
+        "the fewest tokens, few questions of one's own": {"budget": 16, "per_family": 4},
     },
     "03_spatial_tokens": {
         "one photograph of one's own, two spaced tokens per outlier": {
@@ -99,6 +109,20 @@ CASES: dict[str, dict[str, dict]] = {
         },
         "one object, one token, a model by its folder": {
             "objects": 1, "budget": 1, "model": str(MINI), "method": "prumerge", "costed": "mini",
+        },
+    },
+    "08_measured_speed": {
+        "the shorter answer, one prompt, one token sent on": {
+            "new_tokens": 8, "live_batch": 1, "live_budget": 1, "repeats": 1,
+        },
+    },
+    "10_llava_evaluation": {
+        "one benchmark, a model with random weights": {
+            "model": "random-7b-cut", "tasks": ["mini_mme"], "methods": ["full", "release@32"],
+            "limit": 2, "rounds": 1,
+        },
+        "one method, a question of each, another folder": {
+            "model": str(MINI), "methods": ["paper"], "limit": 1, "rounds": 1,
         },
     },
     "train_mini_llava": {

@@ -62,8 +62,10 @@ def bands(
         axes.plot(rows[x], rows["accuracy"], dashed, color=colour, marker="o", ms=3, label=name)
         axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.12, lw=0)
     axes.set_xscale("log", base=2)
-    ticks = sorted(table[x].round().astype(int).unique())
+    first, last = np.log2([table[x].min(), table[x].max()]).round().astype(int)
+    ticks = [2**power for power in range(first, last + 1)]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.legend()
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="lower right", ncols=2, fontsize=7)
     return axes
