@@ -38,6 +38,7 @@ class Grid:
         text_tokens: Text tokens of a prompt.
         repeats: Timed calls of each stage.
         warm_ups: Untimed calls before them.
+        memory: Whether each stage is called once more to see what it holds.
 
     Raises:
         ValueError: If a list is empty, a number is below 1, or the method is unknown.
@@ -51,6 +52,7 @@ class Grid:
     text_tokens: int = 40
     repeats: int = 5
     warm_ups: int = 1
+    memory: bool = True
 
     def __post_init__(self) -> None:
         for name in ("budgets", "batches", "new_tokens"):
@@ -129,7 +131,8 @@ def time_case(
     for stage, new_tokens, call in stages(subject, case):
         spread = measure(call, subject.device, grid.repeats, grid.warm_ups)
         found = {"stage": stage, "new_tokens": new_tokens, **dataclasses.asdict(spread)}
-        rows.append(constant | found | {"peak_mib": peak_mib(call, subject.device)})
+        held = peak_mib(call, subject.device) if grid.memory else None
+        rows.append(constant | found | {"peak_mib": held})
     return rows
 
 
