@@ -104,7 +104,7 @@ def _rows(chosen: argparse.Namespace, model: dict[str, Any]) -> pd.DataFrame:
         model = model | {"answers": str(folder)}
     labels = chosen.compare or COMPARED
     rows, _ = compare(labels, chosen.tasks, chosen.limit, chosen.save, **model)
-    if folder:
+    if folder and len(rows):  # the process that saved
         shutil.rmtree(folder, ignore_errors=True)
     return rows
 
