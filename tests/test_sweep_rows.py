@@ -48,7 +48,7 @@ def test_a_row_file_cut_short_is_named(tmp_path):
 def test_a_row_under_another_points_name_is_refused(tmp_path):
     path = tmp_path / f"{row(POINTS[1]).key}.parquet"
     write_row(path, row(POINTS[0]))
-    with pytest.raises(ValueError, match=rf"{path.name} was edited"):
+    with pytest.raises(ValueError, match=rf"{path.name} holds the row of another point"):
         read_row(path)
 
 

@@ -4,7 +4,7 @@ Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979; Efr
 An Introduction to the Bootstrap, 1993, for the intervals and the achieved significance level.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ DRAWS = 10_000
 
 
 def compare(
-    scores: Mapping[str, ArrayLike], pictures: Sequence[Hashable], base: str
+    scores: Mapping[str, ArrayLike], pictures: Iterable[Hashable], base: str
 ) -> pd.DataFrame:
     """Rank methods and test each against one of them.
 
@@ -52,7 +52,7 @@ def compare(
     return table.sort_values("accuracy", ascending=False, kind="stable")
 
 
-def significance(first: ArrayLike, second: ArrayLike, pictures: Sequence[Hashable]) -> float:
+def significance(first: ArrayLike, second: ArrayLike, pictures: Iterable[Hashable]) -> float:
     """Return how often resampled differences change their sign, both sides counted.
 
     Args:
@@ -85,8 +85,8 @@ def holm(levels: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 
 def rank_agreement(
     scores: Mapping[str, ArrayLike],
-    printed: Mapping[str, float],
-    pictures: Sequence[Hashable],
+    printed: Mapping[str, int | float],
+    pictures: Iterable[Hashable],
     draws: int = 2000,
 ) -> Interval:
     """Return Spearman's rank correlation with a printed table, and how sure it is.
@@ -122,7 +122,7 @@ def _correlate(rows: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 
 
 def at_equal_tokens(
-    curve: Mapping[float, ArrayLike], tokens: float
+    curve: Mapping[int | float, ArrayLike], tokens: int | float
 ) -> Float[np.ndarray, " questions"]:
     """Return what a method would answer with so many tokens, between two measured numbers.
 

@@ -110,7 +110,12 @@ def read_row(path: Path) -> Row:
         fits = row.sealed()
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is cut short or no row at all: {REMEDY}") from error
-    if not fits or row.key != path.stem:
+    if fits and row.key != path.stem:
+        raise ValueError(
+            f"{path} holds the row of another point, {row.key}: model or method changed while "
+            f"it ran; {REMEDY}"
+        )
+    if not fits:
         raise ValueError(f"{path} was edited, its checksum does not fit: {REMEDY}")
     return row
 
