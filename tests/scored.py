@@ -26,7 +26,7 @@ class Parrot(lmms):
 def scored(answers, tasks=None):
     """Score answers by task; return values by task and metric, and prompts by task."""
     parrot = Parrot(answers)
-    results = runs.simple_evaluate(
+    results = runs.evaluator.simple_evaluate(
         model=parrot,
         tasks=list(tasks or answers),
         task_manager=runs.task_manager(),

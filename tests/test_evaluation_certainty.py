@@ -20,7 +20,7 @@ from prumerge.intervals import interval
 
 def answered(answers, tasks=None):
     """Score given answers; return the harness's results and the row of each question."""
-    results = runs.simple_evaluate(
+    results = runs.evaluator.simple_evaluate(
         model=Parrot(answers),
         tasks=list(tasks or answers),
         task_manager=runs.task_manager(),

@@ -69,12 +69,12 @@ def test_losses_compare_the_same_questions():
     assert -45 < found["low"] < -25 < found["high"] < -5
 
 
-def test_ratios_are_taken_within_a_round():
+def test_ratios_are_taken_within_a_turn():
     speeds = {("full", 0): 2.0, ("fast", 0): 6.0, ("full", 1): 1.0, ("fast", 1): 4.0}
     speeds |= {("full", 2): 9.0, ("fast", 2): 9.0}
     measured = pd.DataFrame(
         [
-            {"benchmark": "mme", "label": label, "round": turn, "images_per_s": speed}
+            {"benchmark": "mme", "label": label, "turn": turn, "images_per_s": speed}
             for (label, turn), speed in speeds.items()
         ]
     )

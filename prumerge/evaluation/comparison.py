@@ -80,7 +80,7 @@ def compare(
     for chosen in methods.values():
         read(arguments | chosen)
     tables, asked = [], []
-    for label in tqdm(methods, unit="method", disable=len(methods) == 1):
+    for label in tqdm(methods, unit="method"):
         rows, results = evaluate(tasks, limit, **arguments, **methods[label])
         if not results:
             continue

@@ -93,7 +93,8 @@ class PruMergeLlava(lmms):
         answers: dict[int, Answer] = {}
         failures: list[str] = []
         named = {"desc": self.options.method, "unit": "question", "leave": False}
-        bar = tqdm(total=len(requests), disable=self._rank != 0, **named)
+        # False would overrule the variable TQDM_DISABLE.
+        bar = tqdm(total=len(requests), **named | ({"disable": True} if self._rank else {}))
         for chosen in in_order([r.args for r in requests], self.task_dict):
             for start in range(0, len(chosen), self.batch_size):
                 batch = chosen[start : start + self.batch_size]

@@ -5,13 +5,15 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import datasets  # noqa: F401  lmms_eval imported first prints of a circular import
 import pandas as pd
-from lmms_eval.evaluator import simple_evaluate
+from lmms_eval import evaluator
 from lmms_eval.tasks import TaskManager
 from loguru import logger
 from tenacity import RetryError
+from tqdm import tqdm
 
 from prumerge.evaluation.harness import PruMergeLlava
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
@@ -111,16 +113,18 @@ def evaluate(
     names = tasks_named(tasks, manager)
     model = PruMergeLlava(**arguments)
     try:
-        results = simple_evaluate(
-            model=model,
-            tasks=names,
-            task_manager=manager,
-            limit=limit,
-            batch_size=model.batch_size,
-            bootstrap_iters=0,
-            log_samples=True,
-            cli_args=NO_PICTURES,
-        )
+        # Scoring takes a moment; its bars would show even where TQDM_DISABLE is set.
+        with mock.patch.object(evaluator, "tqdm", _no_bar):
+            results = evaluator.simple_evaluate(
+                model=model,
+                tasks=names,
+                task_manager=manager,
+                limit=limit,
+                batch_size=model.batch_size,
+                bootstrap_iters=0,
+                log_samples=True,
+                cli_args=NO_PICTURES,
+            )
     except (ImportError, RetryError) as error:
         # What the harness makes of a ValueError about PRUMERGE_DATA, or about a data set.
         if isinstance(error.__cause__, ValueError):
@@ -133,3 +137,7 @@ def evaluate(
     table = pd.DataFrame(rows_of(results, model))
     place = {name: number for number, name in enumerate(names)}
     return table.sort_values("task", key=lambda tasks: tasks.map(place), kind="stable"), results
+
+
+def _no_bar(*arguments: Any, **options: Any) -> tqdm:
+    return tqdm(*arguments, **options | {"disable": True})

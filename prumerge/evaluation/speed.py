@@ -32,11 +32,12 @@ def take_turns(
         labels: Methods, as :func:`prumerge.evaluation.comparison.method_of` reads them.
         benchmarks: Whose questions; TextVQA's ask once about each picture, MME's eight times.
         questions: Of each benchmark, from the first on.
-        rounds: Turns of each method, after one batch each to warm up.
+        rounds: Times that all questions are asked; after each batch another method's turn comes.
+            A batch of each warms up first.
         **arguments: Of the model: ``pretrained``, ``device``, ``batch_size`` and so on.
 
     Returns:
-        One row per benchmark, method and round: ``benchmark``, ``label``, ``round``,
+        One row per benchmark, method and turn: ``benchmark``, ``label``, ``turn``,
         ``questions_per_picture``, ``visual_tokens`` (mean) and ``images_per_s``, the questions
         with their pictures answered per second, preparation included.
 
@@ -44,6 +45,7 @@ def take_turns(
         ValueError: If an argument is not possible.
     """
     options = {label: read(arguments | method_of(label)) for label in labels}
+    batch = options[labels[0]].batch_size
     answerer = Answerer(options[labels[0]], arguments.get("device") or "cpu")
     rows = []
     for benchmark in benchmarks:
@@ -51,14 +53,17 @@ def take_turns(
         pictures = [Image.open(io.BytesIO(i["bytes"])).convert("RGB") for i in table["image"]]
         prompts = [answerer.prompt(question) for question in table["question"]]
         repeats = len(table) / table["image_id"].nunique()
-        for turn in range(-1, rounds):
+        batches = [slice(start, start + batch) for start in range(0, len(prompts), batch)]
+        for turn, chosen in enumerate([batches[0], *batches * rounds]):
             for label in labels:
                 answerer.use(options[label].reducer())
-                found = _answer(answerer, pictures, prompts, options[label].batch_size, turn < 0)
-                named = {"benchmark": benchmark, "label": label, "round": turn}
+                found = _answer(
+                    answerer, [pictures[i] for i in chosen], [prompts[i] for i in chosen]
+                )
+                named = {"benchmark": benchmark, "label": label, "turn": turn}
                 rows.append(named | {"questions_per_picture": repeats} | found)
     measured = pd.DataFrame(rows)
-    return measured[measured["round"] >= 0].reset_index(drop=True)
+    return measured[measured["turn"] > 0].reset_index(drop=True)
 
 
 def ratios(measured: pd.DataFrame, label: str, base: str = "full") -> pd.Series:
@@ -70,19 +75,15 @@ def ratios(measured: pd.DataFrame, label: str, base: str = "full") -> pd.Series:
         base: The other.
 
     Returns:
-        By benchmark, the median over the rounds of the ratio within a round.
+        By benchmark, the median over the turns of the ratio within a turn.
     """
-    speeds = measured.pivot_table("images_per_s", ["benchmark", "round"], "label", sort=False)
+    speeds = measured.pivot_table("images_per_s", ["benchmark", "turn"], "label", sort=False)
     return (speeds[label] / speeds[base]).groupby("benchmark", sort=False).median()
 
 
-def _answer(
-    answerer: Answerer, pictures: list, prompts: list[str], batch: int, once: bool
-) -> dict[str, float]:
-    started, tokens = time.perf_counter(), []
-    for start in range(0, batch if once else len(prompts), batch):
-        chosen = slice(start, start + batch)
-        given = answerer.answer(pictures[chosen], prompts[chosen], {"max_new_tokens": NEW_TOKENS})
-        tokens += [answer.visual_tokens for answer in given]
+def _answer(answerer: Answerer, pictures: list, prompts: list[str]) -> dict[str, float]:
+    started = time.perf_counter()
+    given = answerer.answer(pictures, prompts, {"max_new_tokens": NEW_TOKENS})
     seconds = time.perf_counter() - started
-    return {"visual_tokens": sum(tokens) / len(tokens), "images_per_s": len(tokens) / seconds}
+    tokens = sum(answer.visual_tokens for answer in given)
+    return {"visual_tokens": tokens / len(given), "images_per_s": len(given) / seconds}
