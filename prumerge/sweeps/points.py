@@ -70,6 +70,8 @@ class Point:
             if name not in FIELDS:
                 raise ValueError(f"unknown parameter {name!r}: {suggestion(name, FIELDS)}")
         own = {name: value for name, value in values.items() if name not in _SETTINGS}
+        if own.get("module") and Path(own["module"]).is_file():
+            own["module"] = str(Path(own["module"]).resolve())  # workers run in another folder
         changes = {name: value for name, value in values.items() if name in _SETTINGS}
         point = cls(changes=tuple(sorted(changes.items())), **own)
         # What is spelled out but changes nothing must not make another point.
