@@ -57,9 +57,7 @@ def take_turns(
         for turn, chosen in enumerate([batches[0], *batches * rounds]):
             for label in labels:
                 answerer.use(options[label].reducer())
-                found = _answer(
-                    answerer, [pictures[i] for i in chosen], [prompts[i] for i in chosen]
-                )
+                found = _answer(answerer, pictures[chosen], prompts[chosen])
                 named = {"benchmark": benchmark, "label": label, "turn": turn}
                 rows.append(named | {"questions_per_picture": repeats} | found)
     measured = pd.DataFrame(rows)
