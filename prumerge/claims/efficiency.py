@@ -1,0 +1,162 @@
+"""Table 2: what fewer tokens save on paper, rebuilt, and what was measured beside it."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from prumerge import roofline
+from prumerge.claims.claim import FAILS, HOLDS, PART, Cell, Claim, Finding, Missing
+from prumerge.claims.evidence import Evidence
+from prumerge.claims.rules import all_or_some, at_most, computed
+from prumerge.printed import reads_as
+from prumerge.timing.efficiency import STATED
+from prumerge.timing.stages import FULL
+
+GROUP = "Table 2"
+FILE = "table_2_efficiency"
+REBUILT = (700, 70)
+"""Prompt tokens at which the table comes out; notebook 07 tries every length."""
+
+COLUMNS = ("operations", "prefill time", "total memory", "storing activation")
+UNITS = dict(zip(COLUMNS, ("T", "ms", "GB", "GB"), strict=True))
+MODELS = ("7B FP16", "7B INT4", "13B FP16", "13B INT4")
+
+
+def tool(model: str, tokens: tuple[int, int]) -> pd.DataFrame:
+    """Return what the paper's tool gives for a full and a reduced prompt.
+
+    Args:
+        model: As in the table, such as ``7B INT4``; operations of INT4 are divided by 4 there.
+        tokens: Of both prompts.
+
+    Returns:
+        Columns of the table, in its units.
+    """
+    name, precision = model.lower().split()
+    rows = roofline.estimate_costs(name, tokens, "V100", precision, convention="llm-viewer")
+    parts = 4e12 if precision == "int4" else 1e12
+    columns = [rows["operations"] / parts, rows["time_ms"]]
+    columns += [rows["traffic_bytes"] / 1e9, rows["activation_write_bytes"] / 1e9]
+    return pd.concat(columns, axis=1, keys=COLUMNS)
+
+
+def cells(model: str, column: str) -> tuple[Cell, Cell]:
+    """Name the printed numbers for all tokens and for few."""
+    return Cell(FILE, model, column), Cell(FILE, f"{model} + PruMerge", column)
+
+
+def saved(model: str, column: str) -> Callable[[Evidence], Finding]:
+    """Make the rule for a pair of cells: right at the lengths stated, at others, or at none."""
+
+    def rule(evidence: Evidence) -> Finding:
+        digits = [cell.read()["printed"] for cell in cells(model, column)]
+        stated, other = (tool(model, tokens)[column] for tokens in (STATED, REBUILT))
+        right, elsewhere = (all(map(reads_as, found, digits)) for found in (stated, other))
+        ratio = float(stated.iloc[0] / stated.iloc[1])
+        verdict = HOLDS if right else PART if elsewhere else FAILS
+        found = f"{stated.iloc[0]:.3g} / {stated.iloc[1]:.3g} = {ratio:.1f} at the lengths stated; "
+        found += "both as printed at {} and {}" if elsewhere else "not both at {} and {}"
+        return computed(verdict, found.format(*REBUILT), ratio)
+
+    return rule
+
+
+def lengths(evidence: Evidence) -> Finding:
+    """Count the cells that come out at the lengths stated, and at those that fit."""
+    counts = {}
+    for tokens in (STATED, REBUILT):
+        counts[tokens] = sum(
+            reads_as(value, cell.read()["printed"])
+            for model in MODELS
+            for column in COLUMNS
+            for value, cell in zip(tool(model, tokens)[column], cells(model, column), strict=True)
+        )
+    found = "; ".join(f"{right} of 32 cells at {a} and {b}" for (a, b), right in counts.items())
+    share = counts[STATED] / max(counts.values())
+    return computed(at_most(-share, -1, -0.5), found)
+
+
+def memory(evidence: Evidence) -> Finding:
+    """Compare the column with what must be in memory at once."""
+    rows = roofline.estimate_memory("7b", STATED)["footprint_bytes"] / 1e9
+    ratio = float(rows.iloc[0] / rows.iloc[1])
+    found = f"{rows.iloc[0]:.1f} and {rows.iloc[1]:.1f} GB are needed ({ratio:.2f} times); "
+    found += "the column is bytes moved"
+    return computed(at_most(-ratio, -1.6, -1.3), found, ratio)
+
+
+def int4(evidence: Evidence) -> Finding:
+    """Look whether INT4 is slower for the full prompt, which is what the table says."""
+    half, quarter = (tool(name, STATED)["prefill time"].iloc[0] for name in ("7B FP16", "7B INT4"))
+    found = f"{quarter:.0f} and {half:.0f} ms at {STATED[0]} tokens: in the tool INT4 has "
+    found += "the INT8 peak, which is lower than FP16's there"
+    return computed(all_or_some(int(quarter > half), 1), found, float(quarter / half))
+
+
+def slip(evidence: Evidence) -> Finding:
+    """Compare the cell with a quarter of the FP16 cell, as in the other rows of INT4."""
+    quarter = Cell(FILE, "7B FP16 + PruMerge", "operations").value / 4
+    printed = Cell(FILE, "7B INT4 + PruMerge", "operations").read()["printed"]
+    activation = Cell(FILE, "7B FP16 + PruMerge", "storing activation").read()["printed"]
+    found = f"a quarter of FP16's is {quarter:.2f}; FP16's activation cell reads {activation}"
+    right = reads_as(quarter, printed)
+    return computed(all_or_some(int(right), 1), found, quarter / float(printed))
+
+
+def measured(stage: str, printed: float) -> Callable[[Evidence], Finding]:
+    """Make the rule for a time measured with all tokens and with the fewest."""
+
+    def rule(evidence: Evidence) -> Finding:
+        rows = evidence.table("timing", "*", "make timing")
+        rows = rows[(rows["stage"] == stage) & (rows["attention"] == "sdpa")]
+        longest = rows["new_tokens"].isna() | rows["new_tokens"].eq(
+            rows.groupby("model")["new_tokens"].transform("max")
+        )
+        times = rows[longest].pivot_table("median_ms", ["model", "batch"], "budget")
+        full = rows[rows["method"] == FULL]["budget"].max()
+        fewest = times.drop(columns=full).apply(lambda row: row.dropna().iloc[0:1].sum(), axis=1)
+        ratios = (times[full] / fewest.where(fewest > 0)).dropna()
+        if ratios.empty:
+            raise Missing("no pair of all and few tokens yet: make timing")
+        found = ", ".join(f"{_model(m)}, batch {b}: {r:.1f}" for (m, b), r in ratios.items())
+        verdicts = [at_most(-ratio, -0.8 * printed, -1.2) for ratio in ratios]
+        verdict = verdicts[0] if len(set(verdicts)) == 1 else PART
+        devices = sorted({device.split(" (")[0] for device in rows["device"]})
+        on = f"{_model(ratios.index[0][0])} on {', '.join(devices)}"
+        return Finding(verdict, f"{found} times", on)
+
+    return rule
+
+
+def _model(name: str) -> str:
+    return {"mini": "mini-LLaVA", "7b-random": "7B's shape"}.get(name, name)
+
+
+def _ratio(column: str) -> float:
+    full, few = cells("7B FP16", column)
+    return full.value / few.value
+
+
+_OPERATIONS, _TIME = cells("7B FP16", "operations"), cells("7B FP16", "prefill time")
+CLAIMS = (
+    *(
+        Claim(f"2-{model.replace(' ', '-')}-{column.split()[0]}", GROUP,
+              f"{model}: PruMerge lowers {column}.", "Table 2", saved(model, column),
+              cells(model, column), f"{{}} to {{}} {UNITS[column]}")
+        for model in MODELS
+        for column in COLUMNS
+    ),
+    Claim("2-lengths", GROUP, "Prompts have 576 + 40 tokens, reduced to about 40 + 40.",
+          "text of Table 2", lengths, (), f"{STATED[0]} and {STATED[1]}"),
+    Claim("2-memory", GROUP, "Total memory falls.", "Table 2, 7B FP16", memory,
+          cells("7B FP16", "total memory"), "{} to {} GB"),
+    Claim("2-int4-slower", GROUP, "INT4 takes longer than FP16 for the full prompt.", "Table 2, 7B",
+          int4, (Cell(FILE, "7B INT4", "prefill time"), _TIME[0]), "{} against {} ms"),
+    Claim("2-slip", GROUP, "7B INT4 with PruMerge needs this many operations.", "Table 2", slip,
+          (Cell(FILE, "7B INT4 + PruMerge", "operations"),), "{} T"),
+    Claim("2-measured-prefill", GROUP, "Prefill is faster on a machine, not only on paper.",
+          "Table 2, 7B FP16", measured("prefill", _ratio("prefill time")), _TIME, "{} to {} ms"),
+    Claim("2-measured-answer", GROUP, "A whole answer is faster by as much.",
+          "Table 2, not counted", measured("whole", _ratio("prefill time")), _TIME, "{} to {} ms"),
+)  # fmt: skip
+"""In the order of the table, then what it leaves out."""

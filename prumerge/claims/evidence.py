@@ -1,0 +1,132 @@
+"""Committed rows: LLaVA-1.5's where there are some, else the mini-LLaVA's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from prumerge.claims.claim import Missing
+from prumerge.evaluation.beside import size_of
+from prumerge.evaluation.saved import read_results
+from prumerge.evaluation.tables import losses, main_scores
+from prumerge.paths import RESULTS
+from prumerge.sweeps import points
+from prumerge.sweeps.tables import Answered, read_sweep_rows
+
+SUFFIX = "-llava-1.5-7b-hf"
+EVALUATE = "python -m prumerge.evaluation --compare --tasks {} --save data/results/evaluation/{} {}"
+_ON_GPU = "pretrained=llava-hf/llava-1.5-{}-hf device=cuda"
+
+
+def model_name(model: str) -> str:
+    """Return a model as the tables name it.
+
+    Example:
+        >>> model_name("mini"), model_name("llava-hf/llava-1.5-7b-hf")
+        ('mini-LLaVA', 'LLaVA-1.5 7B')
+    """
+    size = size_of(model)
+    return f"LLaVA-1.5 {size}" if size else {"mini": "mini-LLaVA"}.get(model, model)
+
+
+class Evidence:
+    """Reads rows once and says what they were measured on.
+
+    Args:
+        results: Folder of rows; those of sweeps are the committed ones in any case.
+    """
+
+    def __init__(self, results: Path = RESULTS) -> None:
+        self.results = results
+        self._read: dict[Any, Any] = {}
+
+    def _once(self, key: Any, read: Callable[[], Any]) -> Any:
+        if key not in self._read:
+            self._read[key] = read()
+        return self._read[key]
+
+    def sweep(self, name: str) -> tuple[Answered, str]:
+        """Return a sweep, and the model it was measured on.
+
+        Raises:
+            Missing: If it was never run.
+        """
+        for own in (name + SUFFIX, name):
+            if (points.RESULTS / f"{own}.csv").exists():
+                rows = self._once(own, lambda own=own: read_sweep_rows(own))
+                return rows, model_name(str(rows.rows["model"].iloc[0]))
+        raise Missing(f"no rows yet: make sweep SWEEP={name}")
+
+    def scores(self, size: str = "7B") -> tuple[pd.DataFrame, str]:
+        """Return the scores that papers print of each benchmark, by method and benchmark.
+
+        Args:
+            size: ``7B``, for which the mini-LLaVA stands in, or ``13B``.
+
+        Raises:
+            Missing: If there are none.
+        """
+        folder, on = self._folder(size)
+        rows = self._once((folder, "scores"), lambda: _printed(read_results(folder)[0]))
+        return rows.set_index(["label", "benchmark"]), on
+
+    def lost(self, label: str, base: str) -> tuple[pd.DataFrame, str]:
+        """Return what a method loses against another, question by question, by benchmark."""
+        folder, on = self._folder("7B")
+        rows, asked = self._once((folder, "all"), lambda: read_results(folder))
+        tasks = _printed(rows).set_index("task")["benchmark"].drop_duplicates()
+        pairs = asked[asked["label"].isin([label, base])]
+        found = self._once((folder, label, base), lambda: losses(pairs, base))
+        found = found[found["task"].isin(tasks.index) & found["label"].eq(label)]
+        return found.assign(benchmark=found["task"].map(tasks)).set_index("benchmark"), on
+
+    def _folder(self, size: str) -> tuple[Path, str]:
+        found = {}
+        for file in sorted((self.results / "evaluation").glob("*/rows.csv")):
+            models = pd.read_csv(file, usecols=["model"])["model"].astype(str).unique()
+            found[model_name(models[0])] = file.parent
+        names = [f"LLaVA-1.5 {size}"] + ["mini-LLaVA"] * (size == "7B")
+        for name in names:
+            if name in found:
+                return found[name], name
+        if size == "7B":
+            raise Missing("no rows yet: " + EVALUATE.format("mini", "mini", "").strip())
+        raise Missing(missing_llava(size))
+
+    def table(self, folder: str, name: str, command: str) -> pd.DataFrame:
+        """Return a plain file of rows.
+
+        Args:
+            folder: In ``data/results``.
+            name: Of the file, without its ending; ``*`` joins several.
+            command: That makes it.
+
+        Raises:
+            Missing: If it is not there.
+        """
+        files = sorted((self.results / folder).glob(f"{name}.csv"))
+        if not files:
+            raise Missing(f"no rows yet: {command}")
+        join = lambda: pd.concat(map(pd.read_csv, files), ignore_index=True)  # noqa: E731
+        return self._once((folder, name), join)
+
+    def tuned(self) -> tuple[pd.DataFrame, str]:
+        """Return right or wrong (0 to 1, mean over seeds) by tokens sent and whether tuned."""
+        command = "python -m prumerge.finetuning arms"
+        answers = self.table("finetuning", "answers", command)
+        models = self.table("finetuning", "runs", command)["model"]
+        right = answers.pivot_table("correct", "question", ["tokens", "tuned"])
+        return right, model_name(str(models.iloc[0]))
+
+
+def _printed(rows: pd.DataFrame) -> pd.DataFrame:
+    # TextVQA without OCR tokens in the prompt is measured too, but never printed.
+    return main_scores(rows[rows["task"] != "prumerge_textvqa_val"])
+
+
+def missing_llava(size: str = "7B") -> str:
+    """Return the command that measures LLaVA-1.5 on a GPU."""
+    name = f"llava-1.5-{size.lower()}"
+    command = EVALUATE.format("real", name, _ON_GPU.format(size.lower()))
+    return f"needs LLaVA-1.5 {size} and a GPU: {command}"

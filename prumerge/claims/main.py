@@ -1,0 +1,164 @@
+"""Table 1: six benchmarks with and without the method, and who else is beaten."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from prumerge.claims.claim import FAILS, HOLDS, PART, UNTESTED, Cell, Claim, Finding
+from prumerge.claims.evidence import Evidence
+from prumerge.claims.rules import all_or_some, at_most, better, computed, interval_of
+from prumerge.evaluation.beside import COLUMNS
+from prumerge.printed import read_printed
+
+GROUP = "Table 1"
+FILE, EARLIER = "table_1_main_results", "table_1_earlier_versions"
+METHODS = {"release": "PruMerge", "release+": "PruMerge+"}
+OTHERS = ("BLIP-2 13B", "InstructBLIP 7B", "InstructBLIP 13B", "Shikra 13B")
+OTHERS += ("IDEFICS-9B", "IDEFICS-80B")
+
+
+def keeps(label: str, benchmark: str) -> Callable[[Evidence], Finding]:
+    """Make the rule for the share of a score that is kept.
+
+    The claim holds if the share is at least the printed one, in part if the interval of the
+    reduced score reaches it. A full model that no constant answer is beaten by has nothing to lose.
+    """
+    column = COLUMNS[benchmark]
+    reduced = Cell(FILE, f"LLaVA-1.5 7B + {METHODS[label]}", column)
+    printed = reduced.value / Cell(FILE, "LLaVA-1.5 7B", column).value
+
+    def rule(evidence: Evidence) -> Finding:
+        rows, on = evidence.scores()
+        full, own = rows.loc[("full", benchmark)], rows.loc[(label, benchmark)]
+        if full["low"] <= full["constant"]:
+            found = f"all tokens score {full['value']:.1f}, the best constant answer "
+            return Finding(UNTESTED, f"{found}{full['constant']:.1f}: nothing to lose", on)
+        share, low, high = (own[name] / full["value"] for name in ("value", "low", "high"))
+        verdict = HOLDS if share >= printed else PART if high >= printed else FAILS
+        found = f"keeps {share:.0%} ({low:.0%} to {high:.0%}), {own['tokens_mean']:.0f} tokens"
+        return Finding(verdict, found, on, float(share))
+
+    return rule
+
+
+def keeps_13b(label: str) -> Callable[[Evidence], Finding]:
+    """Make the rule for the larger model: the mean share of all benchmarks."""
+
+    def rule(evidence: Evidence) -> Finding:
+        rows, on = evidence.scores("13B")
+        value = rows["value"].reset_index().pivot_table("value", "benchmark", "label")
+        found, printed = (value[label] / value["full"]).mean(), printed_share("13B", label)
+        verdict = at_most(-found, -printed, -0.95 * printed)
+        return Finding(verdict, f"keeps {found:.1%} on average, {printed:.1%} printed", on)
+
+    return rule
+
+
+def printed_share(size: str, label: str) -> float:
+    """Return the mean share of LLaVA's printed scores that a method keeps in print."""
+    table = read_printed(FILE).pivot_table("value", "column", "row")
+    table = table.loc[list(COLUMNS.values())]
+    own = table[f"LLaVA-1.5 {size} + {METHODS[label]}"] / table[f"LLaVA-1.5 {size}"]
+    return float(own.mean())
+
+
+def able(evidence: Evidence) -> list[str]:
+    """List the benchmarks on which all tokens score more than the best constant answer."""
+    full = evidence.scores()[0].loc["full"]
+    return list(full.index[full["low"] > full["constant"]])
+
+
+def comparable(label: str) -> Callable[[Evidence], Finding]:
+    """Make the rule for "comparable": no benchmark loses beyond chance, question by question."""
+
+    def rule(evidence: Evidence) -> Finding:
+        lost, on = evidence.lost(label, "full")
+        lost = lost[lost.index.isin(able(evidence))]
+        names = [COLUMNS[name] for name in lost.index[lost["high"] < 0]]
+        found = f"{len(names)} of {len(lost)} benchmarks lose beyond chance"
+        found += f" ({', '.join(names)})" if names else ""
+        return Finding(all_or_some(len(lost) - len(names), len(lost)), found, on)
+
+    return rule
+
+
+def plus_recovers(evidence: Evidence) -> Finding:
+    """Compare PruMerge+ with PruMerge, each at its own number of tokens."""
+    apart, on = evidence.lost("release+", "release")
+    apart = apart[apart.index.isin(able(evidence)) & (apart.index != "scienceqa")]
+    return better({COLUMNS[name]: interval_of(row) for name, row in apart.iterrows()}, on)
+
+
+def changed(earlier: Cell, later: Cell) -> Callable[[Evidence], Finding]:
+    """Make the rule for a number that a later version printed otherwise."""
+
+    def rule(evidence: Evidence) -> Finding:
+        apart = earlier.value - later.value
+        found = f"printed {apart:+.1f} from the last version"
+        return computed(at_most(abs(apart), 0.05, 1), found, earlier.value / later.value)
+
+    return rule
+
+
+def beats_others(label: str) -> Callable[[Evidence], Finding]:
+    """Make the rule for the comparison with other models, on printed numbers alone."""
+
+    def rule(evidence: Evidence) -> Finding:
+        table = read_printed(FILE).pivot_table("value", "column", "row")
+        own = table.loc[list(COLUMNS.values()), f"LLaVA-1.5 7B + {METHODS[label]}"]
+        above = pd.concat([table[name].dropna().rsub(own).dropna() for name in OTHERS]) > 0
+        found = f"above in {above.sum()} of {len(above)} printed cells"
+        return computed(all_or_some(int(above.sum()), len(above)), found)
+
+    return rule
+
+
+def _cells(size: str, label: str, column: str) -> tuple[Cell, Cell]:
+    row = f"LLaVA-1.5 {size}"
+    return Cell(FILE, f"{row} + {METHODS[label]}", column), Cell(FILE, row, column)
+
+
+def _each() -> list[Claim]:
+    return [
+        Claim(f"1-{label}-{benchmark}", GROUP, f"{METHODS[label]} keeps {column}.", "Table 1, 7B",
+              keeps(label, benchmark), _cells("7B", label, column), "{} of {}")
+        for label in METHODS
+        for benchmark, column in COLUMNS.items()
+    ]  # fmt: skip
+
+
+def _of_method(label: str) -> list[Claim]:
+    name = METHODS[label]
+    tokens = (Cell(FILE, f"LLaVA-1.5 7B + {name}", "visual tokens"),)
+    return [
+        Claim(f"1-{label}-comparable", GROUP, f"{name} is comparable with all tokens.", "abstract",
+              comparable(label), tokens, "about {} tokens"),
+        Claim(f"1-{label}-13b", GROUP, f"{name} keeps the larger model's scores.", "Table 1, 13B",
+              keeps_13b(label), _cells("13B", label, "VQAv2"), "VQAv2 {} of {}, and five more"),
+        Claim(f"1-{label}-others", GROUP, f"{name} 7B is above BLIP-2, InstructBLIP, Shikra and "
+              "IDEFICS.", "Table 1", beats_others(label), tokens, "with about {} tokens"),
+    ]  # fmt: skip
+
+
+_PRUMERGE, _PLUS = "LLaVA-1.5 7B + PruMerge", "LLaVA-1.5 7B + PruMerge+"
+_POPE = (Cell(EARLIER, _PRUMERGE, "POPE"), Cell(FILE, _PRUMERGE, "POPE"))
+_POPE_13B = tuple(
+    Cell(file, "LLaVA-1.5 13B + PruMerge", "POPE") for file in (EARLIER, FILE)
+)  # fmt: skip
+_VQA = (Cell(EARLIER, _PLUS, "VQAv2"), Cell(FILE, _PLUS, "VQAv2"))
+
+CLAIMS = (
+    *_each(),
+    *_of_method("release"),
+    *_of_method("release+"),
+    Claim("1-plus", GROUP, "PruMerge+ scores more than PruMerge on every benchmark but ScienceQA.",
+          "Table 1, 7B", plus_recovers, (_VQA[1], Cell(FILE, _PRUMERGE, "VQAv2")),
+          "VQAv2 {} against {}"),
+    Claim("1-pope-v1", GROUP, "PruMerge 7B reaches this POPE score.", "first version, March 2024",
+          changed(*_POPE), _POPE, "{}, later {}"),
+    Claim("1-pope-13b-v1", GROUP, "PruMerge 13B reaches this POPE score.", "first version",
+          changed(*_POPE_13B), _POPE_13B, "{}, later {}"),
+    Claim("1-vqav2-page", GROUP, "PruMerge+ 7B reaches this VQAv2 score.", "page, April 2024",
+          changed(*_VQA), _VQA, "{}, later {}"),
+)  # fmt: skip
+"""In the order of the table."""
