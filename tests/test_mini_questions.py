@@ -5,7 +5,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from prumerge.mini.questions import FAMILIES, LETTERS, ask, ask_many, caption
+from prumerge.mini.families import LETTERS
+from prumerge.mini.questions import FAMILIES, ask, ask_many, caption
 from prumerge.mini.scenes import Scene, Sign, Thing, draw_scene
 from prumerge.mini.vocabulary import IDS, build_tokenizer, token_ids
 
@@ -29,12 +30,12 @@ TRUTH = {
     "which digit is blue ?": "7",
     "how many red objects are there ?": "2",
     "how many star objects are there ?": "1",
-    "where is the blue 7 ?": "bottom right",
-    "where is the red star ?": "top right",
+    "where is the blue 7 ?": "bottom-right",
+    "where is the red star ?": "top-right",
     "what number is on the sign ?": "4 2",
     "is the circle red ?": "yes",
     "are there 1 red objects ?": "no",
-    "is the blue 7 at the bottom right ?": "yes",
+    "is the blue 7 at the bottom-right ?": "yes",
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from prumerge.evaluation import mini_tasks
 from prumerge.evaluation.mini_benchmarks import BENCHMARKS
-from prumerge.mini.questions import LETTERS
+from prumerge.mini.families import LETTERS
 from prumerge.mini.vocabulary import token_ids
 
 

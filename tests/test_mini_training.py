@@ -15,21 +15,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from prumerge.mini.architecture import Pretraining, Size, build_processor
-from prumerge.mini.batches import (
-    IGNORED,
-    PROMPT_START,
-    Recipe,
-    make_batch,
-    pack_turns,
-    pixel_values,
-)
+from prumerge.mini.batches import Recipe, make_batch, pixel_values
 from prumerge.mini.checkpoints import load_progress
 from prumerge.mini.export import export, reopen, training_record
-from prumerge.mini.losses import _answer, losses
+from prumerge.mini.families import LETTERS
+from prumerge.mini.losses import SEEING, _answer, losses
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene
 from prumerge.mini.schedule import schedule
 from prumerge.mini.training import Stage, train
+from prumerge.mini.turns import IGNORED, PROMPT_START, pack_turns
 from prumerge.mini.vocabulary import IDS
 from prumerge.models import load, load_processor
 from prumerge.provenance import provenance
@@ -46,8 +41,19 @@ SMALL = Size(
 RECIPE = Recipe(4, 12, None, 64, 24, (1, 3))
 STAGES = [
     Stage("see", 6, RECIPE, ("match", "naming"), 1e-3, 1e-4, warmup=2),
-    Stage("talk", 6, RECIPE, ("answer",), 1e-3, 1e-4, warmup=2),
+    Stage("place", 3, RECIPE, ("match", "naming", "placing"), 1e-3, 1e-4, warmup=2),
+    Stage(
+        "talk",
+        6,
+        replace(RECIPE, practice=3),
+        ("answer", "practice"),
+        1e-3,
+        1e-4,
+        warmup=2,
+        hand_over=True,
+    ),
 ]
+PARTS = ("naming", "placing", "answer", "practice")
 
 
 def small(seed: int = 0) -> Pretraining:
@@ -144,19 +150,49 @@ def test_only_answers_are_learned():
         assert IDS["?"] not in learned
 
 
-def test_losses_fall(tmp_path):
+def test_practice_is_about_no_picture_and_learns_answers_alone():
+    batch = make_batch(STAGES[-1].recipe, 0, 0)
+    for ids, targets in zip(batch.practice_ids, batch.practice_targets, strict=True):
+        answered = (targets != IGNORED).nonzero().flatten()
+        assert torch.equal(ids[answered + 1], targets[answered])
+        letter, end = targets[answered].tolist()
+        assert end == IDS["</s>"] and letter in [IDS[letter] for letter in LETTERS]
+        assert IDS["<image>"] not in ids and ids[: len(PROMPT_START)].tolist() == [
+            IDS[word] for word in PROMPT_START
+        ]
+
+
+def test_projector_passes_on_what_the_placing_head_reads():
+    model, features = small(), torch.randn(5, 32)
+    projector = model.llava.model.multi_modal_projector
+    before = projector(features)
+    model.hand_over_places(length=6.0)
+    after = projector(features)
+    places = model.placing(features)
+    others = projector.linear_2.weight.norm(dim=0) * projector.linear_1.weight.norm(dim=1)
+    assert (others > 0).all() and not torch.allclose(before, after)
+    # Two directions of length 6 tell row and column, up to what the other units add there.
+    directions = torch.linalg.qr(torch.randn(32, 2, generator=torch.Generator().manual_seed(0)))[0]
+    torch.testing.assert_close(after @ directions / 6, places, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("part", ["naming", "placing"])
+def test_losses_fall(part, tmp_path):
     model, rows = small(), []
-    stage = replace(STAGES[0], steps=40, peak_rate=3e-3)
+    stage = replace(STAGES[1], steps=40, peak_rate=3e-3)
     train(model, [stage], tmp_path, report_every=1, report=rows.append)
-    assert np.mean([r["naming"] for r in rows[-8:]]) < 0.9 * np.mean(
-        [r["naming"] for r in rows[:8]]
-    )
+    assert np.mean([r[part] for r in rows[-8:]]) < 0.9 * np.mean([r[part] for r in rows[:8]])
+
+
+def test_stages_that_the_model_has_been_through_are_skipped(tmp_path):
+    rows = train(small(), STAGES, tmp_path, skip=2, report_every=1, report=quiet)
+    assert {row["stage"] for row in rows} == {"talk"}
 
 
 def test_talking_leaves_the_tower_alone(tmp_path):
     model = small()
     before = {name: p.clone() for name, p in model.tower.named_parameters()}
-    train(model, STAGES[1:], tmp_path, report=quiet)
+    train(model, STAGES[2:], tmp_path, report=quiet)
     assert_same(before, dict(model.tower.named_parameters()))
     assert any(p.grad is not None for p in model.llava.model.language_model.parameters())
 
@@ -178,8 +214,8 @@ def test_interrupted_training_ends_like_an_undisturbed_one(tmp_path):
     again = train(resumed, STAGES, tmp_path / "cut", report_every=1, save_every=2, report=quiet)
     assert_same(weights(whole), weights(resumed))
     assert [r["step"] for r in again] == [r["step"] for r in rows]
-    curves = [[row.get(k) for row in part] for part in (rows, again) for k in ("naming", "answer")]
-    assert curves[:2] == curves[2:]
+    curves = [[row.get(k) for row in part] for part in (rows, again) for k in PARTS]
+    assert curves[: len(PARTS)] == curves[len(PARTS) :]
 
 
 KILLED = """
@@ -221,8 +257,8 @@ def test_exported_model_is_stock_and_answers(tmp_path):
     rows = train(model, STAGES, tmp_path / "progress", report_every=3, report=quiet)
     record = training_record(STAGES, rows, 0, provenance())
     export(model, tmp_path / "mini", rows, record)
-    assert json.loads((tmp_path / "mini" / "training.json").read_text())["pictures"] == 48
-    assert f"{48:,} pictures" in (tmp_path / "mini" / "README.md").read_text()
+    assert json.loads((tmp_path / "mini" / "training.json").read_text())["pictures"] == 60
+    assert f"{60:,} pictures" in (tmp_path / "mini" / "README.md").read_text()
     loaded, processor = load(tmp_path / "mini")
     assert type(loaded).__name__ == "LlavaForConditionalGeneration"
     for name, parameter in loaded.named_parameters():
@@ -256,7 +292,7 @@ def test_schedule_serves_both_sizes(grid):
     stages = schedule(grid, 0.001)
     assert all(stage.steps >= 1 for stage in stages)
     assert stages[-1].recipe.window is None  # whole frames come last
-    assert stages[-1].parts == ("answer",)  # behind a frozen tower, as in LLaVA
+    assert SEEING.isdisjoint(stages[-1].parts)  # behind a frozen tower, as in LLaVA
 
 
 @pytest.mark.parametrize(

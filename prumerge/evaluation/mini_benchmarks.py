@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from prumerge.mini.questions import LETTERS, Question, ask
+from prumerge.mini.families import LETTERS, Question
+from prumerge.mini.questions import ask
 from prumerge.mini.scenes import Scene
 
 ANNOTATORS = 10  # who answer each question of VQAv2 and TextVQA; here they agree

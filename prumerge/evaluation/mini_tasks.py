@@ -12,7 +12,7 @@ import numpy as np
 
 from prumerge.evaluation.mini_benchmarks import BENCHMARKS, Row
 from prumerge.evaluation.parquet import encode_picture, write
-from prumerge.mini.questions import LETTERS
+from prumerge.mini.families import LETTERS
 from prumerge.mini.scenes import Scene, draw_scene
 from prumerge.paths import DATA
 

@@ -1,7 +1,5 @@
 """Training batches: pictures, captions, patch names and many question turns per picture.
 
-All turns of one picture stand behind the same visual tokens. No turn sees another (block mask,
-positions restart), or the model would copy names from earlier questions instead of looking.
 A batch depends only on its seed, so an interrupted training goes on with the same batches.
 """
 
@@ -13,12 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prumerge.mini.glyphs import COLOURS, KINDS
-from prumerge.mini.questions import FAMILIES, Question, ask_many, caption
+from prumerge.mini.questions import FAMILIES, ask, ask_many, caption
 from prumerge.mini.scenes import SIGN_ROWS, Scene, draw_scene
-from prumerge.mini.vocabulary import END, IDS, IMAGE, PAD, token_ids
-
-PROMPT_START = ("<s>", "user", ":")  # what stands in front of the visual tokens
-IGNORED = -100
+from prumerge.mini.turns import draw_kept, draw_places, pack_practice, pack_turns
+from prumerge.mini.vocabulary import END, IDS, PAD, token_ids
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,8 @@ class Recipe:
         caption_tokens: Room for the caption; what is longer is cut.
         objects: Least and largest number of things.
         families: Families of questions, asked in turn; one named twice is asked twice as often.
+        sign: Whether each picture has a sign to read; None leaves it to chance.
+        practice: Conversations about no picture, see :data:`prumerge.mini.questions.PRACTICE`.
         tokens: Numbers of visual tokens the language model is shown, one drawn for each batch;
             empty shows all. See :func:`draw_kept`.
     """
@@ -45,6 +43,8 @@ class Recipe:
     objects: tuple[int, int]
     families: tuple[str, ...] = tuple(FAMILIES)
     tokens: tuple[int, ...] = ()
+    practice: int = 0
+    sign: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Batch:
     targets: Int[Tensor, "pictures tokens"]  # the answer's next token, IGNORED elsewhere
     position_ids: Int[Tensor, "pictures tokens"]
     attention_mask: Bool[Tensor, "pictures 1 tokens tokens"]
+    practice_ids: Int[Tensor, "conversations practice_words"]
+    practice_targets: Int[Tensor, "conversations practice_words"]
 
     def to(self, device: str) -> "Batch":
         """Return the batch on another device."""
@@ -74,7 +76,7 @@ def make_batch(recipe: Recipe, *seed: int) -> Batch:
     # One window per batch: the tower's position embeddings are then the same for all its pictures.
     corner = tuple(int(c) for c in rng.integers(0, recipe.grid - shown + 1, size=2))
     scenes = [
-        draw_scene(rng, recipe.grid, recipe.window, recipe.objects, corner=corner)
+        draw_scene(rng, recipe.grid, recipe.window, recipe.objects, sign=recipe.sign, corner=corner)
         for _ in range(recipe.pictures)
     ]
     # A turn takes 8 tokens at least; questions that find no room are left out.
@@ -86,7 +88,7 @@ def make_batch(recipe: Recipe, *seed: int) -> Batch:
         words.append(IDS[END])
         captions[row, : len(words)] = torch.tensor(words)
     names = [patch_names(scene) for scene in scenes]
-    places = _places(scenes[0], shown, rng)
+    places = draw_places(scenes[0], shown, rng)
     count = int(rng.choice(recipe.tokens)) if recipe.tokens else shown * shown
     kept = (
         draw_kept(scenes, count, rng) if recipe.tokens else np.tile(range(count), (len(scenes), 1))
@@ -102,6 +104,7 @@ def make_batch(recipe: Recipe, *seed: int) -> Batch:
         colours=torch.tensor(np.stack([colours for _, colours in names])),
         kept=torch.from_numpy(kept),
         **pack_turns(turns, recipe.text_tokens, seen, text_place),
+        **pack_practice([ask(scenes[0], "letter", rng) for _ in range(recipe.practice)]),
     )
 
 
@@ -131,81 +134,3 @@ def _tower_positions(corner: tuple[int, int], shown: int, grid: int) -> Int[Tens
     rows, columns = (start + np.arange(shown) for start in corner)
     places = (rows[:, None] * grid + columns).reshape(-1)
     return torch.from_numpy(np.concatenate([[0], places + 1]))
-
-
-def _places(scene: Scene, shown: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the visual tokens' places behind the prompt start, then the place where text begins.
-
-    A window is half of the time numbered as it lies in the frame (with gaps) and half of the time
-    closed up, so that the language model does not lean on distances between tokens.
-    """
-    if shown == scene.grid or rng.random() < 0.5:
-        return np.arange(shown * shown + 1)
-    rows, columns = (start + np.arange(shown) for start in scene.corner)
-    return np.append((rows[:, None] * scene.grid + columns).reshape(-1), scene.grid**2)
-
-
-def draw_kept(
-    scenes: list[Scene], tokens: int, rng: np.random.Generator
-) -> Int[np.ndarray, "pictures tokens"]:
-    """Draw which patches of each picture the language model is shown, in raster order.
-
-    How much things are preferred to ground is drawn for each picture: not at all (any patches) up
-    to entirely (ground only when all things are in). A language model that has only ever seen whole
-    pictures rests on their ground and is lost without it, whichever patches are kept.
-    """
-    owner = np.stack([scene.owner.reshape(-1) > 0 for scene in scenes])
-    preference = rng.random((len(scenes), 1))
-    luck = rng.random(owner.shape) + owner * preference
-    best = np.argsort(-luck, axis=1)[:, :tokens]
-    return np.sort(best, axis=1)
-
-
-def pack_turns(
-    turns: list[list[Question]], text_tokens: int, places: np.ndarray, text_place: int
-) -> dict[str, Tensor]:
-    """Lay the turns of each picture behind its visual tokens.
-
-    Args:
-        turns: Questions by picture; those that no longer fit are left out.
-        text_tokens: Tokens of all turns of a picture together; the rest is padding.
-        places: Places of the visual tokens of each picture behind the prompt start.
-        text_place: Place where every turn begins.
-
-    Returns:
-        ``input_ids``, ``targets``, ``position_ids`` and ``attention_mask`` of :class:`Batch`.
-    """
-    start, end_of_head = len(PROMPT_START), len(PROMPT_START) + places.shape[1]
-    shape = (len(turns), end_of_head + text_tokens)
-    ids, targets = torch.full(shape, IDS[PAD]), torch.full(shape, IGNORED)
-    position_ids, turn_of = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
-    ids[:, :start] = torch.tensor([IDS[word] for word in PROMPT_START])
-    ids[:, start:end_of_head] = IDS[IMAGE]
-    turn_of[:, :end_of_head] = 0
-    position_ids[:, :start] = torch.arange(start)
-    position_ids[:, start:end_of_head] = start + torch.from_numpy(places)
-    for row, asked in enumerate(turns):
-        at = end_of_head
-        for number, (words, answer_at) in enumerate(map(_code, asked), start=1):
-            end = at + len(words)
-            if end > shape[1]:
-                continue
-            ids[row, at:end] = torch.tensor(words)
-            targets[row, at + answer_at - 1 : end - 1] = ids[row, at + answer_at : end]
-            position_ids[row, at:end] = start + text_place + torch.arange(len(words))
-            turn_of[row, at:end] = number
-            at = end
-    same = turn_of[:, :, None] == turn_of[:, None, :]
-    causal = torch.ones(shape[1], shape[1], dtype=torch.bool).tril()
-    return {
-        "input_ids": ids,
-        "targets": targets,
-        "position_ids": position_ids,
-        "attention_mask": ((same | (turn_of[:, None, :] == 0)) & causal)[:, None],
-    }
-
-
-def _code(question: Question) -> tuple[list[int], int]:
-    """Return a turn's tokens and the index at which its answer begins."""
-    asked = token_ids(f"{question.text} assistant :")
-    return [*asked, *token_ids(question.answer), IDS[END]], len(asked)

@@ -11,8 +11,9 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.asking import answer
+from prumerge.mini.families import Question
 from prumerge.mini.glyphs import PATCH_PIXELS
-from prumerge.mini.questions import FAMILIES, Question, ask
+from prumerge.mini.questions import FAMILIES, ask
 from prumerge.mini.scenes import Scene, draw_scene
 from prumerge.models import load
 

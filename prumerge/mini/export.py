@@ -13,7 +13,7 @@ from prumerge.mini.architecture import Pretraining, build_processor
 from prumerge.mini.vocabulary import END, IDS, PAD, START
 
 HEADS = "pretraining.safetensors"
-"""CLIP's text tower, projections and the naming head: what only serves training."""
+"""CLIP's text tower, projections, the naming and the placing head: what only serves training."""
 
 CARD = """# mini-LLaVA
 
@@ -85,7 +85,9 @@ def reopen(model: Pretraining, folder: Path) -> None:
 
 def _heads(model: Pretraining):
     for name, parameter in model.named_parameters():
-        if name.startswith(("clip.", "naming.")) and not name.startswith("clip.vision_model."):
+        if name.startswith("clip.vision_model."):  # the LLaVA's own tower
+            continue
+        if name.startswith(("clip.", "naming.", "placing.")):
             yield name, parameter
 
 

@@ -1,14 +1,16 @@
-"""What the mini-LLaVA is trained for: match captions, name patches, answer questions."""
+"""What the mini-LLaVA is trained for: match captions, name and place patches, answer questions."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prumerge.mini.architecture import Pretraining
-from prumerge.mini.batches import IGNORED, PROMPT_START, Batch
+from prumerge.mini.batches import Batch
 from prumerge.mini.glyphs import KINDS
+from prumerge.mini.turns import IGNORED, PROMPT_START
 from prumerge.mini.vocabulary import IDS, PAD
 
+SEEING = {"match", "naming", "placing"}  # parts of the loss that train the tower
 GROUND_WEIGHT = 0.1  # most patches are ground; they would drown the things in the naming loss
 
 
@@ -17,18 +19,24 @@ def losses(model: Pretraining, batch: Batch, parts: tuple[str, ...]) -> dict[str
 
     ``match``: CLIP's contrastive loss between pictures and captions; ``matched``, the share of
     pictures that find their caption. ``naming``: what lies on each patch, from its penultimate
-    feature. ``answer``: cross entropy of the answers' tokens; ``right``, the share predicted.
-    With ``answer`` alone the vision tower is frozen, as in LLaVA's own training.
+    feature. ``placing``: where the patch lies, from the same feature; ``misplaced``, how many
+    patches off that is on average on things. ``answer``: cross entropy of the answers' tokens;
+    ``right``, the share predicted. ``practice`` and ``practised``: the same of conversations about
+    no picture. Without a part of ``SEEING`` the vision tower is frozen, as in LLaVA's own training.
     """
     values = {}
-    with torch.set_grad_enabled(parts != ("answer",)):
+    with torch.set_grad_enabled(not SEEING.isdisjoint(parts)):
         features = _features(model, batch)
     if "match" in parts:
         values |= _match(model, batch, model.tower.encoder.layers[-1](features, None))
     if "naming" in parts:
         values |= _naming(model, batch, features)
+    if "placing" in parts:
+        values |= _placing(model, batch, features)
     if "answer" in parts:
         values |= _answer(model, batch, features)
+    if "practice" in parts:
+        values |= _practice(model, batch)
     return values
 
 
@@ -59,10 +67,22 @@ def _answer(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Ten
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
-    logits = model.llava.lm_head(hidden[:, end:]).float().flatten(0, 1)
-    wanted = batch.targets[:, end:].flatten()
-    right = ((logits.argmax(-1) == wanted).sum() / (wanted != IGNORED).sum()).detach()
-    return {"answer": F.cross_entropy(logits, wanted, ignore_index=IGNORED), "right": right}
+    loss, right = _predicted(model, hidden[:, end:], batch.targets[:, end:])
+    return {"answer": loss, "right": right}
+
+
+def _practice(model: Pretraining, batch: Batch) -> dict[str, Tensor]:
+    language_model = model.llava.model.language_model
+    hidden = language_model(input_ids=batch.practice_ids, use_cache=False).last_hidden_state
+    loss, right = _predicted(model, hidden, batch.practice_targets)
+    return {"practice": loss, "practised": right}
+
+
+def _predicted(model: Pretraining, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cross entropy and share right of the tokens that are answers."""
+    answers = targets != IGNORED
+    logits, wanted = model.llava.lm_head(hidden[answers]).float(), targets[answers]
+    return F.cross_entropy(logits, wanted), (logits.argmax(-1) == wanted).float().mean().detach()
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -87,9 +107,22 @@ def _match(model: Pretraining, batch: Batch, last: Tensor) -> dict[str, Tensor]:
 def _naming(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Tensor]:
     logits = model.naming(features[:, 1:]).float()
     kinds, colours = logits.split([len(KINDS) + 1, logits.shape[-1] - len(KINDS) - 1], dim=-1)
-    weights = torch.where(batch.kinds == 0, GROUND_WEIGHT, 1.0)
+    weights = _weights(batch)
     parts = F.cross_entropy(kinds.transpose(1, 2), batch.kinds, reduction="none")
     parts = parts + F.cross_entropy(colours.transpose(1, 2), batch.colours, reduction="none")
     things = batch.kinds > 0
     named = ((kinds.argmax(-1) == batch.kinds) & things).sum() / things.sum().clamp(min=1)
     return {"naming": (parts * weights).sum() / weights.sum(), "named": named.detach()}
+
+
+def _placing(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Tensor]:
+    grid, places = model.size.grid, batch.tower_positions[1:] - 1
+    wanted = torch.stack([places // grid, places % grid], dim=-1) / (grid / 2) - 1.0  # -1 to 1
+    apart = model.placing(features[:, 1:]).float() - wanted
+    weights, things = _weights(batch), batch.kinds > 0
+    far = apart.detach().norm(dim=-1)[things].mean() * (grid / 2)
+    return {"placing": (apart.square().sum(-1) * weights).sum() / weights.sum(), "misplaced": far}
+
+
+def _weights(batch: Batch) -> Tensor:
+    return torch.where(batch.kinds == 0, GROUND_WEIGHT, 1.0)

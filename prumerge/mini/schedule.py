@@ -6,9 +6,13 @@ from prumerge.mini.batches import Recipe
 from prumerge.mini.questions import FAMILIES
 from prumerge.mini.training import Stage
 
-SEE, TALK = ("match", "naming"), ("answer",)
+SEE, PLACE = ("match", "naming"), ("match", "naming", "placing")
+TALK, PRACTISE = ("answer",), ("answer", "practice")
 LATE_FAMILIES = ("choice", "position", "count", "choice", "read", "position", "choice")
 """Asked more often at the end: learned last, they need the whole frame or several steps."""
+
+LATER_FAMILIES = ("choice", "position", "read", "digit", "choice", "position", "count", "verify")
+"""Asked more often in the second round."""
 
 
 def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
@@ -50,7 +54,33 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
         talk_part = replace(talk_whole, tokens=(48, 96, 192, grid * grid))
         stages.append(stage("talk, whole frame", TALK, talk_whole, (8e-4, 1e-5)))
         stages.append(stage("talk, part of the tokens", TALK, talk_part, (6e-4, 1e-5)))
+        stages += _second_round(stage, grid)
     return stages
+
+
+def _second_round(stage, grid: int) -> list[Stage]:
+    """Where things are and which letter stands for what: the first round did not learn it.
+
+    The tower had dropped each patch's place on the way to its penultimate layer; it learns to keep
+    it, and the projector to pass it on. Letters are practised on conversations without a picture,
+    which are quick. Few visual tokens leave room for many turns about each picture. A sign gives
+    one question a picture, so the last stage has many pictures, each with a sign.
+    """
+    place = Recipe(16, grid, None, 0, 48, (1, 12))
+    talk = Recipe(8, grid, None, 384, 1, (1, 12), (*FAMILIES, *LATER_FAMILIES), (64, 96, 144), 64)
+    letters = replace(talk, families=(*FAMILIES, *LATER_FAMILIES, "letter", "letter", "choice"))
+    talk_any = replace(letters, pictures=12, tokens=(48, 96, 192, grid * grid), practice=32)
+    signs = replace(
+        talk_any, pictures=24, text_tokens=128, tokens=(96, 192, grid * grid), sign=True
+    )
+    few = stage("talk, few tokens", PRACTISE, talk, (1e-3, 7.5e-4))
+    return [
+        stage("place", PLACE, place, (5e-4, 3e-5)),
+        replace(few, hand_over=True),
+        stage("talk, letters too", PRACTISE, letters, (8e-4, 2e-4)),
+        stage("talk, any tokens", PRACTISE, talk_any, (2e-4, 1e-5)),
+        stage("talk, signs", PRACTISE, signs, (4e-4, 1e-5)),
+    ]
 
 
 STEPS = {
@@ -59,4 +89,9 @@ STEPS = {
     "talk": 1600,
     "talk, whole frame": 900,
     "talk, part of the tokens": 480,
+    "place": 240,
+    "talk, few tokens": 800,
+    "talk, letters too": 950,
+    "talk, any tokens": 220,
+    "talk, signs": 200,
 }

@@ -14,9 +14,10 @@ import torch
 from prumerge.mini.architecture import Pretraining
 from prumerge.mini.batches import Recipe, make_batch
 from prumerge.mini.checkpoints import load_progress, save_progress
-from prumerge.mini.losses import losses
+from prumerge.mini.losses import SEEING, losses
 
-WEIGHTS = {"match": 0.5, "naming": 1.0, "answer": 1.0}  # parts of the loss, summed
+# Of the parts of the loss, which are summed.
+WEIGHTS = {"match": 0.5, "naming": 1.0, "placing": 4.0, "answer": 1.0, "practice": 0.5}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Stage:
         recipe: The batches; the largest number of things grows to it over ``growth`` of the stage.
         peak_rate, final_rate: Learning rate after warm-up and at the end (cosine between).
         parts: Parts of the loss, see :func:`losses`.
+        hand_over: First give the projector each patch's place, as the placing head reads it.
         growth: Share of the stage in which the number of things grows from 2 to the recipe's.
     """
 
@@ -40,6 +42,7 @@ class Stage:
     final_rate: float
     growth: float = 0.0
     warmup: int = 200
+    hand_over: bool = False
 
     def rate(self, step: int) -> float:
         """Learning rate at a step of the stage."""
@@ -63,6 +66,7 @@ def train(
     folder: Path,
     device: str = "cpu",
     seed: int = 0,
+    skip: int = 0,
     save_every: int = 500,
     report_every: int = 50,
     report: Callable[[dict], None] = print,
@@ -70,6 +74,7 @@ def train(
     """Train through all stages, or go on where an interrupted run stopped.
 
     Args:
+        skip: Stages that the model has been through already (it was reopened from an export).
         folder: Keeps weights, optimiser state and curve; each is replaced atomically every
             ``save_every`` steps and at each stage's end.
         report: Called with a row of the curve every ``report_every`` steps.
@@ -80,10 +85,12 @@ def train(
     model.to(device)
     progress = load_progress(folder, model)
     for number, stage in enumerate(stages):
-        if number < progress.stage:
+        if number < max(skip, progress.stage):
             continue
         optimiser = _optimiser(model, stage)
         first = progress.restore(optimiser, model) if number == progress.stage else 0
+        if stage.hand_over and not first:
+            model.hand_over_places()
         spent = progress.curve[-1]["seconds"] if first else 0.0
         run = _run_stage(model, optimiser, stage, (seed, number), first, device, spent)
         for step, values in run:
@@ -100,10 +107,11 @@ def _optimiser(model: Pretraining, stage: Stage) -> torch.optim.AdamW:
     """Train what the stage's loss reaches: the tower unless frozen, CLIP's heads, the LLaVA."""
     model.requires_grad_(False)
     model.zero_grad(set_to_none=True)  # a former stage's gradients would count when clipping
-    if stage.parts != ("answer",):
+    if not SEEING.isdisjoint(stage.parts):
         model.tower.requires_grad_(True)
         model.clip.requires_grad_("match" in stage.parts)
-        model.naming.requires_grad_(True)
+        model.naming.requires_grad_("naming" in stage.parts)
+        model.placing.requires_grad_("placing" in stage.parts)
     if "answer" in stage.parts:
         model.llava.model.multi_modal_projector.requires_grad_(True)
         model.llava.model.language_model.requires_grad_(True)

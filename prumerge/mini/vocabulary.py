@@ -1,6 +1,6 @@
 """The mini-LLaVA's words: one token each, lower case, split at spaces and punctuation."""
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from prumerge.mini.glyphs import COLOURS, DIGITS, SHAPES
@@ -10,8 +10,9 @@ _TALK = (
     "user assistant : ? . , a b c d e is there what colour the shape which digit how many".split()
 )
 _MORE = (
-    "objects are where top bottom left right on sign number yes no at nothing an it of in".split()
-)
+    "objects are where top-left top-right bottom-left bottom-right on sign number yes no at "
+    "nothing an it of in"
+).split()
 _SPARE = (
     "10 11 12 answer question using single word or phrase with option letter directly given "
     "choices from"
@@ -35,7 +36,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         raise ValueError("a word stands twice in the vocabulary")
     tokenizer = Tokenizer(models.WordLevel(IDS, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    # Hyphened words stay whole, other punctuation stands alone.
+    words = Regex(r"[\w-]+|[^\w\s]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A", special_tokens=[(START, IDS[START])]
     )
