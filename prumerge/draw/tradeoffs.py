@@ -35,7 +35,8 @@ def scores_by_tokens(axes: Axes, rows: pd.DataFrame, names: list[str]) -> Axes:
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(right=700)
-    axes.set_ylim(bottom=0)
+    top = 1.05 * max(rows[["high", "constant"]].max(axis=None), 1.0)
+    axes.set_ylim(-0.04 * top, top)  # room for dots at 0
     return axes
 
 
