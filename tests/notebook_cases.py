@@ -29,6 +29,7 @@ EXPECTED = [
     "08_measured_speed",
     "09_finetuning",
     "10_llava_evaluation",
+    "11_against_the_paper",
     "explorer",
     "train_mini_llava",
 ]
@@ -101,6 +102,9 @@ CASES: dict[str, dict[str, dict]] = {
         "one token, the model by its folder, bad records left out": {
             "budget": 1, "steps": 2, "batch_size": 1, "on_problem": "skip", "model": str(MINI),
         },
+    },
+    "11_against_the_paper": {
+        "no rows but those of sweeps": {"results": str(FIXTURES)},
     },
     "explorer": {
         "a photograph of one's own, another method and card": {
