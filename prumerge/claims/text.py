@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from prumerge.claims.claim import Cell, Claim, Finding
+from prumerge.claims.claim import Cell, Claim, Finding, Missing
 from prumerge.claims.evidence import Evidence
 from prumerge.claims.rules import (
     all_or_some,
@@ -115,6 +115,8 @@ def linear_cost(evidence: Evidence) -> Finding:
     """Fit how the time of a reduction grows with the number of patches."""
     rows = evidence.table("bench", "*", "make bench")
     rows = rows[(rows["what"] == "patches") & (rows["patches"] >= PATCHES)]  # less is overhead
+    if rows["patches"].nunique() < 2:
+        raise Missing("no rows of several sizes yet: make bench")
     slopes = {}
     for budget, own in rows.groupby("budget"):
         times = np.log(own[["patches", "min_ms"]].astype(float).to_numpy())
@@ -130,8 +132,10 @@ def reduction_cost(evidence: Evidence) -> Finding:
     """Compare the time of the reduction with the encoder's, as the paper leaves it out."""
     rows = evidence.table("timing", "*", "make timing")
     case = ["model", "batch", "budget", "attention", "layers"]
-    times = rows.pivot_table("median_ms", case, "stage")
+    times = rows.pivot_table("median_ms", case, "stage").reindex(columns=["reduce", "encode"])
     share = (100 * times["reduce"] / times["encode"]).dropna()
+    if share.empty:
+        raise Missing("no rows of a reduction yet: make timing")
     found = f"{share.median():.1f} % of the encoder's time (median of {len(share)} cases)"
     on = " and ".join(sorted({name for name, *_ in share.index}, reverse=True))
     on = on.replace("mini", "mini-LLaVA").replace("7b-random", "7B's shape")
