@@ -22,6 +22,9 @@ PARAMETERS ?=
 # Parameters for the training notebook alone: TRAIN_PARAMETERS="-p pictures 64000"
 TRAIN_PARAMETERS ?=
 
+# Test processes side by side.
+TEST_JOBS ?= 2
+
 BIN := .venv/bin
 IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find prumerge -name '*.py') $(wildcard data/mini-llava/*)
@@ -58,9 +61,10 @@ data/runs/.parameters data/runs/.train-parameters: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' '$(WANTED)' | cmp -s - $@ || printf '%s\n' '$(WANTED)' > $@
 
+# A file's tests stay together: a notebook's cells share a kernel.
 test: setup
-	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest --nbval \
-		--nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 300 \
+	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest \
+		-n $(TEST_JOBS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 300 \
 		tests prumerge notebooks
 
 # Not part of `make test`: needs a Chromium, which .ci/chromium installs where it can.
