@@ -131,8 +131,8 @@ CASES: dict[str, dict[str, dict]] = {
     },
     "train_mini_llava": {
         "full size, the second round again, on from the shipped model, exported": {
-            "grid": 24, "scale": 0.0004, "start": str(MINI), "skip": 5, "export_to": "data/runs/smoke-mini",
-            "questions": 1,
+            "grid": 24, "scale": 0.0004, "start": str(MINI), "skip": 5, "questions": 1,
+            "export_to": "data/runs/smoke-mini",
         },
         "the smallest scenes, another seed": {"grid": 8, "scale": 0.001, "seed": 5, "questions": 1},
     },
