@@ -4,14 +4,25 @@
     harness     that model: requests in, answers out, in batches, resumable
     options     its arguments, checked and turned into settings
     answering   questions about pictures, answered in batches of unequal visual token counts
+    sharing     a picture asked about several times is encoded once per batch
+    random_model  LLaVA-1.5's shape with random weights, to try a machine
+    identity    names for weights
     journal     answers on disk as they are given, so that a killed run goes on
     mini_benchmarks  the six mini benchmarks, drawn from seeds with the truth known
     mini_tasks  their files
     scoring     prompts and scores of the tasks, by the harness's own functions
     sources     where the data sets of the real benchmarks are
     rows        results as tidy rows
+    effort, memory  what answers took
+    asked       what became of every question
+    certainty   how sure a score is, and what the best constant answer scores
+    comparison  several methods on the same questions
+    saved       comparisons as files
+    tables      comparisons for a reader; ``beside`` puts printed numbers beside LLaVA-1.5's
+    speed       questions per second, methods in turns
     runs        all of it in one call; ``python -m prumerge.evaluation`` from a shell
     preflight   what a run needs and how long it takes, before it starts
 
-lmms-eval comes with the extra ``eval``: ``harness``, ``scoring``, ``rows`` and ``runs`` need it.
+lmms-eval comes with the extra ``eval``: ``harness``, ``scoring``, ``rows``, ``runs`` and what
+builds on them need it.
 """
