@@ -18,6 +18,7 @@ from PIL import Image
 from prumerge.finetuning.records import Record, RecordError, read_at, read_spans, to_record
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene
+from prumerge.pictures import read_picture
 
 Example = tuple[Record, Image.Image | None]
 SCENE_SEED = 70_000  # far from the seeds of training from nothing and of the held-out questions
@@ -93,10 +94,9 @@ class InstructionFile:
     def _picture(self, record: Record) -> Image.Image:
         path = self.images / str(record.image)
         try:
-            with Image.open(path) as picture:
-                return picture.convert("RGB")
-        except (OSError, SyntaxError) as error:
-            raise RecordError(f"{record.where}: {path} is no readable picture: {error}") from error
+            return read_picture(path).image
+        except ValueError as error:
+            raise RecordError(f"{record.where}: {error}") from error
 
     def _note(self, error: RecordError) -> None:
         if self.on_problem == "stop":

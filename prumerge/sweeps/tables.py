@@ -40,13 +40,9 @@ class Answered:
         Args:
             by: Columns of ``rows``; rows that share their values, such as seeds, are averaged.
         """
-        groups = self.rows.groupby(list(by), sort=False, dropna=False).groups
-        return {
-            name[0] if isinstance(name, tuple) and len(by) == 1 else name: self.right[list(keys)]
-            .mean(axis=1)
-            .to_numpy()
-            for name, keys in groups.items()
-        }
+        columns = by[0] if len(by) == 1 else list(by)
+        groups = self.rows.groupby(columns, sort=False, dropna=False).groups
+        return {n: self.right[list(keys)].mean(axis=1).to_numpy() for n, keys in groups.items()}
 
 
 def read_sweep_rows(name: str) -> Answered:
