@@ -16,46 +16,21 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pandas as pd
-
+from prumerge import results
 from prumerge.limits import suggestion
-from prumerge.paths import MINI, ROOT
+from prumerge.paths import ROOT
+from prumerge.timing.efficiency import efficiency_table
 
 _BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n)(.*?)(<!-- end of rows -->)", re.DOTALL)
 
 
-def markdown_table(table: pd.DataFrame) -> list[str]:
-    """Write a table in Markdown, the cells as they are.
-
-    Args:
-        table: Texts, or values whose ``str`` is wanted; the index is left out.
-
-    Returns:
-        Lines: names of the columns, a rule, one line per row.
-
-    Example:
-        >>> markdown_table(pd.DataFrame({"method": ["all"], "right": ["90 %"]}))
-        ['| method | right |', '| --- | --- |', '| all | 90 % |']
-    """
-    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
-    return ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-
-
-def percent(share: float) -> str:
-    """Write a share as whole percents: 0.784 gives ``78 %``."""
-    return f"{100 * share:.0f} %"
-
-
-def mini_scores() -> list[str]:
-    """Return how the mini-LLaVA answers each family of questions, beside the best constant."""
-    scores = pd.read_csv(MINI / "scores.csv")
-    table = pd.DataFrame({"family of questions": scores["family"]})
-    table["right with all tokens"] = scores["correct"].map(percent)
-    table["best constant answer"] = scores["best_constant"].map(percent)
-    return markdown_table(table)
-
-
-TABLES: dict[str, Callable[[], list[str]]] = {"mini-scores": mini_scores}
+TABLES: dict[str, Callable[[], list[str]]] = {
+    "mini-scores": results.mini_scores,
+    "leaderboard": results.leaderboard,
+    "efficiency": efficiency_table,
+    "evaluation": results.evaluation,
+    "arms": results.tuning_arms,
+}
 """What stands between the markers, by the name in them."""
 
 

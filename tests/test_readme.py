@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from prumerge import readme
+from prumerge import results
 from prumerge.paths import MINI, ROOT
 from prumerge.readme import TABLES, main, render
 
@@ -62,7 +62,7 @@ def test_a_changed_digit_is_noticed_and_mended(tmp_path, capsys):
 
 def test_mini_llavas_table_rounds_its_scores():
     scores = pd.read_csv(MINI / "scores.csv")
-    lines = readme.mini_scores()[2:]
+    lines = results.mini_scores()[2:]
     assert len(lines) == len(scores)
     for line, row in zip(lines, scores.itertuples(), strict=True):
         family, correct, constant = (cell.strip() for cell in line.strip("|").split("|"))

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from prumerge import roofline
+from prumerge.markdown import markdown_table
 from prumerge.printed import read_printed
-from prumerge.readme import markdown_table
 from prumerge.timing.stages import FULL
 from prumerge.timing.tables import KIND, TIMING, answer_times, read_rows
 
