@@ -85,12 +85,15 @@ class Lab:
         assert self.process.poll() is None, (self.folder / "lab.log").read_text()
         return self.ask("status") is not None
 
-    def put(self, name: str, **changes: str) -> None:
+    def put(self, name: str, **changes: str) -> int:
         """Lay a copy of a committed notebook into the lab, its outputs cleared.
 
         Args:
             name: Of the notebook.
             changes: Lines of its cell of parameters by the name that is set there.
+
+        Returns:
+            How many cells there are to run.
         """
         document = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         for cell in document.cells:
@@ -99,6 +102,7 @@ class Lab:
             if "parameters" in cell.metadata.get("tags", []):
                 cell.source += "".join(f"\n{name} = {value}" for name, value in changes.items())
         nbformat.write(document, self.folder / "notebooks" / f"{name}.ipynb")
+        return sum(cell.cell_type == "code" for cell in document.cells)
 
     def kernel_waits(self, name: str) -> bool:
         """Say whether the kernel of a notebook is idle and the page is connected to it."""

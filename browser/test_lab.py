@@ -13,7 +13,7 @@ PICTURES = """async () => Promise.all([...document.querySelectorAll("img.widget-
 
 def run_all(lab, page, name, **changes):
     """Open a notebook and run all its cells; leave when the last one has a number."""
-    lab.put(name, **changes)
+    cells = lab.put(name, **changes)
     page.goto(f"{lab.url}/lab/tree/{name}.ipynb?token={lab.token}", timeout=1e3 * OPEN_S)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=1e3 * OPEN_S)
     # Run All is lost while the page and the kernel do not know each other.
@@ -21,14 +21,17 @@ def run_all(lab, page, name, **changes):
     page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=1e3 * OPEN_S)
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-    prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-prompt")
+    # The lab opens former notebooks again, in tabs behind this one.
+    notebook = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    prompts = notebook.locator(".jp-CodeCell .jp-InputArea-prompt")
 
     def done():
         assert page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0, (
             page.locator('[data-mime-type="application/vnd.jupyter.error"]').first.inner_text()
         )
-        texts = prompts.all_inner_texts()
-        return len(texts) > 3 and all(re.fullmatch(r"\[\d+\]:", text.strip()) for text in texts)
+        # JupyterLab takes cells far out of view off the page: the last one's number counts.
+        texts = [text.strip() for text in prompts.all_inner_texts()]
+        return f"[{cells}]:" in texts and all(re.fullmatch(r"\[\d+\]:", text) for text in texts)
 
     try:
         wait_for(done, RUN_S, f"all cells of {name} have run", pause_s=0.5)
