@@ -82,11 +82,7 @@ def make_batch(recipe: Recipe, *seed: int) -> Batch:
     # A turn takes 8 tokens at least; questions that find no room are left out.
     most = recipe.text_tokens // 8
     turns = [ask_many(scene, most, rng, recipe.families) for scene in scenes]
-    captions = torch.full((len(scenes), recipe.caption_tokens), IDS[PAD])
-    for row, scene in enumerate(scenes):
-        words = [IDS["<s>"], *token_ids(caption(scene, rng))][: recipe.caption_tokens - 1]
-        words.append(IDS[END])
-        captions[row, : len(words)] = torch.tensor(words)
+    captions = _captions(scenes, recipe.caption_tokens, rng)
     names = [patch_names(scene) for scene in scenes]
     places = draw_places(scenes[0], shown, rng)
     count = int(rng.choice(recipe.tokens)) if recipe.tokens else shown * shown
@@ -128,6 +124,17 @@ def patch_names(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         digits = np.array([1 + KINDS.index(digit) for digit in scene.sign.number])
         kind_map[rows, columns] = digits[(columns - left) // SIGN_ROWS]
     return kind_map.reshape(-1), colours[scene.owner].reshape(-1)
+
+
+def _captions(
+    scenes: list[Scene], length: int, rng: np.random.Generator
+) -> Int[Tensor, "pictures words"]:
+    captions = torch.full((len(scenes), length), IDS[PAD])
+    for row, scene in enumerate(scenes):
+        words = [IDS["<s>"], *token_ids(caption(scene, rng))][: length - 1]
+        words.append(IDS[END])
+        captions[row, : len(words)] = torch.tensor(words)
+    return captions
 
 
 def _tower_positions(corner: tuple[int, int], shown: int, grid: int) -> Int[Tensor, " places"]:

@@ -38,6 +38,7 @@ def _unique(scene: Scene, attribute: str) -> list[Thing]:
 
 
 def existence(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """Is a named thing there? Half of the answers are no, half of those names near misses."""
     names = {thing.name for thing in scene.things}
     if rng.random() < 0.5:
         thing = _pick(rng, scene.things)
@@ -54,6 +55,7 @@ def existence(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def colour(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """Which colour has the only thing of its kind?"""
     thing = _pick(rng, _unique(scene, "kind"))
     return thing and Question("colour", f"what colour is the {thing.kind} ?", thing.colour)
 
@@ -65,16 +67,19 @@ def _only_of_colour(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ..
 
 
 def shape(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """Which shape is the only one of its colour? Digits may share the colour."""
     thing = _only_of_colour(scene, rng, SHAPES)
     return thing and Question("shape", f"what shape is {thing.colour} ?", thing.kind)
 
 
 def digit(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """Which digit is the only one of its colour? Shapes may share the colour."""
     thing = _only_of_colour(scene, rng, DIGITS)
     return thing and Question("digit", f"which digit is {thing.colour} ?", thing.kind)
 
 
 def count(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """How many things have a colour or a shape? Numbers are drawn evenly, 0 among them."""
     groups = {colour: sum(t.colour == colour for t in scene.things) for colour in COLOURS}
     groups |= {shape: sum(t.kind == shape for t in scene.things) for shape in SHAPES}
     # First the number, then what to count: otherwise most answers would be 1.
@@ -93,17 +98,20 @@ def place(scene: Scene, thing: Thing) -> str | None:
 
 
 def position(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """In which quadrant lies the only thing of its name?"""
     thing = _pick(rng, [thing for thing in _unique(scene, "name") if place(scene, thing)])
     return thing and Question("position", f"where is the {thing.name} ?", place(scene, thing))
 
 
 def read(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """Which number is on the sign? The answer is its digits, a word each."""
     if scene.sign is None:
         return None
     return Question("read", "what number is on the sign ?", " ".join(scene.sign.number))
 
 
 def verify(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """Is an answer about colour, count or position right? Half of the time it is."""
     base = _pick(rng, (colour, count, position))(scene, rng)
     if base is None:
         return None
@@ -131,6 +139,7 @@ def _alternatives(question: Question) -> list[str]:
 
 
 def choice(scene: Scene, rng: np.random.Generator) -> Question | None:
+    """Which of four lettered answers is right?"""
     base = _pick(rng, (colour, shape, digit, position))(scene, rng)
     if base is None:
         return None
@@ -149,6 +158,7 @@ def _lettered(
 
 
 def letter(scene: Scene, rng: np.random.Generator) -> Question:
+    """Which letter stands before a word that is given? Asked for practice: no picture is needed."""
     options = _pick(rng, (tuple(COLOURS), SHAPES, DIGITS, PLACES))
     answer = _pick(rng, options)
     wrong = [option for option in options if option != answer]
