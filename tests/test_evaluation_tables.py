@@ -69,16 +69,20 @@ def test_losses_compare_the_same_questions():
     assert -45 < found["low"] < -25 < found["high"] < -5
 
 
-def test_ratios_are_taken_within_a_turn():
-    speeds = {("full", 0): 2.0, ("fast", 0): 6.0, ("full", 1): 1.0, ("fast", 1): 4.0}
-    speeds |= {("full", 2): 9.0, ("fast", 2): 9.0}
+def test_ratios_are_taken_within_a_turn_and_of_all_seconds_together():
+    speeds = {"mme": {"full": [2.0, 1.0, 9.0], "fast": [6.0, 4.0, 9.0]}}
+    speeds["pope"] = {"full": [1.0], "fast": [10.0]}
     measured = pd.DataFrame(
         [
-            {"benchmark": "mme", "label": label, "turn": turn, "images_per_s": speed}
-            for (label, turn), speed in speeds.items()
+            {"benchmark": name, "label": label, "turn": turn, "images_per_s": speed}
+            for name, by_label in speeds.items()
+            for label, found in by_label.items()
+            for turn, speed in enumerate(found)
         ]
     )
-    assert ratios(measured, "fast").to_dict() == {"mme": 3.0}
+    together = (1 / 2 + 1) / (1 / 6 + 1 / 10)
+    expected = {"mme": 3.0, "pope": 10.0, "together": together}
+    assert ratios(measured, "fast").to_dict() == pytest.approx(expected)
 
 
 def test_the_peak_counts_from_the_reset():

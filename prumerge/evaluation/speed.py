@@ -13,6 +13,7 @@ from PIL import Image
 
 from prumerge.evaluation.answering import Answerer
 from prumerge.evaluation.comparison import method_of
+from prumerge.evaluation.mini_benchmarks import BENCHMARKS
 from prumerge.evaluation.mini_tasks import path_of
 from prumerge.evaluation.options import read
 
@@ -21,8 +22,8 @@ NEW_TOKENS = 6  # as the mini tasks allow
 
 def take_turns(
     labels: Sequence[str] = ("full", "release"),
-    benchmarks: Sequence[str] = ("textvqa", "mme"),
-    questions: int = 32,
+    benchmarks: Sequence[str] = tuple(BENCHMARKS),
+    questions: int = 16,
     rounds: int = 3,
     **arguments: Any,
 ) -> pd.DataFrame:
@@ -73,10 +74,13 @@ def ratios(measured: pd.DataFrame, label: str, base: str = "full") -> pd.Series:
         base: The other.
 
     Returns:
-        By benchmark, the median over the turns of the ratio within a turn.
+        By benchmark, the median over the turns of the ratio within a turn. Last, as ``together``,
+        the ratio of the seconds for a question of each benchmark.
     """
     speeds = measured.pivot_table("images_per_s", ["benchmark", "turn"], "label", sort=False)
-    return (speeds[label] / speeds[base]).groupby("benchmark", sort=False).median()
+    found = (speeds[label] / speeds[base]).groupby("benchmark", sort=False).median()
+    seconds = (1 / speeds).groupby("benchmark").median().sum()
+    return pd.concat([found, pd.Series({"together": seconds[base] / seconds[label]})])
 
 
 def _answer(answerer: Answerer, pictures: list, prompts: list[str]) -> dict[str, float]:
