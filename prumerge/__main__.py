@@ -48,7 +48,7 @@ def _gpu() -> Iterator[str]:
         yield "cuda          no device: the mini-LLaVA runs on the CPU, LLaVA-1.5 wants a GPU"
     yield from _memory()
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-    hub = "nothing is fetched (HF_HUB_OFFLINE)" if offline else "may be fetched from"
+    hub = "nothing is fetched (HF_HUB_OFFLINE)" if offline else "models may be fetched"
     free = shutil.disk_usage(os.path.expanduser("~")).free / 2**30
     yield f"hub           {hub}, {free:.0f} GiB of disk are free"
     yield (
