@@ -8,6 +8,7 @@ be tested here, and its finding is the command that makes them.
     evidence    committed rows, LLaVA-1.5's where there are some, else the mini-LLaVA's
     rules       verdicts from intervals, and the words for them
     text        what the text says of the method and of its counts
+    cost        what the text says of the time of the reduction itself
     main        Table 1
     efficiency  Table 2, and what was measured beside it
     ablations   Tables 3 to 6: video, sampling, modules, training
@@ -21,12 +22,13 @@ be tested here, and its finding is the command that makes them.
     'does not hold'
 """
 
-from prumerge.claims import ablations, efficiency, main, others, reducers, text, users
+from prumerge.claims import ablations, cost, efficiency, main, others, reducers, text, users
 from prumerge.claims.claim import VERDICTS, Cell, Claim, Finding, Missing, judge
 from prumerge.claims.evidence import Evidence
 
 CLAIMS: tuple[Claim, ...] = (
     *text.CLAIMS,
+    *cost.CLAIMS,
     *main.CLAIMS,
     *efficiency.CLAIMS,
     *ablations.CLAIMS,

@@ -8,6 +8,7 @@ import pandas as pd
 
 from prumerge.claims.claim import Missing
 from prumerge.evaluation.beside import size_of
+from prumerge.evaluation.rows import benchmark_of
 from prumerge.evaluation.saved import read_results
 from prumerge.evaluation.tables import losses, main_scores
 from prumerge.paths import RESULTS
@@ -75,11 +76,12 @@ class Evidence:
         """Return what a method loses against another, question by question, by benchmark."""
         folder, on = self._folder("7B")
         rows, asked = self._once((folder, "all"), lambda: read_results(folder))
-        tasks = _printed(rows).set_index("task")["benchmark"].drop_duplicates()
-        pairs = asked[asked["label"].isin([label, base])]
-        found = self._once((folder, label, base), lambda: losses(pairs, base))
-        found = found[found["task"].isin(tasks.index) & found["label"].eq(label)]
-        return found.assign(benchmark=found["task"].map(tasks)).set_index("benchmark"), on
+        tasks = _printed(rows)["task"].unique()
+        names = asked["task"].astype(str).drop_duplicates()
+        # POPE is printed as the mean of its splits, which are tasks of their own.
+        own = names[names.map(lambda n: n in tasks or n.rpartition("_")[0] in tasks)]
+        pairs = asked[asked["label"].isin([label, base]) & asked["task"].isin(own)]
+        return self._once((folder, label, base), lambda: _by_benchmark(pairs, base)), on
 
     def _folder(self, size: str) -> tuple[Path, str]:
         found = {}
@@ -118,6 +120,14 @@ class Evidence:
         models = self.table("finetuning", "runs", command)["model"]
         right = answers.pivot_table("correct", "question", ["tokens", "tuned"])
         return right, model_name(str(models.iloc[0]))
+
+
+def _by_benchmark(pairs: pd.DataFrame, base: str) -> pd.DataFrame:
+    tasks = pairs["task"].astype(str)
+    named = pairs.assign(
+        task=tasks.map(benchmark_of), item=tasks + " " + pairs["item"].astype(str)
+    )  # fmt: skip
+    return losses(named, base).set_index("task")
 
 
 def _printed(rows: pd.DataFrame) -> pd.DataFrame:

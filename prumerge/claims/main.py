@@ -15,13 +15,32 @@ FILE, EARLIER = "table_1_main_results", "table_1_earlier_versions"
 METHODS = {"release": "PruMerge", "release+": "PruMerge+"}
 OTHERS = ("BLIP-2 13B", "InstructBLIP 7B", "InstructBLIP 13B", "Shikra 13B")
 OTHERS += ("IDEFICS-9B", "IDEFICS-80B")
+MOST_TOKENS = 1.2
+"""Times the printed number: with more tokens a claim can hold in part at best."""
+
+
+def tokens_cell(label: str) -> Cell:
+    """Name the printed number of visual tokens of a method."""
+    return Cell(FILE, f"LLaVA-1.5 7B + {METHODS[label]}", "visual tokens")
+
+
+def at_count(verdict: str, label: str, tokens: float) -> str:
+    """Lower ``holds`` to ``holds in part`` where far more tokens were sent than are printed.
+
+    Example:
+        >>> at_count("holds", "release", 40.0), at_count("holds", "release+", 150.0)
+        ('holds in part', 'holds')
+    """
+    many = tokens > MOST_TOKENS * tokens_cell(label).value
+    return PART if many and verdict == HOLDS else verdict
 
 
 def keeps(label: str, benchmark: str) -> Callable[[Evidence], Finding]:
     """Make the rule for the share of a score that is kept.
 
     The claim holds if the share is at least the printed one, in part if the interval of the
-    reduced score reaches it. A full model that no constant answer is beaten by has nothing to lose.
+    reduced score reaches it or if it took far more tokens. A full model that scores no more than
+    the best constant answer has nothing to lose.
     """
     column = COLUMNS[benchmark]
     reduced = Cell(FILE, f"LLaVA-1.5 7B + {METHODS[label]}", column)
@@ -35,8 +54,10 @@ def keeps(label: str, benchmark: str) -> Callable[[Evidence], Finding]:
             return Finding(UNTESTED, f"{found}{full['constant']:.1f}: nothing to lose", on)
         share, low, high = (own[name] / full["value"] for name in ("value", "low", "high"))
         verdict = HOLDS if share >= printed else PART if high >= printed else FAILS
-        found = f"keeps {share:.0%} ({low:.0%} to {high:.0%}), {own['tokens_mean']:.0f} tokens"
-        return Finding(verdict, found, on, float(share))
+        tokens = own["tokens_mean"]
+        found = f"keeps {share:.0%} ({low:.0%} to {high:.0%}) with {tokens:.0f} tokens, "
+        found += f"{tokens_cell(label).value:.0f} printed"
+        return Finding(at_count(verdict, label, tokens), found, on, float(share))
 
     return rule
 
@@ -49,6 +70,7 @@ def keeps_13b(label: str) -> Callable[[Evidence], Finding]:
         value = rows["value"].reset_index().pivot_table("value", "benchmark", "label")
         found, printed = (value[label] / value["full"]).mean(), printed_share("13B", label)
         verdict = at_most(-found, -printed, -0.95 * printed)
+        verdict = at_count(verdict, label, mean_tokens(label, evidence, "13B"))
         return Finding(verdict, f"keeps {found:.1%} on average, {printed:.1%} printed", on)
 
     return rule
@@ -60,6 +82,11 @@ def printed_share(size: str, label: str) -> float:
     table = table.loc[list(COLUMNS.values())]
     own = table[f"LLaVA-1.5 {size} + {METHODS[label]}"] / table[f"LLaVA-1.5 {size}"]
     return float(own.mean())
+
+
+def mean_tokens(label: str, evidence: Evidence, size: str = "7B") -> float:
+    """Return the mean number of tokens of a method over the benchmarks."""
+    return float(evidence.scores(size)[0].loc[label, "tokens_mean"].mean())
 
 
 def able(evidence: Evidence) -> list[str]:
@@ -77,7 +104,8 @@ def comparable(label: str) -> Callable[[Evidence], Finding]:
         names = [COLUMNS[name] for name in lost.index[lost["high"] < 0]]
         found = f"{len(names)} of {len(lost)} benchmarks lose beyond chance"
         found += f" ({', '.join(names)})" if names else ""
-        return Finding(all_or_some(len(lost) - len(names), len(lost)), found, on)
+        verdict = all_or_some(len(lost) - len(names), len(lost))
+        return Finding(at_count(verdict, label, mean_tokens(label, evidence)), found, on)
 
     return rule
 
@@ -86,7 +114,9 @@ def plus_recovers(evidence: Evidence) -> Finding:
     """Compare PruMerge+ with PruMerge, each at its own number of tokens."""
     apart, on = evidence.lost("release+", "release")
     apart = apart[apart.index.isin(able(evidence)) & (apart.index != "scienceqa")]
-    return better({COLUMNS[name]: interval_of(row) for name, row in apart.iterrows()}, on)
+    found = better({COLUMNS[name]: interval_of(row) for name, row in apart.iterrows()}, on)
+    tokens = mean_tokens("release+", evidence)
+    return found._replace(verdict=at_count(found.verdict, "release+", tokens))
 
 
 def changed(earlier: Cell, later: Cell) -> Callable[[Evidence], Finding]:
@@ -129,7 +159,7 @@ def _each() -> list[Claim]:
 
 def _of_method(label: str) -> list[Claim]:
     name = METHODS[label]
-    tokens = (Cell(FILE, f"LLaVA-1.5 7B + {name}", "visual tokens"),)
+    tokens = (tokens_cell(label),)
     return [
         Claim(f"1-{label}-comparable", GROUP, f"{name} is comparable with all tokens.", "abstract",
               comparable(label), tokens, "about {} tokens"),

@@ -1,17 +1,10 @@
-"""What the text says of the method, of how many tokens it keeps, and of its cost."""
+"""What the text says of the method, and of how many tokens it keeps."""
 
-import numpy as np
-
-from prumerge.claims.claim import Cell, Claim, Finding, Missing
+from prumerge.claims.claim import Cell, Claim, Finding
 from prumerge.claims.evidence import Evidence
-from prumerge.claims.rules import (
-    all_or_some,
-    at_most,
-    better,
-    computed,
-    points,
-)
+from prumerge.claims.rules import all_or_some, at_most, better, computed, points
 from prumerge.printed import reads_as
+from prumerge.sweeps.comparison import at_equal_tokens
 
 GROUP = "Text: method and counts"
 PATCHES = 576
@@ -73,6 +66,7 @@ def outlier_share(evidence: Evidence) -> Finding:
 def plus_share(evidence: Evidence) -> Finding:
     """Compare PruMerge+'s share under the released stride and under the text's lattice."""
     own, on = evidence.sweep("fences")
+    outliers = 100 * float(released(own).rows["tokens_per_image"].iloc[0]) / PATCHES
     rows = own.where(method="prumerge+").rows
     readings = {"released stride": ("stride", 3), "lattice, one per outlier": ("lattice", 1)}
     shares = {
@@ -82,6 +76,7 @@ def plus_share(evidence: Evidence) -> Finding:
     }  # fmt: skip
     near = sum(abs(share - 100 * PLUS.value / PATCHES) <= 3 for share in shares.values())
     found = ", ".join(f"{name}: {share:.0f} %" for name, share in shares.items())
+    found += f"; outliers alone {outliers:.0f} %, printed {100 * PRUMERGE.value / PATCHES:.0f} %"
     return Finding(all_or_some(near, len(shares)), found, on)
 
 
@@ -111,35 +106,27 @@ def formula(evidence: Evidence) -> Finding:
     )
 
 
-def linear_cost(evidence: Evidence) -> Finding:
-    """Fit how the time of a reduction grows with the number of patches."""
-    rows = evidence.table("bench", "*", "make bench")
-    rows = rows[(rows["what"] == "patches") & (rows["patches"] >= PATCHES)]  # less is overhead
-    if rows["patches"].nunique() < 2:
-        raise Missing("no rows of several sizes yet: make bench")
-    slopes = {}
-    for budget, own in rows.groupby("budget"):
-        times = np.log(own[["patches", "min_ms"]].astype(float).to_numpy())
-        name = f"{budget:.0f} kept" if budget >= 1 else f"{100 * budget:.0f} % kept"
-        slopes[name] = float(np.polyfit(*times.T, 1)[0])
-    steep = sum(slope > 1.25 for slope in slopes.values())
-    found = ", ".join(f"{name}: time ~ n^{slope:.1f}" for name, slope in slopes.items())
-    verdict = all_or_some(len(slopes) - steep, len(slopes))
-    return Finding(verdict, found, "CPU, random features of LLaVA-1.5's size")
+def adaptive_pays(evidence: Evidence) -> Finding:
+    """Compare the picture's own numbers with the same mean number for all."""
+    own, on = evidence.sweep("fences")
+    fence = released(own)
+    flat = evidence.sweep("budgets")[0].where(method="prumerge").scores("tokens_per_image")
+    tokens = float(fence.rows["tokens_per_image"].iloc[0])
+    adaptive = fence.right.iloc[:, 0]
+    apart = points(adaptive, at_equal_tokens(flat, tokens), own.questions["picture"])
+    return better({f"{tokens:.0f} tokens on average": apart}, on)
 
 
-def reduction_cost(evidence: Evidence) -> Finding:
-    """Compare the time of the reduction with the encoder's, as the paper leaves it out."""
-    rows = evidence.table("timing", "*", "make timing")
-    case = ["model", "batch", "budget", "attention", "layers"]
-    times = rows.pivot_table("median_ms", case, "stage").reindex(columns=["reduce", "encode"])
-    share = (100 * times["reduce"] / times["encode"]).dropna()
-    if share.empty:
-        raise Missing("no rows of a reduction yet: make timing")
-    found = f"{share.median():.1f} % of the encoder's time (median of {len(share)} cases)"
-    on = " and ".join(sorted({name for name, *_ in share.index}, reverse=True))
-    on = on.replace("mini", "mini-LLaVA").replace("7b-random", "7B's shape")
-    return Finding(at_most(float(share.median()), 5, 20), found, on)
+def clusters(evidence: Evidence) -> Finding:
+    """Compare a merge of pruned patches alone with the released one, which takes any."""
+    own, on = evidence.sweep("candidates")
+    alone, of_all = (
+        own.where(candidates=which, neighbours=32).scores("budget") for which in ("pruned", "all")
+    )
+    pictures = own.questions["picture"]
+    return better(
+        {f"{b:.0f} tokens": points(alone[b], of_all[b], pictures) for b in sorted(alone)}, on
+    )
 
 
 _FIRST, _LAST = "text, first version", "abstract, last version"
@@ -156,15 +143,15 @@ CLAIMS = (
           "Algorithm 1", doubled, (PRUMERGE, PLUS), "2 x {} should be {}"),
     Claim("adaptive", GROUP, "The picture decides how many tokens are kept.", _LAST,
           adaptive, (), "-"),
+    Claim("adaptive-pays", GROUP, "Letting the picture decide beats one number for all.",
+          "the idea; no table", adaptive_pays, (), "-"),
     Claim("outliers", GROUP, "Attention is sparse: few patches are outliers.", _LAST,
           outlier_share, (PRUMERGE, ALL), "{} of {}"),
     Claim("plus-share", GROUP, "PruMerge+ keeps 25 % on average.", _LAST,
           plus_share, (PLUS, ALL), "{} of {}"),
     Claim("formula", GROUP, "A kept token may be replaced by the weighted sum of its neighbours.",
           "section 3, token supplement", formula, (), "no own term, weights not normalised"),
-    Claim("linear", GROUP, "The reduction's cost grows linearly with the patches.",
-          "section 2, against graph matching", linear_cost, (), "O(n)"),
-    Claim("cheap", GROUP, "The reduction's own cost may be left out.", "Table 2, not counted",
-          reduction_cost, (), "-"),
+    Claim("clusters", GROUP, "Merging pruned tokens alone answers more than merging any.",
+          "abstract; the release takes any", clusters, (), "clusters of pruned tokens"),
 )  # fmt: skip
 """In the order of the text."""
