@@ -10,7 +10,7 @@ paper      PruMerge as the paper words it
 paper+     PruMerge+ as the paper words it: as many lattice patches as outliers
 prumerge   the same as release
 prumerge+  the same as release+
-tuned      the release with the changes that did better on questions of their own, see below
+tuned      the release with the changes that its own sweeps chose, see notebook 05
 ========== ==================================================================================
 
 Where the release is broken the presets named after it do the right thing instead:

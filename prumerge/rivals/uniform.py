@@ -10,7 +10,9 @@ from prumerge.spatial import keep_lattice
 
 @register("uniform", settings=PLAIN)
 def keep_uniform(encoded: Encoded, settings: Settings) -> Reduction:
-    """Send patches on a two-dimensional lattice; see :func:`prumerge.spatial.keep_lattice`.
+    """Send evenly spaced patches on a two-dimensional lattice.
+
+    :func:`prumerge.spatial.keep_lattice` places them.
 
     Args:
         encoded: What the encoder says.
