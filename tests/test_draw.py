@@ -14,6 +14,7 @@ from PIL import Image
 
 from prumerge import draw, paths
 from prumerge.draw import figures
+from prumerge.draw.comparisons import bands
 from prumerge.selection import DROPPED, FILL, OUTLIER, SPATIAL
 
 matplotlib.use("agg")
@@ -177,6 +178,7 @@ def test_bars_are_as_high_as_the_share_of_what_is_true():
     named = draw.bars(axes_of(), table.assign(method=list("xyxy")), "family", "right", "method")
     texts = [text.get_text() for text in named.get_legend().get_texts()]
     assert texts == ["x", "y"]
+    assert named.get_legend().get_title().get_text() == "method"
 
 
 def test_heat_map_writes_its_numbers():
@@ -194,6 +196,8 @@ def test_every_text_has_at_least_eight_points():
     draw.distribution(axes[0, 1], np.array([0.1, 0.2, 0.3], dtype=np.float32), 0.25)
     draw.curves(axes[1, 0], table, "x", "y", hue="name")
     draw.heat_map(axes[1, 1], table[["x", "y"]], "share")
+    values = table.assign(accuracy=0.5, low=0.4, high=0.6)
+    bands(axes[1, 0], values, ["a", "b"], "x", "name", "a")
     draw.legend(figure).canvas.draw()
     sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
     assert min(sizes) >= 8

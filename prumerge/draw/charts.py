@@ -120,7 +120,7 @@ def bars(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None
         hue: Column that names the bars of a group; None draws one bar each.
 
     Returns:
-        ``axes``, the legend of ``hue`` beside it.
+        ``axes``, beside it the legend with ``hue`` as its title.
     """
     marks = {"errorbar": "se", "err_kws": {"linewidth": 0.8, "color": "#555555"}}
     if hue is not None:
@@ -129,7 +129,7 @@ def bars(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None
         table.assign(**{y: table[y].astype(float)}), x=x, y=y, hue=hue, ax=axes, **marks
     )
     if hue is not None:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        axes.legend(title=hue, loc="upper left", bbox_to_anchor=(1, 1))
     return axes
 
 

@@ -67,5 +67,5 @@ def bands(
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right", ncols=2, fontsize=7)
+    axes.legend(loc="lower right", ncols=2)
     return axes
