@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM=false
 
 # Nothing is fetched: a slip becomes an error instead of a download.
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" # 0 lets `make run` fetch a model of the hub
-export HF_DATASETS_OFFLINE=1
+export HF_DATASETS_OFFLINE="$HF_HUB_OFFLINE" # its own value would win over the one above
 export HF_HUB_DISABLE_TELEMETRY=1
 
 # Bars and notices carry times and process ids.

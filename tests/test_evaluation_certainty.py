@@ -1,5 +1,7 @@
 """Scores from single answers: equal to the harness's, with bounds, beside constant answers."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -124,3 +126,23 @@ def test_the_best_constant_answer_is_the_most_frequent_truth(guessed):
     said, value = best_constant("exact_match", own)
     counts = own["truth"].value_counts()
     assert counts[said] == counts.max() and value == pytest.approx(100 * counts.max() / len(own))
+
+
+def test_of_many_truths_the_frequent_are_tried_one_at_a_time():
+    many = pd.DataFrame({"task": "mini_vqav2", "truth": [str(n // 2) for n in range(4_000)]})
+    many["truth"] = many["truth"].where(many.index >= 3, "red")
+    many = many.assign(said="", right=0.0)
+    tracemalloc.start()
+    found = best_constant("exact_match", many)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == ("red", pytest.approx(100 * 3 / len(many)))
+    assert peak < 16 * 2**20  # two thousand copies held at once take more
+
+
+def test_the_truth_is_what_most_annotators_said():
+    from prumerge.evaluation.scoring import common_answer
+
+    assert common_answer({"answers": ["a cat", "cat", "cat"]}) == "cat"
+    said = [{"answer": "maroon"}, {"answer": "red"}, {"answer": "red"}]
+    assert common_answer({"answers": said}) == "red"

@@ -86,11 +86,11 @@ def test_ratios_are_taken_within_a_turn_and_of_all_seconds_together():
 
 
 def test_the_peak_counts_from_the_reset():
-    large = torch.ones(16 * 2**20)  # 64 MiB
+    large = torch.ones(32 * 2**20)  # 128 MiB
     before = peak_mib("cpu")
     del large
     reset_peak("cpu")
     after = peak_mib("cpu")
-    assert 0 < after <= before
+    assert 0 < after < before - 32
     again = torch.ones(2**20)
     assert peak_mib("cpu") >= after and len(again)

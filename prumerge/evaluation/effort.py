@@ -8,16 +8,16 @@ from typing import Any
 
 @dataclass
 class Effort:
-    """What the answers of one task took: visual tokens by item, seconds, and how many are new."""
+    """What the answers of one task took: visual tokens by item, seconds, and which items are new."""
 
     visual_tokens: dict[int, int] = field(default_factory=dict)
-    fresh: int = 0
+    fresh: set[int] = field(default_factory=set)
     seconds: float = 0.0
 
     def add(self, other: "Effort") -> None:
         """Add what another process did at the same time."""
         self.visual_tokens |= other.visual_tokens
-        self.fresh += other.fresh
+        self.fresh |= other.fresh
         self.seconds = max(self.seconds, other.seconds)
 
 
@@ -32,7 +32,8 @@ def summary(efforts: Sequence[Effort]) -> dict[str, Any]:
         given, so a killed run that went on tells the speed of the whole.
     """
     tokens = [count for effort in efforts for count in effort.visual_tokens.values()]
-    fresh, seconds = sum(e.fresh for e in efforts), sum(e.seconds for e in efforts)
+    # The harness asks some items twice where they do not share out evenly between processes.
+    fresh, seconds = sum(len(e.fresh) for e in efforts), sum(e.seconds for e in efforts)
     return {
         "items": len(tokens),
         "tokens_mean": statistics.fmean(tokens) if tokens else None,

@@ -8,12 +8,13 @@ answer. This one batches, and an item that cannot be answered is named when all 
 
 import dataclasses
 import time
+from datetime import timedelta
 from typing import Any
 
 import datasets  # noqa: F401  lmms_eval imported first prints of a circular import
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from PIL import Image
@@ -31,6 +32,9 @@ from prumerge.evaluation.requests import (
     report,
 )
 from prumerge.evaluation.sharing import picture_hash
+
+PATIENCE = InitProcessGroupKwargs(timeout=timedelta(weeks=52))
+"""Processes wait for each other while one prepares a data set or scores; ten minutes are usual."""
 
 
 class PruMergeLlava(lmms):
@@ -55,7 +59,7 @@ class PruMergeLlava(lmms):
         super().__init__()
         self.options = read(arguments)
         device = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.accelerator = Accelerator(cpu=device == "cpu")
+        self.accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[PATIENCE])
         self._rank, self._world_size = (
             self.accelerator.process_index,
             self.accelerator.num_processes,
@@ -150,7 +154,7 @@ class PruMergeLlava(lmms):
             effort = self.efforts.setdefault(task, Effort())
             effort.visual_tokens[number] = answer.visual_tokens
             effort.seconds += answer.seconds
-            effort.fresh += index in waiting
+            effort.fresh |= {number} if index in waiting else set()
         return answers
 
     def _question(self, request: Instance) -> Question:

@@ -133,6 +133,12 @@ def mme_aggregate(results: list[Row]) -> float:
     return float(mme.mme_aggregate_results(whole))
 
 
+def common_answer(row: Row) -> str:
+    """Return what most annotators of VQAv2 or TextVQA said, the first of equals."""
+    said = [answer["answer"] if isinstance(answer, dict) else answer for answer in row["answers"]]
+    return Counter(said).most_common(1)[0][0]
+
+
 def vqav2_process(row: Row, results: list[str]) -> Row:
     """Score an answer by VQA accuracy."""
     return vqav2.vqav2_process_results_val(row, results)
