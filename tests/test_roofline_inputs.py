@@ -3,6 +3,8 @@
 import pytest
 from roofline_samples import small_clip, small_llama
 from transformers import (
+    ApertusConfig,
+    ArceeConfig,
     BertConfig,
     GPT2Config,
     LlamaConfig,
@@ -47,6 +49,8 @@ def test_configs_of_a_folder_a_language_model_and_a_llava_are_read(tmp_path):
     [
         (GPT2Config(), "'gpt2' is not Llama-shaped: it has no intermediate_size, rms_norm_eps;"),
         (BertConfig(), "'bert' is not Llama-shaped: it has no rms_norm_eps; pass the config"),
+        (ArceeConfig(), "'arcee' is not Llama-shaped: it has no gated feed-forward layers;"),
+        (ApertusConfig(), "'apertus' is not Llama-shaped: it has no gated feed-forward layers;"),
         (MixtralConfig(), "'mixtral' is not Llama-shaped: it has num_local_experts, num_experts;"),
         (Qwen2Config(layer_types=["linear_attention"] * 32), "it has linear_attention;"),
         (42, "'int' is not Llama-shaped"),

@@ -90,6 +90,10 @@ def _language_shape(config: Any) -> LanguageShape:
     other = [field for field in _OTHER_KINDS if getattr(config, field, None)]
     layers = set(getattr(config, "layer_types", None) or ())
     other += sorted(layers - {"full_attention", "sliding_attention"})
+    # transformers' plan for several GPUs lists the matrices of a layer: without a gate, not three.
+    plan = getattr(config, "base_model_tp_plan", None) or {}
+    if any(".mlp." in name for name in plan) and not any("gate" in name for name in plan):
+        missing.append("gated feed-forward layers")
     if missing or other:
         reason = f"it has no {', '.join(missing)}" if missing else f"it has {', '.join(other)}"
         raise ValueError(
