@@ -41,8 +41,8 @@ def load(
         ValueError: When the checkpoint is missing, incomplete or damaged, the precision is unknown,
             or the device is not there; the message names it and what to do.
     """
-    _check_device(device)
-    dtype = _precision(dtype, device)
+    check_device(device)
+    dtype = find_precision(dtype, device)
     source, revision = _source(name)
     with _told(name):
         model = LlavaForConditionalGeneration.from_pretrained(
@@ -75,7 +75,15 @@ def _told(name: str | Path) -> Iterator[None]:
         raise ValueError(f"cannot load {str(name)!r} ({reason}): {remedy}") from error
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Args:
+        device: Such as ``cpu`` or ``cuda:1``.
+
+    Raises:
+        ValueError: If torch knows no such device, or there is no such GPU.
+    """
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
@@ -86,7 +94,19 @@ def _check_device(device: str) -> None:
         raise ValueError(f"no CUDA device for device={device!r}; use device='cpu'")
 
 
-def _precision(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
+def find_precision(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
+    """Find the precision of weights.
+
+    Args:
+        dtype: A torch type or its name; None takes float32 on a CPU and bfloat16 elsewhere.
+        device: Where the weights live.
+
+    Returns:
+        The torch type.
+
+    Raises:
+        ValueError: If it is no type of floating-point numbers.
+    """
     if dtype is None:
         return torch.float32 if str(device) == "cpu" else torch.bfloat16
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype

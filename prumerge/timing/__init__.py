@@ -13,22 +13,28 @@ Stages
 
     clock       medians with spread, synchronised; peak memory of a call
     subjects    the models: mini-LLaVA, a checkpoint, or random weights of LLaVA-1.5's shape
-    stages      the stages of one case as calls
+    stages      the stages of one answer as calls
+    grid        what is crossed: budgets, batches, output lengths, attention
+    turns       the budgets of a batch in turns, so that a drift of the machine meets all of them
     runs        a grid of cases: rows, resumed, kept when memory runs out
     tables      from rows: stages of an answer, throughput, break-even length
+    reductions  from rows of ``make bench``: the reduction against loops, encoder, its inputs
     peaks       measured beside the roofline, at a card's peaks or those measured on the spot
     efficiency  the efficiency table of the README: printed, computed, measured
 """
 
 from prumerge.timing.clock import Spread, measure, peak_mib
 from prumerge.timing.efficiency import efficiency_table
+from prumerge.timing.grid import Grid
 from prumerge.timing.peaks import beside_roofline, measure_peaks
-from prumerge.timing.runs import Grid, time_grid
-from prumerge.timing.stages import Case, stages
+from prumerge.timing.reductions import read_bench, reduction_times
+from prumerge.timing.runs import time_grid
+from prumerge.timing.stages import Case
 from prumerge.timing.subjects import Subject, load_subject
 from prumerge.timing.tables import (
     answer_times,
     break_even,
+    per_token,
     read_rows,
     throughput,
 )
@@ -46,8 +52,10 @@ __all__ = [
     "measure",
     "measure_peaks",
     "peak_mib",
+    "per_token",
+    "read_bench",
     "read_rows",
-    "stages",
+    "reduction_times",
     "throughput",
     "time_grid",
 ]

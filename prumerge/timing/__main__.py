@@ -1,7 +1,7 @@
 """``python -m prumerge.timing``: time every stage of answering, and write rows.
 
 python -m prumerge.timing --batches 1 8 --budgets 576 64
-python -m prumerge.timing --model 7b-random --device cuda --batches 1 2 4 8 16 32 64 128 256
+python -m prumerge.timing --model 7b-random --device cuda --until-full
 """
 
 import argparse
@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from prumerge.paths import RESULTS
-from prumerge.timing.runs import Grid, time_grid
+from prumerge.timing.grid import Grid
+from prumerge.timing.runs import time_grid
 from prumerge.timing.subjects import load_subject
 from prumerge.timing.tables import answer_times
 
@@ -27,6 +28,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--method", default=usual.method, help="what reduces")
     add("--budgets", type=int, nargs="+", default=usual.budgets, help="visual tokens per picture")
     add("--batches", type=int, nargs="+", default=usual.batches, help="prompts answered together")
+    add("--until-full", action="store_true", help="double the batch until memory runs out")
     add("--new-tokens", type=int, nargs="+", default=usual.new_tokens, help="output lengths")
     add("--attention", nargs="+", default=usual.attention, help="sdpa, eager, flash_attention_2")
     add("--text-tokens", type=int, default=usual.text_tokens, help="text tokens of a prompt")
@@ -50,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             method=chosen.method,
             text_tokens=chosen.text_tokens,
             repeats=chosen.repeats,
+            until_full=chosen.until_full,
             **{name: tuple(getattr(chosen, name)) for name in lists},
         )
         subject = load_subject(chosen.model, chosen.device, chosen.dtype, chosen.layers)

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,54 @@ class Spread:
     min_ms: float
     repeats: int
 
+    @classmethod
+    def of(cls, times_ms: Sequence[float]) -> "Spread":
+        """Summarise the times of single calls.
+
+        Args:
+            times_ms: At least one, in ms.
+
+        Returns:
+            Their quartiles, minimum and number.
+        """
+        low, median, high = np.quantile(times_ms, [0.25, 0.5, 0.75]).tolist()
+        return cls(median, low, high, min(times_ms), len(times_ms))
+
+
+def elapsed_ms(call: Callable[[], Any], device: str = "cpu") -> float:
+    """Return how long one call takes in ms: until its device has finished, not been asked.
+
+    Args:
+        call: Called once, its result dropped.
+        device: Where it computes.
+
+    Returns:
+        Time by the clock, in ms.
+    """
+    synchronise(device)
+    start = time.perf_counter()
+    finished(call, device)()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def finished(call: Callable[[], Any], device: str = "cpu") -> Callable[[], Any]:
+    """Make a call return only when its device has done the work.
+
+    Args:
+        call: Any call.
+        device: Where it computes.
+
+    Returns:
+        A call that gives the same.
+    """
+
+    def called() -> Any:
+        result = call()
+        synchronise(device)
+        return result
+
+    return called
+
 
 def measure(
     call: Callable[[], Any], device: str = "cpu", repeats: int = 5, warm_ups: int = 1
@@ -37,7 +85,7 @@ def measure(
 
     Args:
         call: What is timed; called ``warm_ups + repeats`` times.
-        device: Where it computes. The clock stops when a GPU has finished, not when it was asked.
+        device: Where it computes; see :func:`elapsed_ms`.
         repeats: Timed calls.
         warm_ups: Calls before them, untimed: they fill caches and choose kernels.
 
@@ -56,15 +104,7 @@ def measure(
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     for _ in range(warm_ups):
         call()
-    times_ms = []
-    for _ in range(repeats):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        times_ms.append(1e3 * (time.perf_counter() - start))
-    low, median, high = np.quantile(times_ms, [0.25, 0.5, 0.75])
-    return Spread(float(median), float(low), float(high), min(times_ms), repeats)
+    return Spread.of([elapsed_ms(call, device) for _ in range(repeats)])
 
 
 def synchronise(device: str) -> None:

@@ -8,7 +8,7 @@ from prumerge import roofline
 from prumerge.markdown import markdown_table
 from prumerge.printed import read_printed
 from prumerge.timing.stages import FULL
-from prumerge.timing.tables import KIND, TIMING, answer_times, read_rows
+from prumerge.timing.tables import MODEL, TIMING, answer_times, read_rows
 
 STATED = (616, 80)
 """Prompt tokens that the paper states: 40 of text, and 576 or about 40 visual ones."""
@@ -54,7 +54,7 @@ def _computed() -> tuple:
 def _measured(rows: pd.DataFrame) -> list[tuple]:
     rows = rows[rows["attention"] == "sdpa"]
     lines = []
-    for _, own in rows.groupby(KIND[:5], sort=False):
+    for _, own in rows.groupby(MODEL, sort=False):
         full = own[own["method"] == FULL]
         small = own[own["budget"] == own["budget"].min()]
         both = sorted(set(full["batch"]) & set(small["batch"]))
@@ -64,7 +64,7 @@ def _measured(rows: pd.DataFrame) -> list[tuple]:
 
 
 def _compared(full: pd.DataFrame, small: pd.DataFrame) -> tuple:
-    longest = int(full["new_tokens"].max())
+    longest = int(max(set(full["new_tokens"].dropna()) & set(small["new_tokens"].dropna())))
     before, after = (
         answer_times(part).xs(longest, level="new_tokens").iloc[0] for part in (full, small)
     )

@@ -4,6 +4,7 @@ A card's peaks are those of its data sheet, where one is known; else those measu
 """
 
 import dataclasses
+import re
 
 import pandas as pd
 import torch
@@ -13,7 +14,8 @@ from prumerge.timing.clock import measure
 from prumerge.timing.tables import KIND
 
 # So large that arithmetic waits for nothing else; more than caches hold.
-SIDE, COPIED_BYTES = {"cpu": 1024, "cuda": 8192}, {"cpu": 2**26, "cuda": 2**30}
+SIDE, COPIED_BYTES = {"cpu": 2048, "cuda": 8192}, {"cpu": 2**27, "cuda": 2**28}
+REPEATS = 10
 
 
 def measure_peaks(device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, float]:
@@ -30,32 +32,39 @@ def measure_peaks(device: str = "cpu", dtype: torch.dtype = torch.float32) -> di
     kind = torch.device(device).type
     side, copied = SIDE[kind], COPIED_BYTES[kind]
     one = torch.ones(side, side, device=device, dtype=dtype)
-    product = measure(lambda: one @ one, device, repeats=5)
+    product = measure(lambda: one @ one, device, REPEATS)
     source = torch.zeros(copied, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    copy = measure(lambda: target.copy_(source), device, repeats=5)
+    copy = measure(lambda: target.copy_(source), device, REPEATS)
     return {
         "peak_gflop_per_s": 2 * side**3 / product.min_ms / 1e6,
         "bandwidth_gb_per_s": 2 * copied / copy.min_ms / 1e6,
     }
 
 
-def known_card(device: str) -> roofline.Hardware | None:
+def known_card(device: str, dtype: str = "bfloat16") -> roofline.Hardware | None:
     """Find the card that a device's name speaks of.
 
     Args:
         device: As torch names it, such as ``NVIDIA H100 80GB HBM3``.
+        dtype: Precision of the rows.
 
     Returns:
-        Its figures, of two that fit the longer name's; None for any other device.
+        Its figures, of two that fit the longer name's. None for any other device, also for one
+        of the same chip in another form (:data:`prumerge.roofline.HARDWARE` says which is meant),
+        for a part of one (MIG), and for float32, since the figures are those of 16 bits.
 
     Example:
         >>> known_card("NVIDIA A100-SXM4-40GB").name, known_card("CPU (x86_64, 1 threads)")
         ('A100-40GB', None)
     """
-    told = device.upper()
-    fitting = [n for n in roofline.HARDWARE if all(part in told for part in n.split("-"))]
-    return roofline.HARDWARE[max(fitting, key=len)] if fitting else None
+    words = set(re.split(r"[\s-]+", device.upper()))
+    fitting = [name for name in roofline.HARDWARE if words.issuperset(name.split("-"))]
+    if not fitting or dtype == "float32":
+        return None
+    name = max(fitting, key=len)
+    others = {"MIG", "SXM2", "SXM3"} if name == "V100" else {"MIG", "PCIE", "NVL"}
+    return None if words & others else roofline.HARDWARE[name]
 
 
 def beside_roofline(
@@ -65,19 +74,22 @@ def beside_roofline(
 
     Args:
         rows: As :func:`prumerge.timing.time_grid` gives them.
-        hardware: The card. None takes the one that the device's name speaks of, else the peaks
-            measured beside the rows.
+        hardware: The card. None takes the one that the device's name speaks of, else the highest
+            peaks measured beside any of the rows of that device and precision.
 
     Returns:
         ``encode``, ``prefill`` (with the projector) and ``decode`` with ``estimated_ms``,
         ``measured_ms``, the peaks' source, and ``share``: the estimate by the measurement. A
-        roofline is a floor, so the share is below 1 but for noise.
+        roofline is a floor, so the share is below 1 but for noise in the peaks.
 
     Raises:
         ValueError: If the hardware or the model is unknown.
     """
-    wanted = rows[rows["stage"].isin(["encode", "prefill", "decode"])]
-    result = wanted[[*KIND, "method", "stage", "new_tokens"]].copy()
+    peaks = ["peak_gflop_per_s", "bandwidth_gb_per_s"]
+    rows = rows.reindex(columns=rows.columns.union(peaks, sort=False))
+    best = rows.groupby(["device", "dtype"])[peaks].transform("max")
+    wanted = rows.assign(**best)[rows["stage"].isin(["encode", "prefill", "decode"])]
+    result = wanted[[*KIND, "stage", "new_tokens"]].copy()
     found = [_estimate(row, hardware) for row in wanted.to_dict("records")]
     result["peaks_of"] = [name for name, _ in found]
     result["estimated_ms"] = [time_ms for _, time_ms in found]
@@ -87,8 +99,9 @@ def beside_roofline(
 
 
 def _estimate(row: dict, hardware: roofline.Hardware | str | None) -> tuple[str, float]:
-    card = known_card(row["device"]) if hardware is None else roofline.find_hardware(hardware)
-    if card is None:
+    if hardware is not None:
+        card = roofline.find_hardware(hardware)
+    elif (card := known_card(row["device"], row["dtype"])) is None:
         rate, bandwidth = 1e9 * row["peak_gflop_per_s"], 1e9 * row["bandwidth_gb_per_s"]
         card = roofline.Hardware("measured here", bandwidth, rate, rate, 1.0)
     bits = 32 if row["dtype"] == "float32" else 16

@@ -2,137 +2,65 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from prumerge.limits import suggestion
-from prumerge.methods import names
 from prumerge.provenance import provenance
-from prumerge.timing.clock import measure, peak_mib
+from prumerge.timing.grid import Grid
 from prumerge.timing.peaks import measure_peaks
-from prumerge.timing.stages import FULL, STAGES, Case, prompts, stages
+from prumerge.timing.stages import STAGES, Case, prompts
 from prumerge.timing.subjects import Subject
+from prumerge.timing.tables import KIND, read_file
+from prumerge.timing.turns import ran_out_of_memory, time_in_turns
 
-IDENTITY = (
-    "model weights layers vision_layers dtype attention method budget batch text_tokens "
-    "device torch transformers prumerge"
-).split()
+IDENTITY = [*KIND, "vision_layers", "torch", "transformers", "prumerge"]
 """Columns that say whether a case has been timed already; its output lengths count too."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """Cases to time: budgets, batches and attention implementations crossed with one another.
-
-    Args:
-        method: What reduces where the budget is smaller than the picture.
-        budgets: Visual tokens per picture. At least as many as the picture has: the stock model.
-        batches: Prompts answered together.
-        new_tokens: Output lengths.
-        attention: Implementations: ``sdpa``, ``eager``, ``flash_attention_2`` (CUDA).
-        text_tokens: Text tokens of a prompt.
-        repeats: Timed calls of each stage.
-        warm_ups: Untimed calls before them.
-        memory: Whether each stage is called once more to see what it holds.
-
-    Raises:
-        ValueError: If a list is empty, a number is below 1, or the method is unknown.
-    """
-
-    method: str = "prumerge+"
-    budgets: tuple[int, ...] = (576, 144, 64, 32)
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    new_tokens: tuple[int, ...] = (8, 64)
-    attention: tuple[str, ...] = ("sdpa",)
-    text_tokens: int = 40
-    repeats: int = 5
-    warm_ups: int = 1
-    memory: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("budgets", "batches", "new_tokens"):
-            values = getattr(self, name)
-            if not values or min(values) < 1:
-                raise ValueError(f"{name} must be numbers of at least 1, got {list(values)}")
-        if not self.attention:
-            raise ValueError("attention must name at least one implementation, such as sdpa")
-        if self.method not in names():
-            raise ValueError(f"unknown method {self.method!r}: {suggestion(self.method, names())}")
-        for name in ("text_tokens", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    def cases(self, patches: int) -> Iterator[tuple[str, Case]]:
-        """Cross everything: all batches of one kind in a row, small ones first."""
-        for attention, budget, batch in product(
-            self.attention, dict.fromkeys(min(budget, patches) for budget in self.budgets),
-            sorted(self.batches),
-        ):  # fmt: skip
-            method, budget = (FULL, None) if budget == patches else (self.method, budget)
-            yield attention, Case(method, budget, batch, self.text_tokens, self.new_tokens)
-
-
 def time_grid(subject: Subject, grid: Grid, path: Path | None = None) -> pd.DataFrame:
-    """Time every case of a grid, stage by stage.
+    """Time every case of a grid, stage by stage, the budgets of a batch in turns.
 
     Args:
         subject: The model.
         grid: What is crossed.
-        path: CSV file of rows. Cases found there are not timed again; each new case is added
-            when all of its stages are timed, so that a stopped run loses one case at most.
+        path: CSV file of rows. Cases found there are not timed again, unless an output length is
+            missing or a version has changed: then all rows of the case are replaced. The file
+            grows when a batch is done, so that a stopped run loses one batch at most.
 
     Returns:
         All rows of the file, or those timed where there is none. ``median_ms`` with quartiles
-        and minimum, ``peak_mib`` a stage holds beyond what was there, ``visual_tokens`` sent per
-        picture. Where memory runs out at a batch, that is said on stderr and the larger batches
-        of the same kind are left out; the rows before it stay.
+        and minimum, ``peak_mib`` a stage holds beyond what was there. Where memory runs out, that
+        is said on stderr, the rows of the batch before it get the batch that did not fit as
+        ``out_of_memory_at``, and the larger batches of that budget are left out, also next time.
 
     Raises:
         ValueError: If an attention implementation cannot run here.
     """
     for attention in grid.attention:
         subject.use_attention(attention)
-    rows = pd.read_csv(path) if path is not None and path.exists() else pd.DataFrame()
-    too_large: dict[tuple, int] = {}
+    rows = read_file(path) if path is not None and path.exists() else pd.DataFrame()
     peaks: dict[str, float] = {}
-    for attention, case in grid.cases(subject.patches):
-        kind = (attention, case.budget)
-        if case.batch > too_large.get(kind, case.batch):
-            continue
-        constant = parameters_of(subject, attention, case)
-        if is_timed(rows, constant, case):
-            continue
+    for attention in grid.attention:
         subject.use_attention(attention)
-        peaks = peaks or measure_peaks(subject.device, subject.model.dtype)
-        try:
-            fresh = time_case(subject, case, grid, constant | peaks)
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out_of_memory(error):
-                raise
-            too_large[kind] = case.batch
-            _tell(subject, case, attention, path)
-            continue
-        rows = pd.concat([rows, pd.DataFrame(fresh)], ignore_index=True)
-        if path is not None:
-            write_rows(rows, path)
-    return rows
-
-
-def time_case(
-    subject: Subject, case: Case, grid: Grid, constant: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Time the stages of one case; return a row for each."""
-    rows = []
-    for stage, new_tokens, call in stages(subject, case):
-        spread = measure(call, subject.device, grid.repeats, grid.warm_ups)
-        found = {"stage": stage, "new_tokens": new_tokens, **dataclasses.asdict(spread)}
-        held = peak_mib(call, subject.device) if grid.memory else None
-        rows.append(constant | found | {"peak_mib": held})
+        fitting = grid.cases(subject.patches)
+        for batch in grid.batch_sizes():
+            cases = [dataclasses.replace(case, batch=batch) for case in fitting]
+            constants = {case: parameters_of(subject, attention, case) for case in cases}
+            cases = [case for case in cases if fits(rows, constants[case])]
+            wanted = [case for case in cases if not is_timed(rows, constants[case], case)]
+            if wanted:
+                peaks = peaks or _peaks(subject)
+                found = time_in_turns(subject, wanted, grid)
+                rows = _add(rows, {c: constants[c] | peaks for c in wanted}, found)
+                cases = [case for case in cases if found.get(case, True)]
+                _keep(rows, path, [constants[c] for c in wanted if not found[c]])
+            if not (fitting := cases):
+                break
     return rows
 
 
@@ -155,13 +83,71 @@ def parameters_of(subject: Subject, attention: str, case: Case) -> dict[str, Any
     }
 
 
+def same_rows(rows: pd.DataFrame, constant: dict[str, Any], columns: Sequence[str]) -> pd.Series:
+    """Say for each row whether it agrees with a case in these columns."""
+    same = pd.Series(True, index=rows.index)
+    for name in columns:
+        same &= rows[name] == constant[name]
+    return same
+
+
 def is_timed(rows: pd.DataFrame, constant: dict[str, Any], case: Case) -> bool:
     """Say whether rows hold a case with all its output lengths."""
     if rows.empty:
         return False
-    same = pd.concat([rows[name] == constant[name] for name in IDENTITY], axis=1).all(axis=1)
-    whole = rows[same & (rows["stage"] == STAGES[-1])]
+    whole = rows[same_rows(rows, constant, IDENTITY) & (rows["stage"] == STAGES[-1])]
     return set(case.new_tokens) <= set(whole["new_tokens"])
+
+
+def fits(rows: pd.DataFrame, constant: dict[str, Any]) -> bool:
+    """Say whether no smaller batch of the same kind, nor this one, ran out of memory before."""
+    if rows.empty:
+        return True
+    same = same_rows(rows, constant, [name for name in IDENTITY if name != "batch"])
+    return not (rows.loc[same, "out_of_memory_at"] <= constant["batch"]).any()
+
+
+def _add(rows: pd.DataFrame, constants: dict[Case, dict], found: dict) -> pd.DataFrame:
+    """Put new rows in the place of older ones of the same cases, and note where memory ended."""
+    for case, stages in found.items():
+        constant = constants[case]
+        if stages:
+            older = rows if rows.empty else rows[~same_rows(rows, constant, KIND)]
+            fresh = [constant | {"out_of_memory_at": np.nan} | row for row in stages]
+            rows = pd.concat([older, pd.DataFrame(fresh)], ignore_index=True)
+        elif not rows.empty:
+            kind = same_rows(rows, constant, [name for name in KIND if name != "batch"])
+            smaller = kind & (rows["batch"] < constant["batch"])
+            last = smaller & (rows["batch"] == rows.loc[smaller, "batch"].max())
+            rows.loc[last, "out_of_memory_at"] = constant["batch"]
+    return rows
+
+
+def _keep(rows: pd.DataFrame, path: Path | None, too_large: list[dict[str, Any]]) -> None:
+    """Write the rows, and tell which cases did not fit."""
+    if path is not None and not rows.empty:
+        write_rows(rows, path)
+    if too_large and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    kept = f"the rows before it are in {path}" if path is not None else "the rows before it stay"
+    for case in too_large:
+        print(
+            f"out of memory: batch {case['batch']} with {case['budget']} visual tokens "
+            f"({case['attention']}) does not fit {case['device']}; larger batches are left out, "
+            f"{kept}",
+            file=sys.stderr,
+        )
+
+
+def _peaks(subject: Subject) -> dict[str, float]:
+    """Measure the device's peaks; NaN where what the model leaves is too small for that."""
+    try:
+        return measure_peaks(subject.device, subject.model.dtype)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+    print("out of memory: peaks are not measured, so rows have no roofline", file=sys.stderr)
+    return {"peak_gflop_per_s": np.nan, "bandwidth_gb_per_s": np.nan}
 
 
 def write_rows(rows: pd.DataFrame, path: Path) -> None:
@@ -170,21 +156,3 @@ def write_rows(rows: pd.DataFrame, path: Path) -> None:
     partial = path.with_suffix(".partial")
     rows.to_csv(partial, index=False, lineterminator="\n", float_format="%.6g")
     partial.replace(path)
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Say whether an error means that a tensor did not fit, on a GPU or on a CPU."""
-    told = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in told
-
-
-def _tell(subject: Subject, case: Case, attention: str, path: Path | None) -> None:
-    if subject.device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    tokens = subject.patches if case.budget is None else case.budget
-    kept = f"the rows before it are in {path}" if path is not None else "the rows before it stay"
-    print(
-        f"out of memory: batch {case.batch} with {tokens} visual tokens ({attention}) does not fit "
-        f"{subject.device}; larger batches are left out, {kept}",
-        file=sys.stderr,
-    )

@@ -1,4 +1,4 @@
-"""The stages of one case as calls, each with its inputs ready made.
+"""The stages of one answer as calls, one after another.
 
 Shapes
     prompts  answered together
@@ -6,8 +6,6 @@ Shapes
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -52,36 +50,6 @@ class Case:
 
 
 Made = Encoded | Float[Tensor, "pictures patches width"]
-
-
-@torch.no_grad()
-def stages(subject: Subject, case: Case) -> Iterator[tuple[str, int | None, Callable[[], Any]]]:
-    """Hand out the stages of a case one after another.
-
-    Args:
-        subject: The model.
-        case: What is asked.
-
-    Yields:
-        Name of the stage, output length where it matters, and the call to time. A stage's inputs
-        are computed once, before it is handed out.
-    """
-    answering = Answering(subject, case)
-    pixels = answering.preprocess()
-    yield "preprocess", None, answering.preprocess
-    made = answering.encode(pixels)
-    yield "encode", None, partial(answering.encode, pixels)
-    if answering.method is not None:
-        yield "reduce", None, partial(answering.method, made)
-        made = answering.method(made)
-    yield "prefill", None, partial(answering.prefill, made)
-    state = answering.prefill(made)
-    for length in case.new_tokens:
-        if length > 1:
-            yield "decode", length, partial(answering.decode, state, length)
-    state.clear()  # its cache would stand beside that of the whole answer
-    for length in case.new_tokens:
-        yield "whole", length, partial(answering.whole, length)
 
 
 class Answering:
@@ -138,7 +106,7 @@ class Answering:
 
     @torch.no_grad()
     def decode(self, state: dict[str, Any], new_tokens: int) -> Int[Tensor, "prompts new_tokens"]:
-        """Generate greedily from the second token on, and leave ``state`` as it was."""
+        """Go on to ``new_tokens`` tokens, greedily; leave ``state`` as it was."""
         mask, cache, tokens = state["mask"], state["cache"], [state["token"]]
         for _ in range(new_tokens - 1):
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)

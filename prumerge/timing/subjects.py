@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from prumerge.limits import suggestion
-from prumerge.models import CLIPImageProcessorPil, load
+from prumerge.models import CLIPImageProcessorPil, check_device, find_precision, load
 from prumerge.roofline import NAMED, ModelShape
 
 RANDOM = "-random"
@@ -60,10 +60,7 @@ class Subject:
         Raises:
             ValueError: If it is unknown or cannot run here.
         """
-        if name not in ATTENTION:
-            raise ValueError(f"unknown attention {name!r}: {suggestion(name, ATTENTION)}")
-        if name == "flash_attention_2" and not self.device.startswith("cuda"):
-            raise ValueError("flash_attention_2 needs a CUDA device: use attention sdpa")
+        check_attention(name, self.device, self.model.dtype)
         try:
             self.model.set_attn_implementation(name)
         except ImportError as error:
@@ -71,6 +68,30 @@ class Subject:
                 f"{name} cannot run here ({str(error).splitlines()[0]}): install flash-attn or "
                 "use attention sdpa"
             ) from error
+
+
+def check_attention(name: str, device: str, dtype: torch.dtype) -> None:
+    """Refuse an attention implementation that cannot run.
+
+    Args:
+        name: One of :data:`ATTENTION`.
+        device: Where the model lives.
+        dtype: Precision of its weights.
+
+    Raises:
+        ValueError: If it is unknown, or FlashAttention lacks a GPU or a precision of 16 bits.
+    """
+    if name not in ATTENTION:
+        raise ValueError(f"unknown attention {name!r}: {suggestion(name, ATTENTION)}")
+    if name != "flash_attention_2":
+        return
+    if not device.startswith("cuda"):
+        raise ValueError("flash_attention_2 needs a CUDA device: use attention sdpa")
+    if dtype not in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"flash_attention_2 needs bfloat16 or float16, not {str(dtype).removeprefix('torch.')}:"
+            " use --dtype bfloat16 or attention sdpa"
+        )
 
 
 def load_subject(
@@ -90,7 +111,8 @@ def load_subject(
         The model.
 
     Raises:
-        ValueError: If there is no such model, shape or device, or a trained one shall be cut.
+        ValueError: If there is no such model, shape, device or precision, or a trained one shall
+            be cut.
     """
     if not name.endswith(RANDOM):
         if layers is not None:
@@ -101,12 +123,11 @@ def load_subject(
     if shape not in NAMED:
         known = [known + RANDOM for known in NAMED]
         raise ValueError(f"no shape {name!r}: {suggestion(name, known)}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"no CUDA device for device={device!r}; use device='cpu'")
+    check_device(device)
     if layers is not None and not 1 <= layers <= NAMED[shape].language.layers:
         raise ValueError(f"layers must be 1 to {NAMED[shape].language.layers}, got {layers}")
-    precision = dtype or ("float32" if device == "cpu" else "bfloat16")
-    model = _random_model(_config_of(NAMED[shape], layers), device, getattr(torch, precision))
+    precision = find_precision(dtype, device)
+    model = _random_model(_config_of(NAMED[shape], layers), device, precision)
     size = model.config.vision_config.image_size
     pixels = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
     return Subject(name, "random", model, CLIPImageProcessorPil(**pixels), layers)

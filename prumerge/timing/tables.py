@@ -8,10 +8,24 @@ import pandas as pd
 from prumerge.paths import RESULTS
 from prumerge.timing.stages import FULL, STAGES
 
-TIMING, BENCH = RESULTS / "timing", RESULTS / "bench"
-LOOPS = ("plain_loop", "released_loop", "lean_loop", "one_at_a_time")
-KIND = ["model", "weights", "layers", "dtype", "device", "attention", "batch", "budget"]
+TIMING = RESULTS / "timing"
+MODEL = ["model", "weights", "layers", "dtype", "device"]
+"""Columns that tell one model on one device from another."""
+KIND = [*MODEL, "attention", "text_tokens", "method", "batch", "budget"]
 """Columns that tell one case from another."""
+
+
+def read_file(path: Path) -> pd.DataFrame:
+    """Read a file of timing rows.
+
+    Args:
+        path: A CSV file, also one from before ``out_of_memory_at`` was noted.
+
+    Returns:
+        Its rows.
+    """
+    rows = pd.read_csv(path)
+    return rows if "out_of_memory_at" in rows else rows.assign(out_of_memory_at=np.nan)
 
 
 def read_rows(folder: Path = TIMING) -> pd.DataFrame:
@@ -29,29 +43,7 @@ def read_rows(folder: Path = TIMING) -> pd.DataFrame:
     files = sorted(folder.glob("*.csv"))
     if not files:
         raise ValueError(f"no timing rows in {folder}: make timing writes them")
-    return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
-
-
-def reduction_times(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return what reducing takes by batch and method, and how many times longer loops take.
-
-    Args:
-        rows: Of the benchmarks (``make bench``): ``what`` was timed, ``name`` of the method,
-            ``batch``, and the quickest round, ``min_ms``: what else runs on a machine only ever
-            adds time.
-
-    Returns:
-        ``ms``, and a ratio for each loop: plain Python (timed with one picture, multiplied for
-        more), torch token by token as released, the same without a needless copy, and the method
-        itself one picture at a time. NaN where a method has no such loop.
-    """
-    times = rows.pivot_table("min_ms", ["batch", "name"], "what", sort=False)
-    times = times.reindex(columns=["method", *LOOPS])
-    name, batch = (times.index.get_level_values(level) for level in ("name", "batch"))
-    plain = rows[rows["what"] == "plain_loop"].set_index("name")["min_ms"]
-    times["plain_loop"] = plain.reindex(name).to_numpy() * batch
-    times = times[times["method"].notna()]
-    return times[list(LOOPS)].div(times["method"], axis=0).assign(ms=times["method"])
+    return pd.concat([read_file(file) for file in files], ignore_index=True)
 
 
 def answer_times(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +56,11 @@ def answer_times(rows: pd.DataFrame) -> pd.DataFrame:
         Columns of ``STAGES``; ``sum``, all stages but ``whole`` together; indexed by the case and
         ``new_tokens``. A stage without rows counts as 0: nothing is reduced by the stock model,
         nothing is decoded for a single new token.
+
+    Raises:
+        ValueError: If a stage of a case has several rows.
     """
+    _check_single(rows)
     once = rows[rows["new_tokens"].isna()].pivot_table("median_ms", KIND, "stage")
     each = rows[rows["new_tokens"].notna()]
     each = each.pivot_table("median_ms", [*KIND, "new_tokens"], "stage")
@@ -74,49 +70,73 @@ def answer_times(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def throughput(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return answers per second of every batch, and whether it is the largest that was timed.
+    """Return answers per second of every batch, and those at the largest that fits.
 
     Args:
         rows: As :func:`prumerge.timing.time_grid` gives them.
 
     Returns:
-        One row per case and output length: ``answers_per_s`` from the stage ``whole``,
-        ``speed_up`` against all visual tokens at the same batch (NaN where that did not fit), and
-        ``largest``.
+        One row per case and output length: ``answers_per_s`` from the stage ``whole``;
+        ``speed_up`` against all visual tokens at the same batch (NaN where that did not fit);
+        ``largest``, whether it is the largest batch of its budget; ``out_of_memory_at``, the
+        batch that did not fit after it (NaN where none was tried); ``largest_speed_up``, of the
+        largest batch against all visual tokens at *their* largest.
+
+    Raises:
+        ValueError: If a stage of a case has several rows.
     """
+    _check_single(rows)
     whole = rows[rows["stage"] == "whole"].copy()
     whole["answers_per_s"] = 1e3 * whole["batch"] / whole["median_ms"]
-    same = [*KIND[:-2], "new_tokens"]
-    whole["largest"] = whole["batch"] == whole.groupby([*same, "budget"])["batch"].transform("max")
-    full = whole[whole["method"] == FULL].set_index([*same, "batch"])["answers_per_s"]
-    keys = pd.MultiIndex.from_frame(whole[[*same, "batch"]])
-    whole["speed_up"] = whole["answers_per_s"].to_numpy() / full.reindex(keys).to_numpy()
+    same = [*MODEL, "attention", "text_tokens", "new_tokens"]
+    largest = whole.groupby([*same, "method", "budget"])["batch"].transform("max")
+    whole["largest"] = whole["batch"] == largest
+    full = whole[whole["method"] == FULL]
+    for name, reference, keys in (
+        ("speed_up", full, [*same, "batch"]),
+        ("largest_speed_up", full[full["largest"]], same),
+    ):
+        rates = reference.set_index(keys)["answers_per_s"]
+        wanted = pd.MultiIndex.from_frame(whole[keys])
+        whole[name] = whole["answers_per_s"].to_numpy() / rates.reindex(wanted).to_numpy()
+    whole["largest_speed_up"] = whole["largest_speed_up"].where(whole["largest"])
     columns = [*same, "method", "budget", "batch", "answers_per_s", "speed_up", "largest"]
-    return whole[columns].reset_index(drop=True)
+    return whole[[*columns, "out_of_memory_at", "largest_speed_up"]].reset_index(drop=True)
 
 
 def per_token(rows: pd.DataFrame) -> pd.DataFrame:
     """Return time to the first new token, and per further one, in ms.
 
     Args:
-        rows: As :func:`prumerge.timing.time_grid` gives them; decoding of at least one length.
+        rows: As :func:`prumerge.timing.time_grid` gives them.
 
     Returns:
         ``first_ms`` (preprocess, encode, reduce, prefill) and ``step_ms`` (decode of the longest
         answer by its steps), by case.
+
+    Raises:
+        ValueError: If a case has no row of decoding, or several of one stage.
     """
-    longest = rows.loc[rows["stage"] == "decode", "new_tokens"].max()
-    times = answer_times(rows).xs(longest, level="new_tokens")
-    first = times[list(STAGES[:4])].sum(axis=1)
-    return pd.DataFrame({"first_ms": first, "step_ms": times["decode"] / (longest - 1)})
+    _check_single(rows)
+    decode = rows[rows["stage"] == "decode"]
+    longest = decode.loc[decode.groupby(KIND)["new_tokens"].idxmax()].set_index(KIND)
+    first = rows[rows["stage"].isin(STAGES[:4])].groupby(KIND)["median_ms"].sum()
+    if len(missing := first.index.difference(longest.index)):
+        raise ValueError(
+            f"no decode rows of {_named(missing[0])}: time an answer of 2 tokens or more, such as "
+            "--new-tokens 64"
+        )
+    step = longest["median_ms"] / (longest["new_tokens"] - 1)
+    return pd.DataFrame({"first_ms": first, "step_ms": step})
 
 
 def break_even(rows: pd.DataFrame, worth: float = 1.0, longest: int = 4096) -> pd.DataFrame:
     """Return from and up to which output length a reduction pays.
 
     With ``first`` and ``step`` of :func:`per_token` an answer of n tokens takes
-    ``first + (n - 1) * step``. Reduction saves most in front of the first token, so its gain
-    falls with the length of the answer, towards the ratio of the steps.
+    ``first + (n - 1) * step``. The gain goes from the ratio of the first tokens towards that of
+    the steps as the answer grows: downwards where a step gains less than the first token does,
+    upwards where it gains more, as in a large batch.
 
     Args:
         rows: As :func:`prumerge.timing.time_grid` gives them, the stock model among them.
@@ -124,20 +144,35 @@ def break_even(rows: pd.DataFrame, worth: float = 1.0, longest: int = 4096) -> p
         longest: Lengths up to which is looked.
 
     Returns:
-        One row per reduced case: ``break_even_tokens``, the first length at which the answer is
-        ``worth`` times faster, and ``last_tokens``, the last one; NaN where there is none up to
-        ``longest``, and ``last_tokens`` equals ``longest`` where it holds that far.
+        One row per reduced case that the stock model was timed beside: ``break_even_tokens``, the
+        first length at which the answer is ``worth`` times faster, and ``last_tokens``, the last
+        one; NaN where there is none up to ``longest``, and ``last_tokens`` equals ``longest``
+        where it holds that far.
     """
     times = per_token(rows).reset_index()
-    full = times["budget"] == times["budget"].max()
-    case = KIND[:-1]
-    both = times[~full].merge(times[full], on=case, suffixes=("", "_full"))
+    full = times["method"] == FULL
+    same = [name for name in KIND if name not in ("method", "budget")]
+    both = times[~full].merge(times[full], on=same, suffixes=("", "_full"))
     steps = np.arange(longest)
     found = []
     for row in both.itertuples():
         reduced = row.first_ms + steps * row.step_ms
         pays = np.flatnonzero(row.first_ms_full + steps * row.step_ms_full >= worth * reduced) + 1
         found.append((pays[0], pays[-1]) if len(pays) else (np.nan, np.nan))
-    result = both[[*case, "budget"]].copy()
-    result[["break_even_tokens", "last_tokens"]] = found
-    return result
+    columns = ["break_even_tokens", "last_tokens"]
+    return both[KIND].join(pd.DataFrame(found, columns=columns, dtype=float))
+
+
+def _check_single(rows: pd.DataFrame) -> None:
+    """Refuse rows that would be averaged although they are of one stage of one case."""
+    twice = rows[rows.duplicated([*KIND, "stage", "new_tokens"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise ValueError(
+            f"several {row['stage']} rows of {_named(row[KIND])}: keep one file per model and "
+            "device, and one row per stage"
+        )
+
+
+def _named(case: tuple | pd.Series) -> str:
+    return ", ".join(f"{name} {value}" for name, value in zip(KIND, case, strict=True))
