@@ -82,16 +82,18 @@ record: setup
 
 # Rows are of all cores, unlike tests. Those there already are kept: remove the file to measure anew.
 THREADS ?= $(shell nproc)
+# Where `make bench` computes: cpu or cuda.
+DEVICE ?= cpu
 ALL_CORES := $(IN_ENV) && export OMP_NUM_THREADS=$(THREADS) TORCH_CPP_LOG_LEVEL=ERROR
 
 timing: setup
 	@$(ALL_CORES) && python -m prumerge.timing
 	@$(ALL_CORES) && python -m prumerge.timing --batches 1 8 --attention eager
 	@$(ALL_CORES) && python -m prumerge.timing --model 7b-random --layers 2 --batches 1 4 \
-		--new-tokens 2 16 --repeats 3
+		--new-tokens 16 --repeats 3
 
 bench: setup
-	@$(ALL_CORES) && python benchmarks/rows.py
+	@$(ALL_CORES) && python benchmarks/rows.py --device $(DEVICE)
 
 readme: setup
 	@$(IN_ENV) && python -m prumerge.readme

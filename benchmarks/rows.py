@@ -1,5 +1,10 @@
-"""Benchmarks to rows and a table: ``python benchmarks/rows.py`` runs them all first."""
+"""Benchmarks to rows and a table: ``python benchmarks/rows.py`` runs them all first.
 
+python benchmarks/rows.py --device cuda
+python benchmarks/rows.py --rows mine.csv -k encoder
+"""
+
+import argparse
 import json
 import subprocess
 import sys
@@ -7,13 +12,29 @@ from pathlib import Path
 
 import pandas as pd
 
+from prumerge.models import check_device, find_precision
 from prumerge.paths import ROOT, RUNS
 from prumerge.provenance import provenance
+from prumerge.timing.reductions import BENCH, encoder_shares, reduction_times
 from prumerge.timing.runs import write_rows
-from prumerge.timing.tables import BENCH, reduction_times
 
 HERE = Path(__file__).parent
-ROWS = BENCH / "reduction-cpu.csv"
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line; what is not known here is left for pytest."""
+    parser = argparse.ArgumentParser(prog="benchmarks/rows.py", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", help="by default float32 on a CPU and bfloat16 elsewhere")
+    told = "CSV file; by default data/results/bench/reduction-DEVICE.csv, or data/runs for a part"
+    parser.add_argument("--rows", type=Path, help=told)
+    return parser.parse_known_args(arguments)
+
+
+def rows_file(device: str, part: bool) -> Path:
+    """Return where rows go: those of a part of the benchmarks never over those of all."""
+    return (RUNS if part else BENCH) / f"reduction-{device.partition(':')[0]}.csv"
 
 
 def run(raw: Path, arguments: list[str]) -> int:
@@ -24,30 +45,37 @@ def run(raw: Path, arguments: list[str]) -> int:
     return subprocess.run([*command, *arguments], cwd=ROOT).returncode
 
 
-def rows_of(raw: Path) -> pd.DataFrame:
+def rows_of(raw: Path, device: str) -> pd.DataFrame:
     """Read pytest-benchmark's file: one row per benchmark, times in ms."""
     rows = []
     for found in json.loads(raw.read_text())["benchmarks"]:
         stats = {name: 1e3 * found["stats"][name] for name in ("min", "median", "q1", "q3")}
         times = {f"{name}_ms": value for name, value in stats.items()}
-        usual = {"patches": 576, "width": 1024, "budget": None}
+        usual = {"patches": 576, "width": 1024, "budget": None, "compile_s": None}
         rows.append(usual | found["extra_info"] | times | {"rounds": found["stats"]["rounds"]})
-    return pd.DataFrame(rows).assign(**provenance())
+    return pd.DataFrame(rows).assign(**provenance(device))
 
 
 def main(arguments: list[str]) -> int:
     """Run, write the rows, print the table."""
+    chosen, for_pytest = parse(arguments)
+    try:
+        check_device(chosen.device)
+        precision = str(find_precision(chosen.dtype, chosen.device)).removeprefix("torch.")
+    except ValueError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     raw = RUNS / "bench.json"
-    if status := run(raw, arguments):
+    options = [f"--device={chosen.device}", f"--dtype={precision}"]
+    if status := run(raw, [*options, *for_pytest]):
         return status
-    rows = rows_of(raw)
-    write_rows(rows, ROWS)
-    print(reduction_times(rows).round(1).to_string(na_rep="-"))
-    encoder = rows[rows["what"].str.startswith("encoder")].set_index("what")["min_ms"]
-    if len(encoder) == 2:
-        share = encoder["encoder_reduced"] / encoder["encoder_stock"]
-        print(f"encoder with PruMerge+ attached, against without: {share:.3f} of the time")
-    print(f"rows: {ROWS.relative_to(ROOT)}")
+    rows = rows_of(raw, chosen.device)
+    path = chosen.rows or rows_file(chosen.device, bool(for_pytest))
+    write_rows(rows, path)
+    for table in (reduction_times(rows).round(1), encoder_shares(rows).round(3)):
+        if len(table):
+            print(table.to_string(na_rep="-"))
+    print(f"rows: {path}")
     return 0
 
 

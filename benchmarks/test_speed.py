@@ -3,93 +3,141 @@
 Every benchmark notes in ``extra_info`` what a row needs; :mod:`benchmarks.rows` makes the rows.
 """
 
+import shutil
+
 import loops
 import pytest
 import torch
-from inputs import PLAIN, encoded
+from inputs import PLAIN, TYPICAL, encoded, part
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from prumerge import names, resolve
 from prumerge.scores import encode
+from prumerge.timing.clock import elapsed_ms, finished
 
 # small_picture encodes anew: its cost is that of the encoder.
 METHODS = [name for name in names() if name not in ("all", "small_picture")]
 torch.set_grad_enabled(False)
 
 
-def timed(benchmark, call, rounds, **columns):
-    """Time a call; the columns travel with the result."""
-    benchmark.extra_info.update(columns)
-    return benchmark.pedantic(call, rounds=rounds, warmup_rounds=int(rounds > 1))
+@pytest.fixture
+def draw(device, dtype):
+    """Draws pictures on the device."""
+    return lambda images, patches=576: encoded(images, patches, device=device, dtype=dtype)
+
+
+@pytest.fixture
+def timed(benchmark, device, dtype):
+    """Times a call until the device is done; the columns travel with the result."""
+
+    def time(call, rounds, **columns):
+        precision = str(dtype).removeprefix("torch.")
+        benchmark.extra_info.update(columns | {"dtype": precision})
+        how = {"rounds": rounds, "warmup_rounds": int(rounds > 1)}
+        return benchmark.pedantic(finished(call, device), **how)
+
+    return time
+
+
+def assert_same(sent, expected):
+    """In 16 bits near ties may choose other neighbours, so only 32 bits are compared."""
+    for row, tokens in zip(sent, expected, strict=True):
+        if tokens.dtype == torch.float32:
+            row = torch.as_tensor(row, device=tokens.device)
+            torch.testing.assert_close(row, tokens, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 8, 32])
 @pytest.mark.parametrize("name", METHODS)
-def test_method(benchmark, name, batch):
-    method, seen = resolve(name), encoded(batch)
-    timed(benchmark, lambda: method(seen), 15, what="method", name=name, batch=batch)
+def test_method(timed, draw, name, batch):
+    method, seen = resolve(name), draw(batch)
+    timed(lambda: method(seen), 15, what="method", name=name, batch=batch)
 
 
 @pytest.mark.parametrize("batch", [1, 8, 32])
 @pytest.mark.parametrize("name", METHODS)
-def test_one_picture_at_a_time(benchmark, name, batch):
-    method = resolve(name)
-    seen = [encoded(1)] * batch
-    call = lambda: [method(picture) for picture in seen]  # noqa: E731
-    timed(benchmark, call, 5, what="one_at_a_time", name=name, batch=batch)
+def test_one_picture_at_a_time(timed, draw, name, batch):
+    method, seen = resolve(name), draw(batch)
+    pictures = [part(seen, i, i + 1) for i in range(batch)]
+    call = lambda: [method(picture) for picture in pictures]  # noqa: E731
+    timed(call, 5, what="one_at_a_time", name=name, batch=batch)
 
 
 @pytest.mark.parametrize("batch", [1, 8, 32])
 @pytest.mark.parametrize("loop", ["lean", "released"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_torch_loop(benchmark, name, loop, batch):
-    method, seen = resolve(name), encoded(batch)
+def test_torch_loop(timed, draw, name, loop, batch):
+    method, seen = resolve(name), draw(batch)
     expected = method(seen)
     how = (seen, expected.selection, method.settings)
     call = lambda: getattr(loops, loop)(*how)  # noqa: E731
-    sent = timed(benchmark, call, 5, what=f"{loop}_loop", name=name, batch=batch)
-    for row, tokens in zip(sent, expected.tokens, strict=True):
-        torch.testing.assert_close(row, tokens, rtol=1e-4, atol=1e-4)
+    assert_same(timed(call, 5, what=f"{loop}_loop", name=name, batch=batch), expected.tokens)
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_loop(benchmark, name):
-    """Once, with one picture: Python's loops take as long for each further one."""
-    seen = encoded(1)
+def test_plain_loop(timed, draw, name):
+    """Once, with two pictures like the mean: Python's loops take as long for each further one."""
+    seen = part(draw(8), *TYPICAL)
     call = lambda: loops.plain(seen, PLAIN[name])  # noqa: E731
-    ((_, tokens),) = timed(benchmark, call, 1, what="plain_loop", name=name, batch=1)
-    expected = resolve(name)(seen).tokens[0]
-    torch.testing.assert_close(torch.tensor(tokens), expected, rtol=1e-4, atol=1e-4)
+    sent = timed(call, 1, what="plain_loop", name=name, batch=len(seen.scores))
+    assert_same([tokens for _, tokens in sent], resolve(name)(seen).tokens)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32])
+def test_reading_the_inputs(timed, draw, batch):
+    """Features, keys and scores read from memory once, and summed up."""
+    seen = draw(batch)
+    call = lambda: [values.sum() for values in (seen.features, seen.keys, seen.scores)]  # noqa: E731
+    timed(call, 15, what="read_inputs", name="inputs", batch=batch)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32])
 @pytest.mark.parametrize("budget", [64, 1 / 9])
-def test_batches(benchmark, batch, budget):
-    method, seen = resolve("prumerge", budget=budget), encoded(batch)
+def test_batches(timed, draw, batch, budget):
+    method, seen = resolve("prumerge", budget=budget), draw(batch)
     columns = {"what": "batches", "name": "prumerge", "budget": budget}
-    timed(benchmark, lambda: method(seen), 15, batch=batch, **columns)
+    timed(lambda: method(seen), 15, batch=batch, **columns)
 
 
 @pytest.mark.parametrize("side", [12, 16, 24, 32, 48])
 @pytest.mark.parametrize("budget", [64, 1 / 9])
-def test_patches(benchmark, side, budget):
-    method, seen = resolve("prumerge", budget=budget), encoded(4, side * side)
+def test_patches(timed, draw, side, budget):
+    method, seen = resolve("prumerge", budget=budget), draw(4, side * side)
     columns = {"what": "patches", "name": "prumerge", "budget": budget, "patches": side * side}
-    timed(benchmark, lambda: method(seen), 15, batch=4, **columns)
+    timed(lambda: method(seen), 15, batch=4, **columns)
 
 
-@pytest.mark.parametrize("how", ["stock", "reduced"])
-def test_encoder(benchmark, how):
-    """CLIP ViT-L/14 at 336 pixels, random weights: all blocks, or those needed and PruMerge+."""
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a compiler")
+def test_compiled(timed, draw, device, tmp_path, monkeypatch):
+    """torch.compile: what it saves in each call, and what it takes before the first."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # as on a machine new to it
+    method, seen = resolve("prumerge+"), draw(8)
+    compiled = torch.compile(method)
+    columns = {"what": "compiled", "name": "prumerge+", "batch": 8}
+    columns["compile_s"] = elapsed_ms(lambda: compiled(seen), device) / 1e3
+    reduction = timed(lambda: compiled(seen), 15, **columns)
+    assert_same(reduction.tokens, method(seen).tokens)
+
+
+@pytest.fixture(scope="module")
+def tower():
+    """CLIP ViT-L/14 at 336 pixels, random weights."""
     config = CLIPVisionConfig(
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
         image_size=336, patch_size=14,
     )  # fmt: skip
     torch.manual_seed(0)
-    tower, method = CLIPVisionModel(config).eval(), resolve("prumerge+")
-    pixels = torch.randn(1, 3, 336, 336)
+    return CLIPVisionModel(config).eval()
+
+
+@pytest.mark.parametrize("how", ["stock", "reduced"])  # varies first: one after the other
+@pytest.mark.parametrize("batch", [1, 8])
+def test_encoder(timed, tower, device, dtype, how, batch):
+    """All blocks, or those that are needed and PruMerge+."""
+    tower, method = tower.to(device, dtype), resolve("prumerge+")
+    pixels = torch.randn(batch, 3, 336, 336).to(device, dtype)
     calls = {
         "stock": lambda: tower(pixels, output_hidden_states=True).hidden_states[-2],
         "reduced": lambda: method(encode(tower, pixels, method.settings)),
     }
-    timed(benchmark, calls[how], 3, what=f"encoder_{how}", name="prumerge+", batch=1)
+    timed(calls[how], 3, what=f"encoder_{how}", name="prumerge+", batch=batch)
