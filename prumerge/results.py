@@ -22,27 +22,30 @@ def mini_scores() -> list[str]:
 
 
 def leaderboard(budget: int = 64) -> list[str]:
-    """Return every method at one budget on the mini-LLaVA, best first, tested against PruMerge."""
+    """Return every method at one budget on the mini-LLaVA, best first, tested against PruMerge.
+
+    The first row is what all tokens answer.
+    """
     rivals = read_sweep_rows("rivals")
+    pictures, base = rivals.questions["picture"], "prumerge"
     scores = rivals.where(budget=budget).scores("method")
-    table = 100 * compare(scores, rivals.questions["picture"], "prumerge")
-    apart, chance = table["difference"].map("{:+.1f}".format), table["p_holm"] >= 5
-    return markdown_table(
-        pd.DataFrame(
-            {
-                "method": table.index,
-                "right": table["accuracy"].map("{:.1f} %".format),
-                "95 % interval": [
-                    f"{low:.1f} to {high:.1f}"
-                    for low, high in zip(table["low"], table["high"], strict=True)
-                ],
-                "points against `prumerge`": apart.where(table.index != "prumerge", "-"),
-                "beyond chance (Holm)": chance.map({True: "no", False: "yes"}).where(
-                    table.index != "prumerge", "-"
-                ),
-            }
-        )
-    )
+    table = compare(scores, pictures, base)
+    every = rivals.where(method="all").scores("method")["all"]
+    ahead = every.mean() - scores[base].mean()
+    rows = [_standing("all 576 tokens", *interval(every, pictures), ahead, "-")]
+    for name, found in table.iterrows():
+        beyond = "yes" if found["p_holm"] < 0.05 else "no"
+        told = (found["difference"], beyond) if name != base else (None, "-")
+        rows.append(_standing(name, *found[["accuracy", "low", "high"]], *told))
+    columns = ["method", "right", "95 % interval", f"points against `{base}`", "beyond chance"]
+    return markdown_table(pd.DataFrame(rows, columns=columns))
+
+
+def _standing(
+    name: str, mean: float, low: float, high: float, ahead: float | None, beyond: str
+) -> list[str]:
+    apart = "-" if ahead is None else f"{100 * ahead:+.1f}"
+    return [name, f"{100 * mean:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}", apart, beyond]
 
 
 def evaluation() -> list[str]:

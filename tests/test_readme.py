@@ -16,6 +16,29 @@ BLOCK = re.compile(r"<!-- rows: \S+ -->.*?<!-- end of rows -->", re.DOTALL)
 RESULT = re.compile(r"^\|.*\d (?:%|ms|s|GiB|GB|MB|times)(?: |\b).*$", re.MULTILINE)
 
 
+def blocks(heading):
+    """Return the Python blocks of a section."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+def test_the_three_lines_run_after_what_comes_before():
+    after, before = blocks("Three lines")
+    names = {}
+    exec(before, names)
+    exec(after, names)
+    sent = names["inputs"]["input_ids"].shape[1]
+    assert names["output"].shape[1] > sent
+    assert len(names["reducer"].kept) == 2 and max(names["reducer"].kept) < 576
+    names["reducer"].detach()
+
+
+def test_the_method_shown_is_the_one_that_the_tests_try():
+    (shown,) = blocks("Add a method")
+    code = (ROOT / "tests/fixtures/every_ninth.py").read_text(encoding="utf-8")
+    assert code.endswith(f"\n{shown}")
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "notebooks/README.md"])
 def test_links_lead_to_files(name):
     document = ROOT / name
