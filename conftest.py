@@ -2,8 +2,8 @@
 
 from importlib.util import find_spec
 
-_NEED_LMMS_EVAL = "asked certainty comparison harness rows runs scoring speed tables".split()
-_NEED_LMMS_EVAL += ["__main__"]
+_NEED_LMMS_EVAL = "asked certainty comparison harness inventory preflight rows runs scoring".split()
+_NEED_LMMS_EVAL += ["speed", "tables", "__main__"]
 collect_ignore = (
     [] if find_spec("lmms_eval") else [f"prumerge/evaluation/{name}.py" for name in _NEED_LMMS_EVAL]
 )

@@ -144,6 +144,8 @@ PROMPTS = {
     "DAKOTA, DIGITAL" + INSTRUCTION,
     "prumerge_pope_random": "Is there a snowboard in the image?" + INSTRUCTION,
     "prumerge_mme": "Is this a word?" + INSTRUCTION,
+    "prumerge_mmbench_en_dev": "Which is the main topic of the image? There are several options:\n"
+    "A. A car\nB. A tree\n" + LETTER,
 }
 
 

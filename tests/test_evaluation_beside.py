@@ -28,6 +28,13 @@ def test_the_stock_model_stands_beside_the_stock_model():
     ]
 
 
+def test_other_questions_than_the_printed_ones_are_told():
+    rows = [row("full", "prumerge_vqav2_val", "exact_match")]
+    rows.append(row("full", "prumerge_pope", "pope_f1_score"))
+    notes = beside_printed(pd.DataFrame(rows))["note"].tolist()
+    assert notes == ["measured on val, printed for test-dev", ""]
+
+
 def test_reduced_rows_say_what_was_tuned_and_which_part_of_mme():
     assert printed(row("release", "prumerge_mme", "mme_perception_score")) == [
         ["perception", 1350.3, "tuned (LoRA)", "1"],

@@ -75,7 +75,7 @@ def test_rows_tell_everything_a_score_depends_on(killed_and_resumed):
     assert len(questions) == 32 and set(questions["label"]) == {"full", "release@9"}
 
 
-def test_other_methods_and_tasks_stay_and_other_weights_go(killed_and_resumed, tmp_path):
+def test_other_methods_and_tasks_stay(killed_and_resumed, tmp_path):
     rows, questions = read_results(killed_and_resumed[0] / "whole")
     new = rows["label"].eq("full") & rows["task"].eq("mini_pope")
     asked = questions["label"].eq("full") & questions["task"].eq("mini_pope")
@@ -84,9 +84,27 @@ def test_other_methods_and_tasks_stay_and_other_weights_go(killed_and_resumed, t
     merged, answers = read_results(tmp_path)
     assert len(merged) == len(rows) and len(answers) == len(questions)
     assert merged["value"].eq(1.0).sum() >= 2
-    merge_into(tmp_path, rows[new].assign(weights="others"), questions[asked])
-    merged, answers = read_results(tmp_path)
-    assert merged["weights"].unique().tolist() == ["others"] and len(answers) == asked.sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"weights": "others"}, "another weights"),
+        ({"adapter": "lora (1)"}, r"another adapter \(lora \(1\) and none\)"),
+        ({"do_pad": False}, "another do_pad"),
+        ({"conversation": "vicuna_v1"}, "another conversation"),
+        ({"dtype": "float16"}, "another dtype"),
+        ({"items": 5}, r"another number of questions of mini_pope \(5 and 8\)"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(killed_and_resumed, tmp_path, change, named):
+    rows, questions = read_results(killed_and_resumed[0] / "whole")
+    new = rows["label"].eq("full") & rows["task"].eq("mini_pope")
+    asked = questions["label"].eq("full") & questions["task"].eq("mini_pope")
+    merge_into(tmp_path, rows, questions)
+    with pytest.raises(ValueError, match=f"holds results of {named}.* move it away"):
+        merge_into(tmp_path, rows[new].assign(**change), questions[asked])
+    pd.testing.assert_frame_equal(read_results(tmp_path)[0], rows)
 
 
 def test_absent_and_broken_results_are_told(killed_and_resumed, tmp_path):
@@ -146,5 +164,5 @@ def test_random_weights_go_the_whole_way(tmp_path, capsys):
     assert rows["weights"].unique().tolist() == ["random, seed 0"]
     assert rows["model"].unique().tolist() == ["random-7b-cut"]
     assert "release@32" in capsys.readouterr().out
-    assert main(["pretrained=random-7b", "--preflight"]) == 0
+    assert main(["pretrained=random-7b-cut", "device=cpu", "--preflight"]) == 0
     assert "random, drawn on the device" in capsys.readouterr().out

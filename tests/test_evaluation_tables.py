@@ -1,12 +1,19 @@
 """Tables, speeds and memory of a comparison, by hand."""
 
+import gc
+import weakref
+
 import pandas as pd
 import pytest
 import torch
+from evaluated import save_tiny
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
+from prumerge.evaluation import speed
+from prumerge.evaluation.answering import Answerer
 from prumerge.evaluation.memory import peak_mib, reset_peak
+from prumerge.evaluation.options import read
 from prumerge.evaluation.speed import ratios
 from prumerge.evaluation.tables import CONSTANT, losses, main_scores, score_table
 
@@ -94,3 +101,24 @@ def test_the_peak_counts_from_the_reset():
     assert 0 < after < before - 32
     again = torch.ones(2**20)
     assert peak_mib("cpu") >= after and len(again)
+
+
+def test_an_earlier_model_is_gone_before_speed_is_measured(tmp_path, monkeypatch):
+    tiny = save_tiny(tmp_path)
+    earlier = Answerer(read({"pretrained": tiny, "method": "release"}), "cpu")
+    alive = weakref.ref(earlier.model)
+    seen = []
+
+    def observed(*arguments):
+        seen.append(alive())
+        return Answerer(*arguments)
+
+    monkeypatch.setattr(speed, "Answerer", observed)
+    gc.disable()  # else it may be collected by chance
+    try:
+        del earlier
+        assert alive() is not None  # the model and its reducer hold on to each other
+        speed.take_turns(["full"], ["pope"], questions=1, rounds=1, pretrained=tiny)
+    finally:
+        gc.enable()
+    assert seen == [None]

@@ -152,17 +152,3 @@ def test_task_names_are_none_of_the_harness():
 
     built_in = lmms_eval.tasks.TaskManager("ERROR").all_tasks
     assert set(task_manager().all_tasks) & set(built_in) == set()
-
-
-def test_preflight_tells_what_is_missing(local, tiny, capsys):
-    here = [f"pretrained={tiny}", "--tasks", "prumerge_pope", "--preflight"]
-    assert main(here) == 0
-    told = capsys.readouterr().out
-    assert "nothing is missing" in told and "16 rows in 4 files" in told
-    seven = ["pretrained=llava-hf/llava-1.5-7b-hf", "device=cuda", "method=release", "budget=64"]
-    assert main([*seven, "--tasks", "prumerge_mme", "--preflight"]) == 1
-    told = capsys.readouterr().out
-    assert "hf download llava-hf/llava-1.5-7b-hf" in told
-    assert "2374 questions, about 64 visual tokens each" in told
-    assert main(["bugdet=64", "--preflight"]) == 1
-    assert "did you mean 'budget'" in capsys.readouterr().err

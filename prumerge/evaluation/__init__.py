@@ -21,7 +21,8 @@
     tables      comparisons for a reader; ``beside`` puts printed numbers beside LLaVA-1.5's
     speed       questions per second, methods in turns
     runs        all of it in one call; ``python -m prumerge.evaluation`` from a shell
-    preflight   what a run needs and how long it takes, before it starts
+    preflight   what a run needs and how long it takes, before it starts; ``inventory`` looks for
+                the questions, ``length`` estimates the time
 
 lmms-eval comes with the extra ``eval``: ``harness``, ``scoring``, ``rows``, ``runs`` and what
 builds on them need it.

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from prumerge.evaluation.options import read
+from prumerge.evaluation.options import FULL, read
 from prumerge.paths import RUNS
 
 SHOWN = "label task metric value low high constant unit items".split()
@@ -79,8 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.preflight:
             return _tell(chosen, model)
+        _check_places(chosen)
         rows = _rows(chosen, model)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 1
     if len(rows):
@@ -89,6 +90,17 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.rows:
             add_rows(chosen.rows, rows)
     return 0
+
+
+def _check_places(chosen: argparse.Namespace) -> None:
+    """Refuse places for results before anything is asked, not when all is answered."""
+    if chosen.rows and chosen.rows.is_dir():
+        raise ValueError(f"--rows {chosen.rows} is a folder: name a CSV file in it")
+    for folder in filter(None, (chosen.save, chosen.rows and chosen.rows.parent)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{folder} is no folder to save into: {error}") from error
 
 
 def _rows(chosen: argparse.Namespace, model: dict[str, Any]) -> pd.DataFrame:
@@ -110,11 +122,15 @@ def _rows(chosen: argparse.Namespace, model: dict[str, Any]) -> pd.DataFrame:
 
 
 def _tell(chosen: argparse.Namespace, model: dict[str, Any]) -> int:
+    from prumerge.evaluation.comparison import COMPARED, method_of
     from prumerge.evaluation.preflight import preflight
-    from prumerge.evaluation.runs import task_manager, tasks_named
 
-    names = tasks_named(chosen.tasks, task_manager())
-    findings = preflight(read(model), names, chosen.limit, chosen.hardware)
+    if chosen.compare is None:
+        methods = {model.get("method", FULL): read(model)}
+    else:
+        labels = chosen.compare or COMPARED
+        methods = {label: read(model | method_of(label)) for label in labels}
+    findings = preflight(methods, chosen.tasks, chosen.limit, chosen.hardware)
     for finding in findings:
         print(f"{STATES[finding.ready]:<8}{finding.need:<36}{finding.note}")
     missing = sum(finding.ready is False for finding in findings)

@@ -25,6 +25,8 @@ PRINTED_METRICS = {
 }
 """Names by the harness's metric. MME is printed as its perception part, never as the total."""
 
+_OTHER_SPLITS = {"prumerge_vqav2_val": "measured on val, printed for test-dev"}
+
 _NOT_PRINTED = ("prumerge_textvqa_val",)  # without OCR tokens in the prompt, unlike in print
 
 _ROWS = {"full": "", "plain": " + PruMerge", "plus": " + PruMerge+"}
@@ -53,7 +55,8 @@ def beside_printed(rows: pd.DataFrame) -> pd.DataFrame:
         ``task``, ``metric`` (MME's ``perception`` part, which is printed, or ``total``),
         ``measured``, ``low``, ``high``, ``printed``, ``printed_model`` (``stock``,
         ``tuned (LoRA)`` or ``training-free``: everything measured with a stock checkpoint is
-        training-free) and ``table``. Where no number is printed ``printed`` is NaN.
+        training-free), ``table`` and ``note``, which says where the questions are others. Where no
+        number is printed ``printed`` is NaN.
 
     Raises:
         ValueError: If a row was measured on another model than LLaVA-1.5.
@@ -75,7 +78,8 @@ def _lines(row: pd.Series) -> list[dict]:
     measured |= {"metric": PRINTED_METRICS[row["metric"]], "measured": row["value"]}
     measured |= {"low": row["low"], "high": row["high"]}
     numbers = _printed(row) or [{"printed": float("nan"), "printed_model": "", "table": ""}]
-    return [measured | number for number in numbers]
+    note = {"note": _OTHER_SPLITS.get(row["task"], "")}
+    return [measured | number | note for number in numbers]
 
 
 def _printed(row: pd.Series) -> list[dict]:

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class Effort:
-    """What the answers of one task took: visual tokens by item, seconds, and which items are new."""
+    """What the answers of one task took: visual tokens by item, seconds, and the new items."""
 
     visual_tokens: dict[int, int] = field(default_factory=dict)
     fresh: set[int] = field(default_factory=set)

@@ -25,13 +25,9 @@ from prumerge.evaluation.effort import Effort
 from prumerge.evaluation.journal import Journal, key_of
 from prumerge.evaluation.memory import reset_peak
 from prumerge.evaluation.options import read
-from prumerge.evaluation.requests import (
-    Question,
-    generation_of,
-    in_order,
-    report,
-)
+from prumerge.evaluation.requests import Question, generation_of, in_order, report
 from prumerge.evaluation.sharing import picture_hash
+from prumerge.models import check_device
 
 PATIENCE = InitProcessGroupKwargs(timeout=timedelta(weeks=52))
 """Processes wait for each other while one prepares a data set or scores; ten minutes are usual."""
@@ -58,7 +54,8 @@ class PruMergeLlava(lmms):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         self.options = read(arguments)
-        device = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = self.options.runs_on
+        check_device(device)
         self.accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[PATIENCE])
         self._rank, self._world_size = (
             self.accelerator.process_index,

@@ -36,8 +36,8 @@ class Journal:
         writer: Name of the file this process appends to; one per process.
 
     Raises:
-        ValueError: If a file cannot be read; the message names file and line. A torn last line,
-            as a kill leaves it, is dropped.
+        ValueError: If the folder cannot be written or a file not be read; the message names file
+            and line. A torn last line, as a kill leaves it, is dropped.
     """
 
     def __init__(self, folder: str | Path | None = None, writer: str = "answers-0") -> None:
@@ -46,11 +46,14 @@ class Journal:
         if folder is None:
             return
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         own = folder / f"{writer}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = own.open("ab")
+        except OSError as error:
+            raise ValueError(f"answers={folder} is no folder to write into: {error}") from error
         for path in sorted(folder.glob("*.jsonl")):
             self._read(path, own=path == own)
-        self._file = own.open("ab")
 
     def __len__(self) -> int:
         return len(self._answers)

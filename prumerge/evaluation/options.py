@@ -65,6 +65,11 @@ class Options:
             raise ValueError(f"unknown method {self.method!r}: {known}")
         self.reducer()
 
+    @property
+    def runs_on(self) -> str:
+        """The device, such as ``cpu``; where none is named, ``cuda`` if there is one."""
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
     def reducer(self) -> Method | None:
         """Return the method with its settings, or None for the stock model."""
         if self.method != FULL:

@@ -18,7 +18,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from prumerge.models import load_processor
+from prumerge.models import check_device, find_precision, load_processor
 from prumerge.roofline import read_shape
 from prumerge.roofline.shapes import ModelShape
 
@@ -60,11 +60,8 @@ def build(
     Raises:
         ValueError: If the device is not there.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"no CUDA device for device={device!r}; use device='cpu'")
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    check_device(device)
+    dtype = find_precision(dtype, device)
     processor = _processor()
     config = _config(RANDOM[name], processor)
     devices = [device] if device.startswith("cuda") else []

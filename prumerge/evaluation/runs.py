@@ -16,6 +16,7 @@ from tenacity import RetryError
 from tqdm import tqdm
 
 from prumerge.evaluation.harness import PruMergeLlava
+from prumerge.evaluation.inventory import parts_of, take_inventory
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
 from prumerge.evaluation.rows import rows_of
 from prumerge.limits import suggestion
@@ -61,12 +62,15 @@ def task_manager(*folders: str | Path) -> TaskManager:
     return TaskManager("ERROR", included, include_defaults=False)
 
 
-def tasks_named(names: Sequence[str], manager: TaskManager) -> list[str]:
+def tasks_named(names: Sequence[str], manager: TaskManager, limit: int | None = None) -> list[str]:
     """Check task names; ``mini``, ``mini_full`` and ``real`` stand for all six.
 
     Raises:
-        ValueError: If a task is unknown, or its file of questions is not drawn yet.
+        ValueError: If a task is unknown, its file of questions is not drawn yet, or fewer than one
+            question of each is wanted.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}; without it all are asked")
     chosen: list[str] = []
     for name in names:
         chosen += SETS.get(name, (name,))
@@ -110,7 +114,7 @@ def evaluate(
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
     manager = task_manager(*folders)
-    names = tasks_named(tasks, manager)
+    names = tasks_named(tasks, manager, limit)
     model = PruMergeLlava(**arguments)
     try:
         # Scoring takes a moment; its bars would show even where TQDM_DISABLE is set.
@@ -127,9 +131,9 @@ def evaluate(
             )
     except (ImportError, RetryError) as error:
         # What the harness makes of a ValueError about PRUMERGE_DATA, or about a data set.
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
-        raise
+        if isinstance(error, ImportError) and not isinstance(error.__cause__, ValueError):
+            raise
+        raise _unreadable(names, manager, error.__cause__) from error
     model.gather()
     if results is None:
         return pd.DataFrame(), {}
@@ -137,6 +141,14 @@ def evaluate(
     table = pd.DataFrame(rows_of(results, model))
     place = {name: number for number, name in enumerate(names)}
     return table.sort_values("task", key=lambda tasks: tasks.map(place), kind="stable"), results
+
+
+def _unreadable(names: Sequence[str], manager: TaskManager, cause: BaseException) -> ValueError:
+    """Name the data sets that cannot be read, and the remedies."""
+    parts = [part for name in names for part in parts_of(name, manager)]
+    found = [take_inventory(part, manager) for part in parts]
+    wrong = [f"{own.task}: {own.note}" for own in found if not own.ready]
+    return ValueError("\n".join(wrong) or f"{type(cause).__name__}: {cause}")
 
 
 def _no_bar(*arguments: Any, **options: Any) -> tqdm:

@@ -8,7 +8,7 @@ cuts in half is no error. MMBench is matched offline, without writing into the w
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -37,6 +37,19 @@ COLUMNS = {
 _ANSWER = {"scienceqa": "answer", "pope": "answer", "mme": "answer", "mmbench": "answer"}
 
 
+def check_columns(benchmark: str, found: Sequence[str]) -> None:
+    """Refuse a data set without the columns that scoring reads.
+
+    Raises:
+        ValueError: Naming the missing ones.
+    """
+    missing = [name for name in COLUMNS[benchmark] if name not in found]
+    if missing:
+        raise ValueError(
+            f"the data set of {benchmark} lacks {', '.join(missing)}; it has {', '.join(found)}"
+        )
+
+
 def check(benchmark: str, rows: Dataset) -> Dataset:
     """Refuse a data set that scoring would stumble over.
 
@@ -50,12 +63,7 @@ def check(benchmark: str, rows: Dataset) -> Dataset:
     Raises:
         ValueError: Naming the missing columns, or the first item without an answer.
     """
-    missing = [name for name in COLUMNS[benchmark] if name not in rows.column_names]
-    if missing:
-        raise ValueError(
-            f"the data set of {benchmark} lacks {', '.join(missing)}; it has "
-            f"{', '.join(rows.column_names)}"
-        )
+    check_columns(benchmark, rows.column_names)
     column = _ANSWER.get(benchmark, "answers")
     for number, answer in enumerate(rows.select_columns([column])):
         if answer[column] in (None, "", []):

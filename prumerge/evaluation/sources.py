@@ -32,10 +32,16 @@ def source(name: str) -> str:
     snapshot = Path(folder).resolve() / name
     if not any(snapshot.rglob("*.parquet")):
         raise ValueError(
-            f"{FOLDER_VARIABLE} is {folder}, but {snapshot} holds no Parquet file: "
-            f"hf download --repo-type dataset {OWNER}/{name} --local-dir {snapshot}"
+            f"{FOLDER_VARIABLE} is {folder}, but {snapshot} holds no Parquet file: {command(name)}"
         )
     return str(snapshot)
+
+
+def command(name: str) -> str:
+    """Return what fetches a data set to where :func:`source` looks for it."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    place = Path(folder).resolve() if folder else f"${FOLDER_VARIABLE}"
+    return f"hf download --repo-type dataset {OWNER}/{name} --local-dir {place}/{name}"
 
 
 REPOSITORIES = {

@@ -13,6 +13,7 @@ from PIL import Image
 
 from prumerge.evaluation.answering import Answerer
 from prumerge.evaluation.comparison import method_of
+from prumerge.evaluation.memory import reset_peak
 from prumerge.evaluation.mini_benchmarks import BENCHMARKS
 from prumerge.evaluation.mini_tasks import path_of
 from prumerge.evaluation.options import read
@@ -47,6 +48,7 @@ def take_turns(
     """
     options = {label: read(arguments | method_of(label)) for label in labels}
     batch = options[labels[0]].batch_size
+    reset_peak(arguments.get("device") or "cpu")  # an earlier model may hold on to itself
     answerer = Answerer(options[labels[0]], arguments.get("device") or "cpu")
     rows = []
     for benchmark in benchmarks:
