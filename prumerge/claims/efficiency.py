@@ -109,22 +109,24 @@ def measured(stage: str, printed: float) -> Callable[[Evidence], Finding]:
     def rule(evidence: Evidence) -> Finding:
         rows = evidence.table("timing", "*", "make timing")
         rows = rows[(rows["stage"] == stage) & (rows["attention"] == "sdpa")]
+        case = ["model", "device", "batch"]
         longest = rows["new_tokens"].isna() | rows["new_tokens"].eq(
-            rows.groupby("model")["new_tokens"].transform("max")
+            rows.groupby(case)["new_tokens"].transform("max")
         )
-        times = rows[longest].pivot_table("median_ms", ["model", "batch"], "budget")
+        times = rows[longest].pivot_table("median_ms", case, "budget")
         full = rows[rows["method"] == FULL]["budget"].max()
         if full not in times or len(times.columns) < 2:
             raise Missing("no rows of all and of few tokens yet: make timing")
         fewest = times.drop(columns=full).bfill(axis=1).iloc[:, 0]
         ratios = (times[full] / fewest).dropna()
-        found = ", ".join(f"{_model(m)}, batch {b}: {r:.1f}" for (m, b), r in ratios.items())
+        found = "; ".join(
+            f"{_model(name)}, {device.split(' (')[0]}: {own.min():.1f} to {own.max():.1f}"
+            for (name, device), own in ratios.groupby(level=["model", "device"])
+        )
         verdicts = [at_most(-ratio, -0.8 * printed, -1.2) for ratio in ratios]
         verdict = verdicts[0] if len(set(verdicts)) == 1 else PART
-        devices = sorted({device.split(" (")[0] for device in rows["device"]})
-        models = dict.fromkeys(_model(name) for name, _ in ratios.index)
-        on = f"{' and '.join(models)} on {', '.join(devices)}"
-        return Finding(verdict, f"{found} times", on)
+        models = dict.fromkeys(_model(name) for name, *_ in ratios.index)
+        return Finding(verdict, f"{found} times, over the batches", " and ".join(models))
 
     return rule
 
