@@ -51,6 +51,16 @@ def test_the_table_of_the_folder_counts_right():
     assert {name: (int(p), int(q)) for name, p, q in told} == counted
 
 
+def test_the_folder_tells_which_absent_names_pope_asks_about():
+    text = (mini_tasks.MINI_TASKS / "README.md").read_text(encoding="utf-8")
+    near, asked, random = re.search(
+        r"(\d+) of the (\d+) absent names.*?(\d+) are", text, re.S
+    ).groups()
+    table = pd.read_parquet(mini_tasks.path_of("pope")).query("answer == 'no'")
+    counts = {"adversarial": int(near), "random": int(random)}
+    assert table["category"].value_counts().to_dict() == counts and len(table) == int(asked)
+
+
 def test_yes_and_no_are_balanced():
     for benchmark, group in (("pope", ["image_id"]), ("mme", ["image_id", "category"])):
         table = pd.read_parquet(mini_tasks.path_of(benchmark))

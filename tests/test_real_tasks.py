@@ -52,12 +52,14 @@ def test_prompts_and_scores_are_those_of_the_field(local):
     assert values["prumerge_mmbench_en_dev", "gpt_eval_score"] == 100
 
 
-def test_one_wrong_rotation_loses_the_question(local):
+def test_partly_right_answers_score_as_in_the_field(local):
     answers = {"prumerge_mmbench_en_dev": ["B", "B"], "prumerge_mme": ["Yes", "Yes", "Yes", "No"]}
-    values, _ = scored(answers)
-    assert values["prumerge_mmbench_en_dev", "gpt_eval_score"] == 0
+    values, _ = scored(answers | {"prumerge_vqav2_val": ["maroon", "no"]})
+    assert values["prumerge_mmbench_en_dev", "gpt_eval_score"] == 0  # one rotation is wrong
     # 50 for one of two questions, nothing for the pair.
     assert values["prumerge_mme", "mme_perception_score"] == 50
+    # One of ten said maroon: a third of the credit in nine of ten folds.
+    assert values["prumerge_vqav2_val", "exact_match"] == pytest.approx(0.3 / 2)
 
 
 def test_a_model_answers_all_six_into_rows(local, tiny, tmp_path, capsys):
