@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from prumerge.provenance import provenance
 from prumerge.timing.grid import Grid
@@ -127,8 +126,6 @@ def _keep(rows: pd.DataFrame, path: Path | None, too_large: list[dict[str, Any]]
     """Write the rows, and tell which cases did not fit."""
     if path is not None and not rows.empty:
         write_rows(rows, path)
-    if too_large and torch.cuda.is_available():
-        torch.cuda.empty_cache()
     kept = f"the rows before it are in {path}" if path is not None else "the rows before it stay"
     for case in too_large:
         print(
