@@ -77,8 +77,15 @@ def test_what_is_missing_is_told_with_the_command(monkeypatch, tmp_path, capsys)
 def test_online_only_the_hubs_cache_is_looked_at(monkeypatch, local, tmp_path):
     monkeypatch.delenv("PRUMERGE_DATA")
     monkeypatch.setattr(library, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     found = take_inventory("prumerge_mme", MANAGER)
     assert not found.ready and "MME is not in the hub's cache: hf download" in found.note
+    cached = tmp_path / "datasets--lmms-lab-encoder--MME"
+    shutil.copytree(local / "MME", cached / "snapshots" / ("a1" * 20))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("a1" * 20)
+    found = take_inventory("prumerge_mme", MANAGER)
+    assert found.ready and found.items == len(MME)
 
 
 def _without_column(local):
