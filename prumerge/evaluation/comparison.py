@@ -61,7 +61,7 @@ def compare(
         tasks: As for :func:`prumerge.evaluation.runs.evaluate`.
         limit: Questions per task; None asks all.
         save: Folder for ``rows.csv`` and ``questions.parquet``, written after each method; rows
-            there of the same weights and other methods or tasks are kept. None saves nothing.
+            there of other methods or tasks are kept. None saves nothing.
         **arguments: Of the model, the same for all methods; with ``answers=FOLDER`` a killed
             comparison goes on.
 
@@ -73,7 +73,9 @@ def compare(
         the method's ``label``. On any process but the first of several: two empty tables.
 
     Raises:
-        ValueError: If a name, a setting or a data set is wrong; all methods are checked first.
+        ValueError: If a name, a setting or a data set is wrong; all methods are checked first. If
+            the folder holds rows of other weights, settings or numbers of questions, which cannot
+            stand beside these.
         RuntimeError: If items cannot be answered; all others are by then.
     """
     methods = {label: method_of(label) for label in labels}
