@@ -81,7 +81,7 @@ record: setup
 	@$(IN_ENV) && python -m prumerge.record $(NOTEBOOKS)
 
 # Rows are of all cores, unlike tests. Those there already are kept: remove the file to measure anew.
-THREADS ?= $(shell nproc)
+THREADS ?= $(shell env -u OMP_NUM_THREADS nproc)
 # Where `make bench` computes: cpu or cuda.
 DEVICE ?= cpu
 ALL_CORES := $(IN_ENV) && export OMP_NUM_THREADS=$(THREADS) TORCH_CPP_LOG_LEVEL=ERROR
