@@ -119,6 +119,13 @@ CASES: dict[str, dict[str, dict]] = {
         "the shorter answer, one prompt, one token sent on": {
             "new_tokens": 8, "live_batch": 1, "live_budget": 1, "repeats": 1,
         },
+        "the larger model, which has rows of few batches": {
+            "shown": "7b-random", "new_tokens": 16, "repeats": 1,
+        },
+        "rows of two devices, where all tokens ran out of memory and few did not": {
+            "rows": str(FIXTURES / "rows-of-two-devices"), "measured_on": "1 threads",
+            "new_tokens": 8, "repeats": 1,
+        },
     },
     "10_llava_evaluation": {
         "one benchmark, a model with random weights": {
