@@ -11,7 +11,10 @@ takes a decorator; after that its name works wherever ``"prumerge+"`` does::
 """
 
 import dataclasses
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prumerge.limits import suggestion
@@ -89,6 +92,24 @@ def register(
         return function
 
     return keep
+
+
+def import_file(path: str) -> None:
+    """Run a Python file, so that the methods in it are registered.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        ValueError: If there is no such file.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"module={path!r}: there is no such file")
+    spec = importlib.util.spec_from_file_location(f"prumerge_module_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
 
 
 def names() -> list[str]:

@@ -19,12 +19,14 @@ from datasets import Dataset
 from lmms_eval.api.instance import Instance
 
 import prumerge
+from prumerge import methods
 from prumerge.asking import prompt_of
 from prumerge.evaluation.harness import PruMergeLlava
 from prumerge.evaluation.journal import Journal
 from prumerge.evaluation.requests import in_order
 from prumerge.evaluation.runs import evaluate
 from prumerge.models import load
+from prumerge.paths import ROOT
 
 QUESTIONS = (
     "what colour is the circle ?",
@@ -216,6 +218,7 @@ def test_sampled_answers_are_refused(tiny, pictures):
         ({"conversation": "vicuna"}, "unknown conversation 'vicuna': did you mean 'vicuna_v1'"),
         ({"dtype": "float61"}, "dtype must name a type of torch"),
         ({"do_pad": "yes"}, "do_pad must be True or False"),
+        ({"module": "absent.py"}, "module='absent.py': there is no such file"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments, message):
@@ -246,6 +249,22 @@ def test_other_settings_do_not_find_the_answers(tiny, pictures, tmp_path):
         model = PruMergeLlava(**options | change)
         ask(model, pictures)
         assert model.efforts["quiz"].fresh == set(range(len(QUESTIONS)))
+
+
+def test_a_method_of_ones_own_is_told_from_its_next_version(tiny, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "_REGISTRY", dict(methods._REGISTRY))
+    file, source = tmp_path / "mine.py", ROOT / "tests/fixtures/every_ninth.py"
+    own = {"method": "every_ninth", "budget": 4, "module": str(file)}
+    fresh = []
+    for version in (1, 1, 2):
+        file.write_text(f"{source.read_text(encoding='utf-8')}# version {version}\n")
+        model = PruMergeLlava(
+            pretrained=tiny, device="cpu", answers=str(tmp_path / "journal"), **own
+        )
+        ask(model, pictures)
+        assert set(model.efforts["quiz"].visual_tokens.values()) == {4}
+        fresh.append(len(model.efforts["quiz"].fresh))
+    assert fresh == [len(QUESTIONS), 0, len(QUESTIONS)]
 
 
 RUN = """

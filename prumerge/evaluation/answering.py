@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,6 +79,8 @@ class Answerer:
             "conversation": options.conversation,
             "adapter": f"{adapter} ({adapter_fingerprint(adapter)})" if adapter else None,
         }
+        if options.module:  # another version of the method gives other answers
+            self.identity["module"] = Path(options.module).read_text(encoding="utf-8")
 
     def use(self, reducer: Method | None) -> Method | None:
         """Let a method reduce the pictures from now on, or none; hand it back."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from prumerge.limits import suggestion
-from prumerge.methods import Method, names, resolve
+from prumerge.methods import Method, import_file, names, resolve
 from prumerge.settings import Settings
 
 FULL = "full"
@@ -35,6 +35,7 @@ class Options:
             sentences about a curious user in front, as its authors evaluated.
         adapter: PEFT folder or hub id, best with a revision behind ``@``, merged into the weights;
             see :mod:`prumerge.adapters`.
+        module: Python file with methods of your own, run first. None for none.
         answers: Folder of the journal: answers found there are not asked again. None keeps none.
 
     Raises:
@@ -50,9 +51,12 @@ class Options:
     do_pad: bool = True
     conversation: str = "template"
     adapter: str | None = None
+    module: str | None = None
     answers: str | None = None
 
     def __post_init__(self) -> None:
+        if self.module:
+            import_file(self.module)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be an int of at least 1, got {self.batch_size}")
         if self.conversation not in CONVERSATIONS:

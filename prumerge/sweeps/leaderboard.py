@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from prumerge.methods import names
+from prumerge.methods import import_file, names
 from prumerge.sweeps.comparison import compare
 from prumerge.sweeps.encodings import open_encodings
 from prumerge.sweeps.grids import Sweep
-from prumerge.sweeps.points import Point, import_file
+from prumerge.sweeps.points import Point
 from prumerge.sweeps.rows import typed
 from prumerge.sweeps.runner import run_sweeps
 

@@ -5,9 +5,7 @@ Everything is checked before the first point runs, so that a slip in a grid cost
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
-import sys
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +16,7 @@ from transformers import AutoConfig
 from prumerge import paths
 from prumerge.evaluation.answering import fingerprint
 from prumerge.limits import suggestion
-from prumerge.methods import Method, names, resolve
+from prumerge.methods import Method, import_file, names, resolve
 from prumerge.models import _source
 from prumerge.settings import Settings
 from prumerge.sweeps.questions import check_questions
@@ -113,21 +111,6 @@ class Point:
 
 
 @lru_cache
-def import_file(path: str) -> None:
-    """Import a Python file, once, so that the methods in it are registered.
-
-    Raises:
-        ValueError: If there is no such file.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"module={path!r}: there is no such file")
-    spec = importlib.util.spec_from_file_location(f"sweep_module_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-
-
 @lru_cache
 def patches_of(model: str) -> int:
     """Return the visual tokens that a model makes of one picture: 576 for LLaVA-1.5."""
