@@ -1,5 +1,6 @@
 """The benchmarks of the reduction: what they compare, on which device, and what rows say."""
 
+import os
 import sys
 
 import pandas as pd
@@ -82,7 +83,10 @@ def test_rows_are_filed_by_device_and_a_part_never_over_all():
     assert bench.rows_file("cpu", part=True) == RUNS / "reduction-cpu.csv"
 
 
-def test_a_part_is_run_and_its_rows_say_where_and_how(tmp_path, capfd):
+def test_a_part_is_run_and_its_rows_say_where_and_how(tmp_path, capfd, monkeypatch):
+    # pytest-benchmark measures nothing in what it takes for a worker of parallel tests.
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        monkeypatch.delenv(name)
     path = tmp_path / "rows.csv"
     chosen = ["-k", "test_reading and 1", "--dtype", "bfloat16", "--rows", str(path)]
     assert bench.main(chosen) == 0
