@@ -65,7 +65,7 @@ data/runs/.parameters data/runs/.train-parameters: FORCE
 test: setup
 	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest \
 		-n $(TEST_JOBS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 300 \
-		tests prumerge notebooks
+		tests prumerge notebooks sweeps/points.ipynb
 
 # Not part of `make test`: needs a Chromium, which .ci/chromium installs where it can.
 browser: setup
