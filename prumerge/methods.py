@@ -13,6 +13,7 @@ takes a decorator; after that its name works wherever ``"prumerge+"`` does::
 import dataclasses
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,22 +95,57 @@ def register(
     return keep
 
 
-def import_file(path: str) -> None:
+def import_file(path: str) -> list[str]:
     """Run a Python file, so that the methods in it are registered.
 
     Args:
         path: Of the file.
 
+    Returns:
+        The names that it registered, when it was first run or now.
+
     Raises:
-        ValueError: If there is no such file.
+        ValueError: If there is no such file, it fails, or registers nothing. The message names
+            file and line; the trace is a note behind it.
     """
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"module={path!r}: there is no such file")
-    spec = importlib.util.spec_from_file_location(f"prumerge_module_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    name = f"prumerge_module_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None:
+        raise ValueError(f"module={path!r} is no Python file: its name must end in .py")
+    former, before = sys.modules.get(name), dict(_REGISTRY)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _module_failure(path, error) from None
+    found = [name for name, method in _REGISTRY.items() if before.get(name) is not method]
+    # What a file imports registers once: a second run of the file adds nothing.
+    if not found and getattr(former, "__file__", None) == module.__file__:
+        found = [name for name in former.__registered__ if name in _REGISTRY]
+    if not found:
+        del sys.modules[name]
+        raise ValueError(
+            f'module={path!r} registers no method: put @prumerge.register("name") before the '
+            "function"
+        )
+    module.__registered__ = found
+    return found
+
+
+def _module_failure(path: str, error: BaseException) -> ValueError:
+    """Name file and line of what failed, innermost in the user's file, with the trace noted."""
+    file, trace = Path(path).resolve(), traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in trace if Path(frame.filename).resolve() == file]
+    place, reason = f"line {lines[-1]}" if lines else "", str(error)
+    if isinstance(error, SyntaxError):  # perhaps of a file that this one imports
+        place, reason = f"{error.filename}, line {error.lineno}", error.msg
+    told = ValueError(f"module={path!r} fails in {place}: {type(error).__name__}: {reason}")
+    told.add_note("".join(traceback.format_exception(error)).rstrip())
+    return told
 
 
 def names() -> list[str]:

@@ -163,3 +163,35 @@ def test_the_package_shows_a_dozen_names_and_no_other():
     assert all(hasattr(prumerge, name) for name in prumerge.__all__)
     with pytest.raises(AttributeError, match="no attribute 'atach'"):
         _ = prumerge.atach
+
+
+def test_a_file_that_fails_is_told_with_its_line_and_the_trace_behind(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\n\n\ndef nine():\n    return torch.nine\n\n\nnine()\n")
+    with pytest.raises(ValueError, match=r"mine\.py' fails in line 5: AttributeError") as raised:
+        registry.import_file(str(file))
+    assert "\n" not in str(raised.value)
+    assert "line 8, in <module>" in raised.value.__notes__[0]
+    file.write_text("import torch\nnine = = 9\n")
+    with pytest.raises(ValueError, match=r"mine\.py, line 2: SyntaxError: invalid syntax"):
+        registry.import_file(str(file))
+    file.write_text("raise SystemExit(3)\n")
+    with pytest.raises(ValueError, match=r"fails in line 1: SystemExit: 3"):
+        registry.import_file(str(file))
+    with pytest.raises(ValueError, match=r"is no Python file: its name must end in \.py"):
+        registry.import_file("README.md")
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_a_file_that_registers_nothing_is_told_and_one_may_be_run_twice(tmp_path, monkeypatch):
+    empty, mine = tmp_path / "empty.py", tmp_path / "wrapper.py"
+    empty.write_text("def unregistered(encoded, settings): ...\n")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"empty\.py' registers no method: put @prumerge"):
+            registry.import_file(str(empty))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "imported_methods.py").write_text(
+        "import prumerge\nprumerge.register('top_k')(prumerge.methods.prumerge)\n"
+    )
+    mine.write_text("import imported_methods\n")
+    assert [registry.import_file(str(mine)) for _ in range(2)] == [["top_k"]] * 2

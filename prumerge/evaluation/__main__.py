@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         _check_places(chosen)
         rows = _rows(chosen, model)
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"evaluation: {error}", file=sys.stderr)
+        print(f"evaluation: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     if len(rows):
         shown = [name for name in SHOWN if name in rows]
