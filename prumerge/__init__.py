@@ -20,7 +20,7 @@ Where to find the paper's ideas:
     llava        ``attach``: all of it inside a LLaVA of transformers
 """
 
-import prumerge.rivals  # noqa: F401  registers them
+import prumerge.rivals  # registers them
 from prumerge.methods import names, register, resolve
 from prumerge.presets import PRESETS
 from prumerge.reduction import Reduction, Selection, reduce_tokens

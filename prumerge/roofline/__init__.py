@@ -18,37 +18,18 @@ Words
     footprint      bytes that must be there at once: weights, KV cache, live activations
 
     hardware    cards and precisions: peaks, bandwidths, bits
-    shapes      the sizes that matter; configs reads them from a transformers config
-    conventions what is counted: this workbook's way, and that of the paper's tool
-    operations  the kinds of operations; stages lists those of each stage
-    times       the roofline: the longer of two times for each operation
-    costs       stages as tidy rows
-    footprint   memory as tidy rows
+    shapes      the sizes that matter, also read from a transformers config
+    operations  each stage's, and how they are counted: this workbook's way, or the paper's tool's
+    costs       time, weights, KV cache and activations as tidy rows
 """
 
-from prumerge.roofline.configs import read_shape
-from prumerge.roofline.conventions import CONVENTIONS, Convention
-from prumerge.roofline.costs import estimate_costs, list_operations
-from prumerge.roofline.footprint import estimate_memory, kv_cache_bytes, weight_bytes
+from prumerge.roofline.costs import (
+    estimate_costs,
+    estimate_memory,
+    kv_cache_bytes,
+    list_operations,
+    weight_bytes,
+)
 from prumerge.roofline.hardware import HARDWARE, PRECISIONS, Hardware, Precision, find_hardware
-from prumerge.roofline.shapes import NAMED, LanguageShape, ModelShape, VisionShape
-
-__all__ = [
-    "CONVENTIONS",
-    "HARDWARE",
-    "NAMED",
-    "PRECISIONS",
-    "Convention",
-    "Hardware",
-    "LanguageShape",
-    "ModelShape",
-    "Precision",
-    "VisionShape",
-    "estimate_costs",
-    "estimate_memory",
-    "find_hardware",
-    "kv_cache_bytes",
-    "list_operations",
-    "read_shape",
-    "weight_bytes",
-]
+from prumerge.roofline.operations import CONVENTIONS, Convention
+from prumerge.roofline.shapes import NAMED, LanguageShape, ModelShape, VisionShape, read_shape

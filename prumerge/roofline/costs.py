@@ -1,20 +1,74 @@
-"""Stages as tidy rows: what a prompt costs on a card."""
+"""Time and memory of a prompt on a card, as tidy rows.
 
-from collections.abc import Iterator, Sequence
+The roofline: an operation takes as long as its arithmetic or its bytes, whichever takes longer.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import pandas as pd
 
-from prumerge.roofline.arguments import check_counts, several
-from prumerge.roofline.configs import read_shape
-from prumerge.roofline.conventions import Convention, find_convention
 from prumerge.roofline.hardware import Hardware, Precision, find_hardware, find_precision
-from prumerge.roofline.operations import Operation
-from prumerge.roofline.shapes import ModelShape
-from prumerge.roofline.stages import language_operations, projector_operations, vision_operations
-from prumerge.roofline.times import summed, timed
+from prumerge.roofline.operations import (
+    Convention,
+    Operation,
+    find_convention,
+    language_operations,
+    projector_operations,
+    vision_operations,
+)
+from prumerge.roofline.shapes import LanguageShape, ModelShape, VisionShape, read_shape
+
+_KINDS = "weight activation_read activation_write cache_read cache_write traffic".split()
+COUNTED = ("operations", *(f"{kind}_bytes" for kind in _KINDS))
+"""What rows count, besides time."""
+
+
+def timed(operation: Operation, card: Hardware, precision: Precision) -> dict[str, Any]:
+    """Return an operation as a row, all its repeats together.
+
+    Returns:
+        ``operation``, ``repeats``, the counts of :data:`COUNTED`, ``time_ms``,
+        ``intensity_per_byte`` (operations per byte) and ``bound``: ``compute`` where arithmetic
+        takes longer than memory, else ``memory``.
+    """
+    computing = operation.operations / card.peak_per_s(precision)
+    moving = operation.traffic_bytes / card.bandwidth_bytes_per_s
+    row = {"operation": operation.name, "repeats": operation.repeats}
+    row |= {name: getattr(operation, name) * operation.repeats for name in COUNTED}
+    row["time_ms"] = 1e3 * operation.repeats * max(computing, moving)
+    row["intensity_per_byte"] = operation.operations / operation.traffic_bytes
+    row["bound"] = "compute" if computing > moving else "memory"
+    return row
+
+
+def summed(
+    operations: Iterable[Operation], card: Hardware, precision: Precision
+) -> dict[str, float | int]:
+    """Add up operations that are done one after another.
+
+    Returns:
+        The counts of :data:`COUNTED`, ``time_ms``, and ``compute_bound_share``, the part of the
+        time that compute-bound operations take.
+    """
+    rows = [timed(operation, card, precision) for operation in operations]
+    total = {name: sum(row[name] for row in rows) for name in (*COUNTED, "time_ms")}
+    computing = sum(row["time_ms"] for row in rows if row["bound"] == "compute")
+    return total | {"compute_bound_share": computing / total["time_ms"]}
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse counts below 1."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or count != int(count) or count < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
+
+
+def several(value: Any) -> list:
+    """Return a list: of the values of a sequence, or of the one value given."""
+    return list(value) if isinstance(value, (list, tuple, range, pd.Series)) else [value]
 
 
 @dataclass(frozen=True)
@@ -118,18 +172,12 @@ def list_operations(
     """List the operations of the language model one by one.
 
     Args:
-        model: See :func:`estimate_costs`.
-        prompt_tokens: See :func:`estimate_costs`.
-        hardware: See :func:`estimate_costs`.
-        precision: See :func:`estimate_costs`.
-        batch: See :func:`estimate_costs`.
-        flash_attention: See :func:`estimate_costs`.
-        stage: ``prefill``, or ``decode`` for the first step after the prompt.
-        convention: See :func:`estimate_costs`.
+        stage: ``prefill``, or ``decode`` for the first step after the prompt; the others as
+            :func:`estimate_costs`.
 
     Returns:
         One row per operation, all layers together, with the columns of
-        :func:`prumerge.roofline.times.timed`.
+        :func:`prumerge.roofline.costs.timed`.
 
     Raises:
         ValueError: As :func:`estimate_costs`, and if the stage is unknown.
@@ -183,3 +231,101 @@ def _stages(
     if new_tokens > 1:
         steps = [case.language(1, tokens + step) for step in range(1, new_tokens)]
         yield "decode", [operation for step in steps for operation in step]
+
+
+def language_weights(shape: LanguageShape) -> int:
+    """Count the weights of a Llama-shaped language model: no biases, which Llama has none of.
+
+    Example:
+        >>> from prumerge.roofline import NAMED
+        >>> language_weights(NAMED["7b"].language)
+        6738415616
+    """
+    projections = 2 * shape.width * (shape.query_width + shape.key_width)
+    layer = projections + 3 * shape.width * shape.inner_width + 2 * shape.width
+    ends = shape.vocabulary * shape.width * (1 if shape.tied else 2) + shape.width
+    return shape.layers * layer + ends
+
+
+def vision_weights(shape: VisionShape, outer: int) -> int:
+    """Count the weights of a CLIP vision tower and of the projector behind it, biases included."""
+    width, inner = shape.width, shape.inner_width
+    block = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
+    embedding = width * (shape.patch_values + shape.tokens + shape.class_tokens)
+    tower = shape.layers * block + embedding + 4 * width
+    return tower + outer * (width * shape.selected + 1) + outer * (outer + 1)
+
+
+def weight_bytes(model: Any, precision: Precision | str = "fp16") -> float:
+    """Return the size of all weights, as if all had the precision's bits, with vision tower."""
+    shape = read_shape(model)
+    weights = language_weights(shape.language)
+    if shape.vision is not None:
+        weights += vision_weights(shape.vision, shape.language.width)
+    return weights * find_precision(precision).weight
+
+
+def kv_cache_bytes(
+    model: Any, tokens: int, batch: int = 1, precision: Precision | str = "fp16"
+) -> float:
+    """Return the size of the KV cache: a key and a value per layer and token.
+
+    Example:
+        >>> kv_cache_bytes("7b", tokens=1) / 2**20     # MiB for each visual token kept
+        0.5
+    """
+    shape = read_shape(model).language
+    return 2 * shape.layers * shape.key_width * tokens * batch * find_precision(precision).cache
+
+
+def estimate_memory(
+    model: Any,
+    prompt_tokens: int | Sequence[int],
+    precision: Precision | str | Sequence = "fp16",
+    batch: int | Sequence[int] = 1,
+    flash_attention: bool | Sequence[bool] = False,
+    *,
+    new_tokens: int = 1,
+) -> pd.DataFrame:
+    """Estimate what must be in memory at once while a batch of prompts is answered.
+
+    Arguments that may be sequences are crossed with one another. Live activations are the larger
+    of two moments of a layer: in attention the residual stream, queries, their result and (without
+    FlashAttention) scores before and after the softmax; in the feed-forward layer the residual
+    stream, its normed copy, both inner products and the gated one. The vision tower's own, which
+    are gone by then, are not counted.
+
+    Args:
+        new_tokens: Tokens generated; the cache holds all but the last of them. The others as
+            :func:`estimate_costs`.
+
+    Returns:
+        One row per combination: ``weight_bytes``, ``kv_cache_bytes`` at the end of the answer,
+        ``activation_bytes`` during prefill, and their sum ``footprint_bytes``.
+
+    Raises:
+        ValueError: If a name is unknown or a count is below 1.
+    """
+    shape = read_shape(model)
+    rows = []
+    lists = map(several, (precision, flash_attention, batch, prompt_tokens))
+    for name, flash, prompts, tokens in product(*lists):
+        check_counts(new_tokens=new_tokens, batch=prompts, prompt_tokens=tokens)
+        bits = find_precision(name)
+        parts = {
+            "weight_bytes": weight_bytes(shape, bits),
+            "kv_cache_bytes": kv_cache_bytes(shape, tokens + new_tokens - 1, prompts, bits),
+            "activation_bytes": _live_values(shape, tokens, flash) * prompts * bits.activation,
+        }
+        setting = {"model": shape.name, "precision": bits.name, "flash_attention": flash}
+        setting |= {"batch": prompts, "prompt_tokens": tokens, "new_tokens": new_tokens}
+        rows.append(setting | parts | {"footprint_bytes": sum(parts.values())})
+    return pd.DataFrame(rows)
+
+
+def _live_values(shape: ModelShape, tokens: int, flash: bool) -> int:
+    language = shape.language
+    scores = 0 if flash else 2 * language.heads * tokens * tokens
+    attending = tokens * (language.width + 2 * language.query_width) + scores
+    feeding = tokens * (2 * language.width + 3 * language.inner_width)
+    return max(attending, feeding)

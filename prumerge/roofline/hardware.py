@@ -92,26 +92,14 @@ class Hardware:
                 )
 
     def peak_per_s(self, precision: Precision) -> float:
-        """Operations per second at most.
+        """Operations per second at most; 4-bit products at the INT8 peak.
 
-        Args:
-            precision: With operands of at most 8 bits the INT8 peak holds, 4 bits included: of
-                the cards here only the A100 multiplies 4-bit numbers faster.
-
-        Returns:
-            Operations per second.
+        Of the cards here only the A100 multiplies 4-bit numbers faster.
         """
         return self.int8_per_s if precision.integer else self.fp16_per_s
 
     def ridge(self, precision: Precision) -> float:
-        """Operations per byte from which on an operation is compute-bound.
-
-        Args:
-            precision: Decides the peak.
-
-        Returns:
-            Operations per byte.
-        """
+        """Operations per byte from which on an operation is compute-bound."""
         return self.peak_per_s(precision) / self.bandwidth_bytes_per_s
 
 
@@ -142,9 +130,6 @@ def find_hardware(hardware: Hardware | str) -> Hardware:
     Args:
         hardware: A name of :data:`HARDWARE`, in any case, or a card with figures of your own.
 
-    Returns:
-        The card.
-
     Raises:
         ValueError: If the name is unknown.
     """
@@ -154,17 +139,7 @@ def find_hardware(hardware: Hardware | str) -> Hardware:
 
 
 def find_precision(precision: Precision | str) -> Precision:
-    """Return a precision by name, or the precision given.
-
-    Args:
-        precision: A name of :data:`PRECISIONS`, in any case, or bits of your own.
-
-    Returns:
-        The precision.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
+    """Return a precision by name, or the precision given."""
     if isinstance(precision, Precision):
         return precision
     return _find(precision, PRECISIONS, "precision", "pass Precision(...) with bits of your own")

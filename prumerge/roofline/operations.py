@@ -1,30 +1,107 @@
-"""The kinds of operations: how many arithmetic operations, how many bytes.
+"""The operations of each stage, and by which convention they are counted.
 
 ``linear`` and ``attention`` are the two costly kinds; the rest is elementwise. Biases and norm
 weights are not counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prumerge.roofline.hardware import Precision
 from prumerge.roofline.shapes import LanguageShape, VisionShape
 
 SOFTMAX = 5  # operations per score: largest, subtract, exponential, sum, divide
+ROTARY = 3  # operations per value: two products and their sum
+GELU = 5  # per value: multiply, exponential, add, divide, multiply (the sigmoid form)
+LAYER_NORM = 7  # per value: sum, subtract, square, sum, divide, multiply, add
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What is counted, and how. Every peculiarity of a tool is one field.
+
+    Args:
+        name: What rows show.
+        everything: Count embedding, rotary positions and the last norm too.
+        causal: With FlashAttention, skip scores of later tokens. Without it the whole square is
+            computed and masked, under either convention.
+        flash_attention: Whether FlashAttention may be asked for.
+        norm_operations: Per value of a norm.
+        activation_operations: Per value of the gated activation.
+        activation_at_hidden: Count the activation as if it were as wide as the hidden state,
+            not as the feed-forward layer.
+        residual_inputs: Operands that a residual sum reads.
+        head_operations: Per weight of the output projection; 2 is a multiply-add.
+        head_weight_bytes: Bytes of a weight of the output projection; None takes the precision's.
+        head_rows_count: Read hidden states and write logits once per sequence of the batch, not
+            once in all.
+    """
+
+    name: str
+    everything: bool
+    causal: bool
+    flash_attention: bool
+    norm_operations: int
+    activation_operations: int
+    activation_at_hidden: bool
+    residual_inputs: int
+    head_operations: int
+    head_weight_bytes: float | None
+    head_rows_count: bool
+
+
+CONVENTIONS = {
+    "complete": Convention(
+        name="complete",
+        everything=True,
+        causal=True,
+        flash_attention=True,
+        norm_operations=4,
+        activation_operations=5,
+        activation_at_hidden=False,
+        residual_inputs=2,
+        head_operations=2,
+        head_weight_bytes=None,
+        head_rows_count=True,
+    ),
+    # LLM-Viewer (github.com/hahnyuan/LLM-Viewer) as of commit d903231, 11 March 2024: what the
+    # paper's efficiency table was made with. Its output projection has 1-byte weights at every
+    # precision, which was mended a week later.
+    "llm-viewer": Convention(
+        name="llm-viewer",
+        everything=False,
+        causal=False,
+        flash_attention=False,
+        norm_operations=7,
+        activation_operations=2,
+        activation_at_hidden=True,
+        residual_inputs=1,
+        head_operations=1,
+        head_weight_bytes=1.0,
+        head_rows_count=False,
+    ),
+}
+"""Conventions by name. ``complete`` is this workbook's, ``llm-viewer`` the paper's tool's."""
+
+
+def find_convention(convention: Convention | str, flash_attention: bool = False) -> Convention:
+    """Return a convention by name, or the convention given."""
+    if not isinstance(convention, Convention):
+        if convention not in CONVENTIONS:
+            raise ValueError(f"unknown convention {convention!r}: there are {[*CONVENTIONS]}")
+        convention = CONVENTIONS[convention]
+    if flash_attention and not convention.flash_attention:
+        raise ValueError(
+            f"convention {convention.name!r} has no FlashAttention: pass flash_attention=False "
+            "or convention='complete'"
+        )
+    return convention
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a stage, for the whole batch.
+    """One operation of a stage, for the whole batch; ``repeats`` is 1, or one per layer.
 
-    Args:
-        name: What it is.
-        operations: Arithmetic operations.
-        weight_bytes: Bytes of weights read.
-        activation_read_bytes: Bytes of activations read.
-        activation_write_bytes: Bytes of activations written.
-        cache_read_bytes: Bytes read from the KV cache.
-        cache_write_bytes: Bytes written to the KV cache.
-        repeats: How often it is done: once, or once per layer.
+    ``operations`` are arithmetic, a multiply-add being two; ``cache`` is the KV cache.
     """
 
     name: str
@@ -51,19 +128,7 @@ class Operation:
 def linear(
     name: str, inner: int, outer: int, rows: int, precision: Precision, cached: bool = False
 ) -> Operation:
-    """Multiply ``rows`` vectors by a matrix; with ``cached`` the products go to the KV cache.
-
-    Args:
-        name: What it is.
-        inner: Width of the vectors.
-        outer: Width of the products.
-        rows: Tokens of the batch.
-        precision: Bits of weights, activations, cache.
-        cached: Whether the products are keys or values that are kept.
-
-    Returns:
-        The operation, a multiply-add being two.
-    """
+    """Multiply ``rows`` vectors by a matrix; with ``cached`` the products go to the KV cache."""
     return Operation(
         name,
         2 * inner * outer * rows,
@@ -77,18 +142,7 @@ def linear(
 def elementwise(
     name: str, per_value: float | int, values: int, precision: Precision, inputs: int = 1
 ) -> Operation:
-    """Compute ``values`` numbers from ``inputs`` numbers each.
-
-    Args:
-        name: What it is.
-        per_value: Operations for one number.
-        values: Numbers written.
-        precision: Bits of activations.
-        inputs: Numbers read for one written.
-
-    Returns:
-        The operation.
-    """
+    """Compute ``values`` numbers from ``inputs`` numbers each."""
     size = values * precision.activation
     return Operation(
         name, per_value * values, activation_read_bytes=inputs * size, activation_write_bytes=size
@@ -107,20 +161,10 @@ def attention(
 ) -> list[Operation]:
     """Let the last ``queries`` of ``keys`` tokens attend.
 
-    Args:
-        shape: Heads and their widths. A language model reads keys and values from its cache, a
-            vision tower from its activations.
-        queries: Tokens that attend, per sequence.
-        keys: Tokens attended to, per sequence.
-        batch: Sequences.
-        precision: Bits of activations and cache.
-        flash: One operation that never writes scores to memory, and reads keys and values once.
-            Without it, scores are written, read, written and read again.
-        causal: Count only scores of a token with itself and earlier ones.
-
-    Returns:
-        One operation with ``flash``; three without: products with the keys, softmax, weighted
-        sums of the values.
+    A language model reads keys and values from its cache, a vision tower from its activations.
+    With ``flash`` one operation reads them once and never writes scores to memory; without it
+    three do, and scores are written, read, written and read again. ``causal`` counts only the
+    scores of a token with itself and earlier ones.
     """
     pairs = queries * keys - causal * (queries * (queries - 1) // 2)
     scores = batch * shape.heads * pairs
@@ -140,4 +184,106 @@ def attention(
         Operation("query_key", products, 0, read[0], score_bytes, cache_bytes),
         elementwise("softmax", SOFTMAX, scores, precision),
         Operation("weighted_values", products, 0, read[1], query_bytes, cache_bytes),
+    ]
+
+
+def language_operations(
+    shape: LanguageShape,
+    queries: int,
+    keys: int,
+    batch: int,
+    precision: Precision,
+    convention: Convention,
+    flash_attention: bool,
+) -> list[Operation]:
+    """List the operations that take ``queries`` new tokens of each sequence to one's logits.
+
+    Prefill has as many queries as keys; a decoding step has one query, and keys that include its
+    own. Logits are computed for the last position alone, as generation does.
+    """
+    rows = batch * queries
+    hidden = rows * shape.width
+    inner = shape.width if convention.activation_at_hidden else shape.inner_width
+    causal = convention.causal and flash_attention
+    layer = [
+        linear("query", shape.width, shape.query_width, rows, precision),
+        linear("key", shape.width, shape.key_width, rows, precision, cached=True),
+        linear("value", shape.width, shape.key_width, rows, precision, cached=True),
+        *attention(shape, queries, keys, batch, precision, flash=flash_attention, causal=causal),
+        linear("attention_output", shape.query_width, shape.width, rows, precision),
+        linear("gate", shape.width, shape.inner_width, rows, precision),
+        linear("up", shape.width, shape.inner_width, rows, precision),
+        elementwise("activation", convention.activation_operations, rows * inner, precision, 2),
+        linear("down", shape.inner_width, shape.width, rows, precision),
+    ]
+    if convention.everything:
+        turned = rows * (shape.query_width + shape.key_width)
+        layer.append(elementwise("rotary", ROTARY, turned, precision))
+    norm = elementwise("norms", convention.norm_operations, hidden, precision)
+    residual = elementwise("residuals", 1, hidden, precision, convention.residual_inputs)
+    return [
+        *(replace(each, repeats=shape.layers) for each in layer),
+        replace(norm, repeats=2 * shape.layers + convention.everything),
+        replace(residual, repeats=2 * shape.layers),
+        *_ends(shape, rows, batch, precision, convention),
+    ]
+
+
+def _ends(shape, rows, batch, precision, convention) -> list[Operation]:
+    """Embedding and output projection."""
+    weight = precision.weight
+    written = rows * shape.width * precision.activation
+    embedding = Operation("embedding", 0, rows * shape.width * weight, 0, written)
+    head_weight = convention.head_weight_bytes or weight
+    head_rows = batch if convention.head_rows_count else 1
+    head = Operation(
+        "logits",
+        convention.head_operations * shape.width * shape.vocabulary * batch,
+        weight_bytes=shape.width * shape.vocabulary * head_weight,
+        activation_read_bytes=head_rows * shape.width * precision.activation,
+        activation_write_bytes=head_rows * shape.vocabulary * precision.activation,
+    )
+    return [embedding, head] if convention.everything else [head]
+
+
+def vision_operations(
+    shape: VisionShape, pictures: int, precision: Precision, flash_attention: bool, layers: int
+) -> list[Operation]:
+    """List the operations from pixels to the features of a layer."""
+    rows, hidden = pictures * shape.tokens, pictures * shape.tokens * shape.width
+    norm = elementwise("norms", LAYER_NORM, hidden, precision)
+    residual = elementwise("residuals", 1, hidden, precision, inputs=2)
+    block = [
+        linear("query", shape.width, shape.width, rows, precision),
+        linear("key", shape.width, shape.width, rows, precision),
+        linear("value", shape.width, shape.width, rows, precision),
+        *attention(
+            shape, shape.tokens, shape.tokens, pictures, precision,
+            flash=flash_attention, causal=False,
+        ),
+        linear("attention_output", shape.width, shape.width, rows, precision),
+        linear("up", shape.width, shape.inner_width, rows, precision),
+        elementwise("activation", GELU, rows * shape.inner_width, precision),
+        linear("down", shape.inner_width, shape.width, rows, precision),
+    ]  # fmt: skip
+    patches = linear(
+        "patch_embedding", shape.patch_values, shape.width, pictures * shape.patches, precision
+    )
+    return [
+        patches,
+        *(replace(each, repeats=layers) for each in block),
+        replace(norm, repeats=2 * layers + 1),
+        replace(residual, repeats=2 * layers),
+    ]
+
+
+def projector_operations(
+    vision: VisionShape, language: LanguageShape, tokens: int, precision: Precision
+) -> list[Operation]:
+    """List the operations of LLaVA-1.5's projector: two linear layers, a GELU between."""
+    inner, outer = vision.width * vision.selected, language.width
+    return [
+        linear("projector_in", inner, outer, tokens, precision),
+        elementwise("projector_activation", GELU, tokens * outer, precision),
+        linear("projector_out", outer, outer, tokens, precision),
     ]

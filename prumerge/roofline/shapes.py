@@ -1,31 +1,19 @@
-"""The sizes of a model that decide what it costs."""
+"""The sizes of a model that decide what it costs, of your own or read from a transformers config.
+
+Llama-shaped means: gated feed-forward layers, RMS norms, rotary positions, full attention with as
+many or fewer key-value heads than heads (grouped-query attention), one dense path. LLaVA-1.5's
+Vicuna is; so are Llama 2 and 3, Mistral, Qwen 2 and 3.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prumerge.paths import MINI
 
 
-@dataclass(frozen=True)
-class LanguageShape:
-    """Sizes of a Llama-shaped language model.
-
-    Args:
-        width: Hidden size.
-        layers: Transformer blocks.
-        heads: Query heads.
-        key_heads: Key-value heads; fewer than ``heads`` under grouped-query attention.
-        head_width: Width of one head.
-        inner_width: Width inside the feed-forward layer.
-        vocabulary: Rows of the embedding.
-        tied: Whether the output projection is the embedding.
-    """
-
-    width: int
-    layers: int
-    heads: int
-    key_heads: int
-    head_width: int
-    inner_width: int
-    vocabulary: int
-    tied: bool = False
+class _Heads:
+    """Widths that follow from ``heads``, ``key_heads`` and ``head_width``."""
 
     @property
     def query_width(self) -> int:
@@ -39,15 +27,30 @@ class LanguageShape:
 
 
 @dataclass(frozen=True)
-class VisionShape:
+class LanguageShape(_Heads):
+    """Sizes of a Llama-shaped language model.
+
+    ``width`` is the hidden size, ``inner_width`` the feed-forward layer's; ``key_heads`` are fewer
+    than ``heads`` under grouped-query attention; ``tied``: the output projection is the embedding.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    key_heads: int
+    head_width: int
+    inner_width: int
+    vocabulary: int
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class VisionShape(_Heads):
     """Sizes of a vision transformer of CLIP's kind.
 
     Args:
-        width: Hidden size.
         layers: Transformer blocks; transformers runs all of them, also those behind the
             selected layer, which ``prumerge.attach`` leaves out.
-        heads: Attention heads.
-        inner_width: Width inside the feed-forward layer.
         patches: Visual tokens of a picture.
         patch_values: Numbers in one patch: colours x side x side.
         class_tokens: 1 with a class token (CLIP), 0 without (SigLIP).
@@ -74,16 +77,6 @@ class VisionShape:
         return self.width // self.heads
 
     @property
-    def query_width(self) -> int:
-        """Width of all queries of one token."""
-        return self.heads * self.head_width
-
-    @property
-    def key_width(self) -> int:
-        """Width of all keys of one token, and of all values."""
-        return self.query_width
-
-    @property
     def tokens(self) -> int:
         """Tokens inside the tower: patches and class token."""
         return self.patches + self.class_tokens
@@ -94,8 +87,6 @@ class ModelShape:
     """A language model, and the vision tower in front of it if there is one.
 
     Args:
-        name: What rows show.
-        language: Sizes of the language model.
         vision: Sizes of the vision tower; None for a model of text alone. Its features pass a
             projector of two linear layers with a GELU between, as in LLaVA-1.5.
     """
@@ -113,3 +104,122 @@ NAMED = {
     "13b": ModelShape("13b", LanguageShape(5120, 40, 40, 40, 128, 13824, 32000), _CLIP_LARGE),
 }
 """LLaVA-1.5 by size."""
+
+
+_LANGUAGE_FIELDS = (
+    "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size rms_norm_eps"
+).split()
+_VISION_FIELDS = (
+    "hidden_size num_hidden_layers num_attention_heads intermediate_size image_size patch_size"
+).split()
+# Present in configs whose layers have several paths, a compressed cache, or a recurrent state.
+_OTHER_KINDS = (
+    "num_local_experts num_experts n_routed_experts kv_lora_rank ssm_cfg mamba_d_state"
+).split()
+_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+
+
+def read_shape(model: Any) -> ModelShape:
+    """Read the sizes of a model.
+
+    Args:
+        model: ``7b`` or ``13b`` for LLaVA-1.5, ``mini`` for the embedded mini-LLaVA, a folder or
+            hub id with a config, a config object of transformers (of a language model, or with
+            ``text_config`` and ``vision_config``), or a :class:`ModelShape`. Layers with sliding
+            windows count as full attention, which they are up to their window's length.
+
+    Raises:
+        ValueError: If there is no such config, if it is not Llama-shaped, or if its vision tower
+            is neither CLIP's nor SigLIP's.
+
+    Example:
+        >>> read_shape("7b").language.key_width
+        4096
+    """
+    if isinstance(model, ModelShape):
+        return model
+    if isinstance(model, (str, Path)):
+        name = str(model)
+        return NAMED[name] if name in NAMED else _shape(name, _load_config(name))
+    return _shape(getattr(model, "name_or_path", "") or type(model).__name__, model)
+
+
+def _load_config(name: str):
+    folder = MINI if name == "mini" else Path(name)
+    source, _, revision = name.partition("@")
+    if folder.is_dir():
+        source, revision = str(folder), ""
+    elif source.count("/") != 1:  # cannot be a hub id: asking the hub for it would take long
+        raise _no_config(name)
+    from transformers import AutoConfig  # takes seconds to import; names alone do not need it
+
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision or None)
+    except (OSError, ValueError) as error:
+        raise _no_config(name) from error
+
+
+def _no_config(name: str) -> ValueError:
+    return ValueError(
+        f"no config for model {name!r}: give one of {', '.join(NAMED)}, 'mini', a folder with a "
+        "config.json, or a hub id owner/name@revision that can be reached"
+    )
+
+
+def _shape(name: str, config: Any) -> ModelShape:
+    language = _language_shape(getattr(config, "text_config", config))
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        return ModelShape(name, language)
+    layer = getattr(config, "vision_feature_layer", -2)
+    selected = len(layer) if isinstance(layer, (list, tuple)) else 1
+    return ModelShape(name, language, _vision_shape(vision, selected))
+
+
+def _language_shape(config: Any) -> LanguageShape:
+    kind = getattr(config, "model_type", None) or type(config).__name__
+    missing = [field for field in _LANGUAGE_FIELDS if not getattr(config, field, None)]
+    other = [field for field in _OTHER_KINDS if getattr(config, field, None)]
+    layers = set(getattr(config, "layer_types", None) or ())
+    other += sorted(layers - {"full_attention", "sliding_attention"})
+    # transformers' plan for several GPUs lists the matrices of a layer: without a gate, not three.
+    plan = getattr(config, "base_model_tp_plan", None) or {}
+    if any(".mlp." in name for name in plan) and not any("gate" in name for name in plan):
+        missing.append("gated feed-forward layers")
+    if missing or other:
+        reason = f"it has no {', '.join(missing)}" if missing else f"it has {', '.join(other)}"
+        raise ValueError(
+            f"config {kind!r} is not Llama-shaped: {reason}; pass the config of a Llama-shaped "
+            "model, or ModelShape(...) with sizes of your own"
+        )
+    heads = config.num_attention_heads
+    return LanguageShape(
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=heads,
+        key_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        inner_width=config.intermediate_size,
+        vocabulary=config.vocab_size,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+    )
+
+
+def _vision_shape(config: Any, selected: int) -> VisionShape:
+    kind = getattr(config, "model_type", None)
+    missing = [field for field in _VISION_FIELDS if not getattr(config, field, None)]
+    if kind not in _CLASS_TOKENS or missing:
+        raise ValueError(
+            f"vision tower {kind!r} is none of {', '.join(_CLASS_TOKENS)}; pass text_config alone "
+            "for the language model's costs, or ModelShape(...) with sizes of your own"
+        )
+    return VisionShape(
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        inner_width=config.intermediate_size,
+        patches=(config.image_size // config.patch_size) ** 2,
+        patch_values=getattr(config, "num_channels", 3) * config.patch_size**2,
+        class_tokens=_CLASS_TOKENS[kind],
+        selected=selected,
+    )
