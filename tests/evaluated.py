@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from prumerge.mini.architecture import Pretraining, Size, build_processor
+from prumerge.mini.model import Pretraining, Size, build_processor
 
 TINY = Size(
     grid=6,

@@ -5,10 +5,10 @@ import torch
 
 import prumerge
 from prumerge.asking import answer, prompt_of
-from prumerge.mini.architecture import Pretraining, Size, build_processor
+from prumerge.mini.batches import PROMPT_START
 from prumerge.mini.benchmark import Item, answers
 from prumerge.mini.families import Question
-from prumerge.mini.turns import PROMPT_START
+from prumerge.mini.model import Pretraining, Size, build_processor
 from prumerge.pictures import load_pictures
 
 SMALL = Size(

@@ -24,7 +24,7 @@ from prumerge.finetuning.lora import Lora, add_lora, parameter_groups
 from prumerge.finetuning.records import Record
 from prumerge.finetuning.tuning import tune
 from prumerge.methods import resolve
-from prumerge.mini.architecture import build_processor
+from prumerge.mini.model import build_processor
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LORA = Lora(rank=4, alpha=8, dropout=0.0)
@@ -138,7 +138,7 @@ def test_only_answers_are_labelled_and_batches_are_padded():
 
 def tiny_mini(grid=6):
     """A random model of the mini-LLaVA's vocabulary, with its processor."""
-    from prumerge.mini.architecture import Pretraining, Size
+    from prumerge.mini.model import Pretraining, Size
 
     torch.manual_seed(0)
     size = Size(grid, 32, 2, 16, 32, 2, 2)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from prumerge.mini.families import LETTERS
+from prumerge.mini.model import IDS, build_tokenizer, token_ids
 from prumerge.mini.questions import FAMILIES, ask, ask_many, caption
 from prumerge.mini.scenes import Scene, Sign, Thing, draw_scene
-from prumerge.mini.vocabulary import IDS, build_tokenizer, token_ids
 
 HAND = Scene(
     grid=24,

@@ -11,7 +11,7 @@ import pytest
 from prumerge.evaluation import mini_tasks
 from prumerge.evaluation.mini_benchmarks import BENCHMARKS
 from prumerge.mini.families import LETTERS
-from prumerge.mini.vocabulary import token_ids
+from prumerge.mini.model import token_ids
 
 
 @pytest.fixture(scope="module")

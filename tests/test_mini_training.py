@@ -14,18 +14,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from prumerge.mini.architecture import Pretraining, Size, build_processor
-from prumerge.mini.batches import Recipe, make_batch, pixel_values
-from prumerge.mini.checkpoints import load_progress
+from prumerge.mini.batches import (
+    IGNORED,
+    PROMPT_START,
+    Recipe,
+    make_batch,
+    pack_turns,
+    pixel_values,
+)
 from prumerge.mini.export import export, reopen, training_record
 from prumerge.mini.families import LETTERS
 from prumerge.mini.losses import SEEING, _answer, losses
+from prumerge.mini.model import IDS, Pretraining, Size, build_processor
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene
-from prumerge.mini.schedule import schedule
-from prumerge.mini.training import Stage, train
-from prumerge.mini.turns import IGNORED, PROMPT_START, pack_turns
-from prumerge.mini.vocabulary import IDS
+from prumerge.mini.training import STATE, Stage, load_progress, schedule, train
 from prumerge.models import load, load_processor
 from prumerge.provenance import provenance
 
@@ -233,13 +236,12 @@ def test_killed_training_leaves_a_whole_checkpoint(tmp_path):
     run = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not (tmp_path / "progress.json").exists() and time.monotonic() < deadline:
+        while not (tmp_path / STATE).exists() and time.monotonic() < deadline:
             time.sleep(0.02)
     finally:
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
-    record = json.loads((tmp_path / "progress.json").read_text())
-    assert load_file(tmp_path / record["state"])  # the named state is complete
+    assert load_file(tmp_path / STATE)  # it is complete
     resumed, whole = small(seed=1), small()
     train(resumed, STAGES, tmp_path, save_every=1, report=quiet)
     train(whole, STAGES, tmp_path / "whole", report=quiet)

@@ -7,7 +7,7 @@ from PIL import Image, ImageFile
 from toy import PATCHES, pictures, tiny_llava
 
 from prumerge import Settings, encode
-from prumerge.mini.architecture import build_processor
+from prumerge.mini.model import build_processor
 from prumerge.pictures import as_seen, encode_pictures, grid_of, load_pictures, to_pixels
 
 RED = (250, 10, 20)

@@ -9,8 +9,7 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from prumerge.mini.architecture import Pretraining, build_processor
-from prumerge.mini.vocabulary import END, IDS, PAD, START
+from prumerge.mini.model import END, IDS, PAD, START, Pretraining, build_processor
 
 HEADS = "pretraining.safetensors"
 """CLIP's text tower, projections, the naming and the placing head: what only serves training."""

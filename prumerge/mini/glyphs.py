@@ -47,14 +47,9 @@ class Glyphs:
 
 @cache
 def glyphs(held_out: bool) -> Glyphs:
-    """Build the training glyphs, or those of held-out digit scans.
+    """Build the training glyphs, digits in a few slightly turned variants, or held-out ones as is.
 
-    Args:
-        held_out: True takes the digits reserved for evaluation, untouched; False takes the
-            training digits, each in a few slightly turned and scaled variants.
-
-    Returns:
-        The same masks at every call: the variants come from a fixed seed.
+    The variants come from a fixed seed: the masks are the same at every call.
     """
     rng = np.random.default_rng(20240322 + held_out)
     scans = load_digits()

@@ -4,11 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prumerge.mini.architecture import Pretraining
-from prumerge.mini.batches import Batch
+from prumerge.mini.batches import IGNORED, PROMPT_START, Batch
 from prumerge.mini.glyphs import KINDS
-from prumerge.mini.turns import IGNORED, PROMPT_START
-from prumerge.mini.vocabulary import IDS, PAD
+from prumerge.mini.model import IDS, PAD, Pretraining
 
 SEEING = {"match", "naming", "placing"}  # parts of the loss that train the tower
 GROUND_WEIGHT = 0.1  # most patches are ground; they would drown the things in the naming loss

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import (
     CLIPConfig,
@@ -17,11 +18,11 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from prumerge.mini.glyphs import COLOURS, KINDS, PATCH_PIXELS
-from prumerge.mini.vocabulary import END, IDS, IMAGE, PAD, START, WORDS, build_tokenizer
+from prumerge.mini.glyphs import COLOURS, DIGITS, KINDS, PATCH_PIXELS, SHAPES
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : "
@@ -175,3 +176,47 @@ def _waves(grid: int, width: int) -> np.ndarray:
     line = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     rows, columns = np.repeat(line, grid, axis=0), np.tile(line, (grid, 1))
     return np.concatenate([rows, columns], axis=1).astype(np.float32)
+
+
+PAD, START, UNKNOWN, END, IMAGE = SPECIAL = ("<pad>", "<s>", "<unk>", "</s>", "<image>")
+_TALK = (
+    "user assistant : ? . , a b c d e is there what colour the shape which digit how many".split()
+)
+_MORE = (
+    "objects are where top-left top-right bottom-left bottom-right on sign number yes no at "
+    "nothing an it of in"
+).split()
+_SPARE = (
+    "10 11 12 answer question using single word or phrase with option letter directly given "
+    "choices from"
+).split()
+WORDS = (*SPECIAL, *_TALK, *_MORE, *COLOURS, *SHAPES, *DIGITS, *_SPARE)
+IDS = {word: index for index, word in enumerate(WORDS)}
+
+
+def token_ids(text: str) -> list[int]:
+    """Return the tokens of a text whose words stand between single spaces."""
+    return [IDS[word] for word in text.split()]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the tokenizer: a word-level vocabulary, start token in front, padding on the left."""
+    if len(IDS) != len(WORDS):
+        raise ValueError("a word stands twice in the vocabulary")
+    tokenizer = Tokenizer(models.WordLevel(IDS, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    # Hyphened words stay whole, other punctuation stands alone.
+    words = Regex(r"[\w-]+|[^\w\s]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A", special_tokens=[(START, IDS[START])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=START,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        additional_special_tokens=[IMAGE],
+        padding_side="left",
+    )
