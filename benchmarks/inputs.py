@@ -1,6 +1,5 @@
 """What is reduced in the benchmarks: random pictures with the paper's number of outliers."""
 
-import dataclasses
 import sys
 
 import torch
@@ -61,18 +60,3 @@ def encoded(
         class_feature=torch.randn(images, width, generator=generator).to(device, dtype),
         heads=16,
     )
-
-
-def part(seen: Encoded, first: int, last: int) -> Encoded:
-    """Take pictures out of a batch.
-
-    Args:
-        seen: The batch.
-        first: Its first picture to take.
-        last: The one after the last.
-
-    Returns:
-        The same of these pictures alone.
-    """
-    names = ("features", "keys", "scores", "class_feature")
-    return dataclasses.replace(seen, **{name: getattr(seen, name)[first:last] for name in names})

@@ -8,7 +8,7 @@ import shutil
 import loops
 import pytest
 import torch
-from inputs import PLAIN, TYPICAL, encoded, part
+from inputs import PLAIN, TYPICAL, encoded
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from prumerge import names, resolve
@@ -58,7 +58,7 @@ def test_method(timed, draw, name, batch):
 @pytest.mark.parametrize("name", METHODS)
 def test_one_picture_at_a_time(timed, draw, name, batch):
     method, seen = resolve(name), draw(batch)
-    pictures = [part(seen, i, i + 1) for i in range(batch)]
+    pictures = [seen.at(slice(i, i + 1)) for i in range(batch)]
     call = lambda: [method(picture) for picture in pictures]  # noqa: E731
     timed(call, 5, what="one_at_a_time", name=name, batch=batch)
 
@@ -77,7 +77,7 @@ def test_torch_loop(timed, draw, name, loop, batch):
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_loop(timed, draw, name):
     """Once, with two pictures like the mean: Python's loops take as long for each further one."""
-    seen = part(draw(8), *TYPICAL)
+    seen = draw(8).at(slice(*TYPICAL))
     call = lambda: loops.plain(seen, PLAIN[name])  # noqa: E731
     sent = timed(call, 1, what="plain_loop", name=name, batch=len(seen.scores))
     assert_same([tokens for _, tokens in sent], resolve(name)(seen).tokens)

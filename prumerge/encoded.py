@@ -7,9 +7,12 @@ Shapes
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from prumerge.spatial import check_grid
@@ -55,6 +58,60 @@ class Encoded:
     def head_mean_keys(self) -> Float[Tensor, "images patches depth"]:
         """Keys averaged over the heads, in float32."""
         return self.keys.float().unflatten(-1, (self.heads, -1)).mean(dim=-2)
+
+    def at(self, pictures: slice | Int64[Tensor, " chosen"]) -> "Encoded":
+        """Choose pictures; one that is named several times is there as often.
+
+        Example:
+            >>> pair = Encoded(torch.eye(4).expand(2, 4, 4), torch.eye(4).expand(2, 4, 4),
+            ...                torch.tensor([[1.0] * 4, [2.0] * 4]), (2, 2))
+            >>> pair.at(torch.tensor([1, 1])).scores.sum(dim=1).tolist()
+            [8.0, 8.0]
+        """
+        again = self.at_grid
+        places = torch.arange(len(self.scores), device=self.scores.device)[pictures]
+        return dataclasses.replace(
+            self,
+            **{name: rows[places.to(rows.device)] for name, rows in self._rows().items()},
+            at_grid=again and (lambda grid, some: again(grid, places[some.to(places.device)])),
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "Encoded":
+        """Move all to a device, and what features there are or will be to a floating-point type.
+
+        The encoder and the projector stay where they are; their results are moved.
+        """
+        project, again = self.project, self.at_grid
+        home, target = (self.features.device, self.features.dtype), (device, dtype)
+        moved = {name: rows.to(device) for name, rows in self._rows().items()}
+        moved |= {name: moved[name].to(dtype) for name in moved if "feature" in name}
+        return dataclasses.replace(
+            self,
+            **moved,
+            project=project and (lambda features: project(features.to(*home)).to(*target)),
+            at_grid=again and (lambda *smaller: again(*smaller).to(*target)),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence["Encoded"]) -> "Encoded":
+        """Put pictures that were encoded alike, a part at a time, behind each other again."""
+        rows = [part._rows() for part in parts]
+        again = parts[0].at_grid and functools.partial(_again, parts)
+        together = {name: torch.cat([some[name] for some in rows]) for name in rows[0]}
+        return dataclasses.replace(parts[0], **together, at_grid=again)
+
+    def _rows(self) -> dict[str, Tensor]:
+        named = {name: getattr(self, name) for name in ("features", "keys", "scores")}
+        own = self.class_feature
+        return named if own is None else named | {"class_feature": own}
+
+
+def _again(parts: Sequence[Encoded], grid: tuple[int, int], pictures: Tensor) -> Tensor:
+    """Encode pictures of several parts on a smaller grid; neighbours of one part together."""
+    places = [(number, row) for number, part in enumerate(parts) for row in range(len(part.scores))]
+    chosen = itertools.groupby([places[i] for i in pictures.tolist()], key=lambda place: place[0])
+    rows = [(number, torch.tensor([row for _, row in some])) for number, some in chosen]
+    return torch.cat([parts[number].at_grid(grid, some) for number, some in rows])
 
 
 def check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:

@@ -160,17 +160,19 @@ def encode_pictures(
         batch_size: Pictures at a time: a matter of memory alone.
 
     Returns:
-        Features, keys and scores of all of them, in float32 on the CPU.
+        All that a method may ask for, of all of them: in float32 on the CPU.
     """
-    tower, layer = model.model.vision_tower, model.config.vision_feature_layer
-    with torch.no_grad():
-        parts = [encode(tower, part, settings, layer) for part in pixel_values.split(batch_size)]
-    return Encoded(
-        features=torch.cat([part.features.float().cpu() for part in parts]),
-        keys=torch.cat([part.keys.float().cpu() for part in parts]),
-        scores=torch.cat([part.scores.float().cpu() for part in parts]),
-        grid=parts[0].grid,
-    )
+    core, layer = model.model, model.config.vision_feature_layer
+
+    @torch.no_grad()
+    def see(pixels: Tensor) -> Encoded:
+        seen = encode(core.vision_tower, pixels, settings, layer)
+        seen = dataclasses.replace(
+            seen, project=core.multi_modal_projector, at_grid=torch.no_grad()(seen.at_grid)
+        )
+        return seen.to("cpu", torch.float32)
+
+    return Encoded.joined([see(part) for part in pixel_values.split(batch_size)])
 
 
 def _files(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageFile
 from toy import PATCHES, pictures, tiny_llava
 
-from prumerge import Settings, encode
+from prumerge import Settings, attach, encode, names
 from prumerge.mini.model import build_processor
 from prumerge.pictures import as_seen, encode_pictures, grid_of, load_pictures, to_pixels
 
@@ -142,6 +142,24 @@ def test_encoding_in_batches_equals_encoding_at_once(batch_size):
     for name in ("features", "keys", "scores"):
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
         assert not getattr(found, name).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", names())
+def test_what_is_encoded_in_batches_is_reduced_as_inside_the_model(name, dtype):
+    model, pixel_values = tiny_llava(dtype=dtype), pictures(4)
+    with attach(model, name, budget=6) as reducer:
+        inside = reducer.method(reducer.encode(pixel_values))
+        encoded = encode_pictures(model, pixel_values, reducer.settings, batch_size=2)
+        found = reducer.method(encoded)
+        some = reducer.method(encoded.at(torch.tensor([3, 1, 3])))
+    for image, places in enumerate(inside.positions):
+        assert torch.equal(found.positions[image], places)
+        close = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {}
+        torch.testing.assert_close(found.tokens[image], inside.tokens[image].float(), **close)
+        assert not found.tokens[image].requires_grad
+    for image, source in enumerate([3, 1, 3]):
+        torch.testing.assert_close(some.tokens[image], found.tokens[source])
 
 
 def test_the_grid_of_a_model():

@@ -24,7 +24,7 @@ def bench_rows(*found):
 
 def test_loops_and_batches_get_the_same_pictures():
     seen = inputs.encoded(8, patches=64, width=16)
-    alone = [inputs.part(seen, i, i + 1) for i in range(8)]
+    alone = [seen.at(slice(i, i + 1)) for i in range(8)]
     for name in ("features", "keys", "scores", "class_feature"):
         assert torch.equal(torch.cat([getattr(each, name) for each in alone]), getattr(seen, name))
     first, last = inputs.TYPICAL

@@ -4,7 +4,6 @@ Benchmarks ask up to eighteen questions about a picture. The encoder does not re
 its result is the same for all of them; only rows are handed on several times.
 """
 
-import dataclasses
 import hashlib
 import inspect
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from prumerge.attachment import Attachment
-from prumerge.scores import Encoded
 
 
 def picture_hash(picture: Image.Image) -> str:
@@ -79,30 +77,9 @@ def picture_arguments(
     places = places.to(pixel_values.device)
     if attachment is not None:
         layer = model.config.vision_feature_layer
-        return {"pixel_values": repeat(attachment.encode(pixel_values, layer), places)}
+        return {"pixel_values": attachment.encode(pixel_values, layer).at(places)}
     if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
         return {"pixel_values": pixel_values[places]}  # transformers before 5.18
     encoded = model.model.get_image_features(pixel_values, return_dict=True)
     encoded.pooler_output = [encoded.pooler_output[place] for place in places.tolist()]
     return {"mm_encoder_outputs": {"image": encoded}}
-
-
-def repeat(encoded: Encoded, places: Int64[Tensor, " asked"]) -> Encoded:
-    """Hand rows on several times.
-
-    Args:
-        encoded: Of the different pictures.
-        places: The row that each new row repeats.
-
-    Returns:
-        One row per place.
-    """
-    again, class_feature = encoded.at_grid, encoded.class_feature
-    return dataclasses.replace(
-        encoded,
-        features=encoded.features[places],
-        keys=encoded.keys[places],
-        scores=encoded.scores[places],
-        class_feature=None if class_feature is None else class_feature[places],
-        at_grid=None if again is None else lambda grid, rows: again(grid, places[rows]),
-    )

@@ -18,10 +18,10 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from prumerge.methods import Method
 from prumerge.mini.benchmark import HELD_OUT_SEED
 from prumerge.mini.scenes import draw_scene
-from prumerge.pictures import Picture, to_pixels
+from prumerge.pictures import Picture, encode_pictures, to_pixels
 from prumerge.reduction import Reduction
 from prumerge.roofline import ModelShape, estimate_costs
-from prumerge.scores import Encoded, encode
+from prumerge.scores import Encoded
 from prumerge.settings import Settings
 
 
@@ -122,12 +122,9 @@ def encode_picture(
         settings: How scores and keys are read; see :func:`prumerge.encode`.
 
     Returns:
-        All that a method may ask for, on the device of the model, without gradients.
+        All that a method may ask for, in float32 on the CPU, without gradients.
     """
-    tower, layer = model.model.vision_tower, model.config.vision_feature_layer
-    with torch.no_grad():
-        encoded = encode(tower, to_pixels(processor, [picture]), settings, layer)
-    return dataclasses.replace(encoded, project=model.model.multi_modal_projector)
+    return encode_pictures(model, to_pixels(processor, [picture]), settings)
 
 
 def look(encoded: Encoded, method: Method) -> Look:

@@ -1,12 +1,9 @@
 """Held-out questions about scenes that are encoded once, for many models with one vision tower."""
 
-import dataclasses
-
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.asking import prompt_of
-from prumerge.encoded import Encoded
 from prumerge.mini.benchmark import held_out
 from prumerge.pictures import encode_pictures, grid_of, to_pixels
 
@@ -58,7 +55,7 @@ class Quiz:
                 output = model.generate(
                     input_ids=inputs["input_ids"].to(model.device),
                     attention_mask=inputs["attention_mask"].to(model.device),
-                    pixel_values=self._part(chosen, model.device),
+                    pixel_values=self.encoded.at(chosen).to(model.device, model.dtype),
                     max_new_tokens=8,
                     do_sample=False,
                 )
@@ -67,12 +64,3 @@ class Quiz:
             pairs = zip(given, self.truth[chosen], strict=True)
             correct += [int(text.strip() == truth) for text, truth in pairs]
         return correct
-
-    def _part(self, chosen: slice, device: torch.device) -> Encoded:
-        whole = self.encoded
-        return dataclasses.replace(
-            whole,
-            features=whole.features[chosen].to(device),
-            keys=whole.keys[chosen].to(device),
-            scores=whole.scores[chosen].to(device),
-        )

@@ -75,7 +75,7 @@ def answer_set(
     step = max(1, _LONGEST_ROWS // (PER_PICTURE * (most + 64)))
     right, kept = [], []
     for start in range(0, len(encoded.features), step):
-        reduction = method(_part(encoded, start, start + step))
+        reduction = method(encoded.at(slice(start, start + step)))
         part = asked[start * PER_PICTURE : (start + step) * PER_PICTURE]
         given = _answer(model, processor, reduction, list(part["text"]), patches, method)
         pairs = zip(given, part["answer"], strict=True)
@@ -92,19 +92,6 @@ def plain(answer: str) -> str:
         'yes'
     """
     return answer.strip(string.whitespace + string.punctuation).lower()
-
-
-def _part(encoded: Encoded, start: int, stop: int) -> Encoded:
-    """Cut pictures out of what was encoded together."""
-    again = encoded.at_grid
-    return dataclasses.replace(
-        encoded,
-        features=encoded.features[start:stop],
-        keys=encoded.keys[start:stop],
-        scores=encoded.scores[start:stop],
-        class_feature=None if encoded.class_feature is None else encoded.class_feature[start:stop],
-        at_grid=None if again is None else lambda grid, chosen: again(grid, chosen + start),
-    )
 
 
 def _answer(model, processor, reduction, texts: Sequence[str], patches: int, method: Method):
