@@ -14,7 +14,7 @@ from PIL import Image
 
 from prumerge import draw, paths
 from prumerge.draw import figures
-from prumerge.draw.comparisons import bands
+from prumerge.draw.charts import bands
 from prumerge.selection import DROPPED, FILL, OUTLIER, SPATIAL
 
 matplotlib.use("agg")

@@ -1,7 +1,7 @@
 """Figures: pictures with what is seen and kept of them, diagrams, one manner for all.
 
     overlays   a picture, its attention map, its kept patches outlined
-    charts     how scores are spread, curves, tables as colours
+    charts     how scores are spread, curves, tables as colours, methods with their intervals
     figures    fonts and palette; showing in a notebook, writing to ``figures/``
 
 Every function that draws takes an Axes and hands it back. The hues are Okabe and Ito's, told apart
@@ -11,21 +11,3 @@ by all common kinds of colour vision.
 from prumerge.draw.charts import bars, curves, distribution, dots, heat_map
 from prumerge.draw.figures import PALETTE, save, show, use_style
 from prumerge.draw.overlays import REASONS, attention, kept, legend, outline, picture
-
-__all__ = [
-    "PALETTE",
-    "REASONS",
-    "attention",
-    "bars",
-    "curves",
-    "distribution",
-    "dots",
-    "heat_map",
-    "kept",
-    "legend",
-    "outline",
-    "picture",
-    "save",
-    "show",
-    "use_style",
-]

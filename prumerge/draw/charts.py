@@ -1,6 +1,7 @@
-"""Diagrams: how scores are spread, curves, and tables as colours.
+"""Diagrams: how scores are spread, curves, tables as colours, methods with their intervals.
 
-Every function takes an Axes, draws on it, and hands it back.
+Every function takes an Axes, draws on it, and hands it back. Tables are tidy, one row per
+observation; ``x``, ``y`` and ``hue`` name columns, and no ``hue`` draws one curve or bar each.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,14 @@ import pandas as pd
 import seaborn
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from prumerge.draw.figures import PALETTE
 from prumerge.draw.overlays import REASONS
 from prumerge.selection import OUTLIER
 
 BINS = 40
+PLAIN = "#9AA5B1"
 
 
 def distribution(
@@ -26,13 +29,9 @@ def distribution(
     Scores are drawn in multiples of an even share (1 / patches) on a logarithmic scale.
 
     Args:
-        axes: Where to.
         scores: Attention each patch receives, at least 0 and not all 0.
         fence: Score above which a patch is an outlier, above 0, in the unit of ``scores``.
         quartiles: Lower and upper quartile, drawn as a band; none without.
-
-    Returns:
-        ``axes``.
     """
     even = float(scores.mean())
     shown = np.log(np.maximum(scores, scores.max() * 1e-9) / even)
@@ -42,7 +41,7 @@ def distribution(
     below, above = np.floor((low - middle) / width), np.ceil((high - middle) / width)
     edges = middle + width * np.arange(min(below, 0), max(above, 0) + 2)
     counts, _ = np.histogram(shown, edges)
-    colours = np.where(edges[:-1] > middle - width / 2, REASONS[OUTLIER][1], "#9AA5B1")
+    colours = np.where(edges[:-1] > middle - width / 2, REASONS[OUTLIER][1], PLAIN)
     spans = np.exp(edges)
     axes.bar(spans[:-1], counts, np.diff(spans), align="edge", color=colours, lw=0)
     if len(quartiles):
@@ -55,54 +54,28 @@ def distribution(
     return axes
 
 
+def _palette(table: pd.DataFrame, hue: str | None) -> list[str] | None:
+    return None if hue is None else list(PALETTE[: table[hue].nunique()])
+
+
 def curves(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None) -> Axes:
-    """Draw curves with a mark at each value, the means where a value has several rows.
+    """Draw curves from 0 with a mark at each value, the means where a value has several rows.
 
-    Args:
-        axes: Where to.
-        table: Tidy: one row per observation.
-        x: Column along the horizontal axis.
-        y: Column along the vertical axis, drawn from 0.
-        hue: Column that separates the curves; None draws one.
-
-    Returns:
-        ``axes``. Bands are 95 % intervals of the mean, by a bootstrap with a fixed seed.
+    Bands are 95 % intervals of the mean, by a bootstrap with a fixed seed.
     """
-    marks = {"marker": "o", "markersize": 5, "seed": 0}
-    if hue is not None:
-        marks["palette"] = list(PALETTE[: table[hue].nunique()])
+    marks = {"marker": "o", "markersize": 5, "seed": 0, "palette": _palette(table, hue)}
     seaborn.lineplot(table, x=x, y=y, hue=hue, ax=axes, **marks)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if table[y].min() < 0 else 0)
     return axes
 
 
 def dots(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None) -> Axes:
-    """Draw one dot per row with the straight line through them, from 0 upwards.
-
-    Args:
-        axes: Where to.
-        table: Tidy: one row per observation.
-        x: Column of numbers along the horizontal axis.
-        y: Column of numbers along the vertical axis.
-        hue: Column that separates the colours; None draws one.
-
-    Returns:
-        ``axes``.
-    """
+    """Draw one dot per row with the straight line through them, from 0 upwards."""
     for number, (name, rows) in enumerate(table.groupby(hue, sort=False) if hue else [("", table)]):
         dot = {"s": 18, "alpha": 0.7, "edgecolors": "none"}
-        seaborn.regplot(
-            rows,
-            x=x,
-            y=y,
-            ax=axes,
-            ci=None,
-            color=PALETTE[number % len(PALETTE)],
-            label=name,
-            scatter_kws=dot,
-            line_kws={"lw": 1.2},
-            fit_reg=bool(rows[x].max() > rows[x].min()),
-        )
+        colour, line = PALETTE[number % len(PALETTE)], bool(rows[x].max() > rows[x].min())
+        look = {"color": colour, "label": name, "scatter_kws": dot, "line_kws": {"lw": 1.2}}
+        seaborn.regplot(rows, x=x, y=y, ax=axes, ci=None, fit_reg=line, **look)
     axes.set_ylim(bottom=0)
     if hue is not None:
         axes.legend(title=hue)
@@ -110,42 +83,100 @@ def dots(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None
 
 
 def bars(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None) -> Axes:
-    """Draw means as bars from 0, with their standard errors.
+    """Draw means as bars from 0, with their standard errors, the legend beside the axes.
 
     Args:
-        axes: Where to.
-        table: Tidy: one row per observation.
-        x: Column that names the groups.
         y: Column of numbers or truth values.
-        hue: Column that names the bars of a group; None draws one bar each.
-
-    Returns:
-        ``axes``, beside it the legend with ``hue`` as its title.
     """
     marks = {"errorbar": "se", "err_kws": {"linewidth": 0.8, "color": "#555555"}}
-    if hue is not None:
-        marks["palette"] = list(PALETTE[: table[hue].nunique()])
-    seaborn.barplot(
-        table.assign(**{y: table[y].astype(float)}), x=x, y=y, hue=hue, ax=axes, **marks
-    )
+    marks["palette"] = _palette(table, hue)
+    numbers = table.assign(**{y: table[y].astype(float)})
+    seaborn.barplot(numbers, x=x, y=y, hue=hue, ax=axes, **marks)
     if hue is not None:
         axes.legend(title=hue, loc="upper left", bbox_to_anchor=(1, 1))
     return axes
 
 
 def heat_map(axes: Axes, table: pd.DataFrame, label: str) -> Axes:
-    """Draw a table of shares as colours with the numbers written in.
-
-    Args:
-        axes: Where to.
-        table: Values between 0 and 1; its index and columns name the axes.
-        label: Of the colour bar.
-
-    Returns:
-        ``axes``.
-    """
+    """Draw a table of shares, from 0 to 1, as colours with the numbers written in."""
     bar = {"label": label, "shrink": 0.9}
     small = {"annot": table.size <= 120, "fmt": ".2f", "annot_kws": {"size": 8}}
     seaborn.heatmap(table, ax=axes, vmin=0, vmax=1, cmap="mako", cbar_kws=bar, **small)
     axes.tick_params(length=0, rotation=0)
     return axes
+
+
+def forest(axes: Axes, table: pd.DataFrame, value: str, low: str, high: str) -> Axes:
+    """Draw one line per row: a dot with its interval, the first row on top.
+
+    Lines whose interval holds 0 are grey, those below 0 orange, those above blue.
+    """
+    heights = np.arange(len(table))[::-1]
+    colours = np.where(table[low] > 0, PALETTE[0], np.where(table[high] < 0, PALETTE[5], PLAIN))
+    axes.hlines(heights, table[low], table[high], color=colours, lw=1.6)
+    axes.scatter(table[value], heights, color=colours, s=16, zorder=3)
+    axes.set_yticks(heights, table.index.astype(str))
+    axes.set_ylim(-0.7, len(table) - 0.3)
+    axes.tick_params(axis="y", length=0)
+    return axes
+
+
+def bands(
+    axes: Axes, table: pd.DataFrame, names: Sequence[str], x: str, hue: str, base: str
+) -> Axes:
+    """Draw curves with their intervals over the number of tokens, on a logarithmic scale.
+
+    Args:
+        table: One row per curve and number, with ``accuracy``, ``low`` and ``high``.
+        names: Curves to draw, at most six.
+        x: Column of the horizontal axis, above 0.
+        base: Curve drawn in grey below the others, for comparison.
+    """
+    others = [name for name in names if name != base]
+    drawn = [(base, "#555555"), *zip(others, PALETTE, strict=False)]
+    for name, colour in drawn:
+        rows = table[table[hue] == name].sort_values(x)
+        dashed = "--" if name == base else "-"
+        axes.plot(rows[x], rows["accuracy"], dashed, color=colour, marker="o", ms=3, label=name)
+        axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.12, lw=0)
+    axes.set_xscale("log", base=2)
+    first, last = np.log2([table[x].min(), table[x].max()]).round().astype(int)
+    ticks = [2**power for power in range(first, last + 1)]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="lower right", ncols=2)
+    return axes
+
+
+def scores_by_tokens(axes: Axes, rows: pd.DataFrame, names: list[str]) -> Axes:
+    """Draw a benchmark's score over the visual tokens, one dot with its interval per method.
+
+    Tokens stand on a logarithmic scale.
+
+    Args:
+        rows: Of one benchmark and metric: ``label``, ``tokens_mean``, ``value``, ``low``,
+            ``high`` and ``constant``, the score of the best constant answer, drawn dashed.
+        names: Methods in the order of their colours, at most six.
+    """
+    for name, colour in zip(names, PALETTE, strict=False):
+        own = rows[rows["label"] == name]
+        below, above = own["value"] - own["low"], own["high"] - own["value"]
+        dot = {"fmt": "o", "markersize": 5, "capsize": 2, "elinewidth": 1.2}
+        axes.errorbar(
+            own["tokens_mean"], own["value"], [below, above], color=colour, label=name, **dot
+        )
+    axes.axhline(rows["constant"].max(), color="#555555", lw=1, ls="--", label="constant answer")
+    axes.set_xscale("log", base=2)
+    ticks = [tokens for tokens in (8, 16, 32, 64, 128, 256, 576) if tokens >= _fewest(rows)]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(right=700)
+    top = 1.05 * max(rows[["high", "constant"]].max(axis=None), 1.0)
+    axes.set_ylim(-0.04 * top, top)  # room for dots at 0
+    return axes
+
+
+def _fewest(rows: pd.DataFrame) -> float:
+    """Return where the axis begins: at the next power of two below the fewest tokens."""
+    return 2 ** int(max(rows["tokens_mean"].min() - 1, 1)).bit_length() / 2

@@ -61,14 +61,10 @@ def save(figure: Figure, name: str) -> str:
     The file gets its name when it is complete, and holds nothing that differs from run to run.
 
     Args:
-        figure: What to write.
         name: Number of the notebook and topic, such as ``02-fence``.
 
     Returns:
         The path from the repository's folder, such as ``figures/02-fence.png``.
-
-    Raises:
-        ValueError: If the name is built otherwise.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"a figure is called NN-topic, such as 02-fence, not {name!r}")
