@@ -119,7 +119,8 @@ def apply_adapter(
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"adapter {name} does not fit {_called(model)}: {reason}") from error
-    lost = [key for key in told.missing_keys if "lora_" in key or "modules_to_save" in key]
+    own = (tuned.base_model.prefix, "modules_to_save")
+    lost = [key for key in told.missing_keys if any(part in key for part in own)]
     if told.unexpected_keys or lost:
         first = (told.unexpected_keys or lost)[0]
         raise ValueError(

@@ -96,12 +96,12 @@ def convert_base(llava: str, language_model: str, folder: Path) -> Path:
     Raises:
         ValueError: If sizes differ, or the language model comes as pickles only.
     """
-    from prumerge.models import load
+    from prumerge.models import load, load_whole
 
     model, processor = load(llava)
     try:
-        source = AutoModelForCausalLM.from_pretrained(language_model, use_safetensors=True)
-    except OSError as error:
+        source = load_whole(AutoModelForCausalLM, language_model, use_safetensors=True)
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"language model {language_model} cannot be loaded from safetensors: "
             f"{' '.join(str(error).split())[:200]}"

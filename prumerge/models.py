@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,8 +16,10 @@ require_loadable_torchvision()  # transformers' own message would not name the c
 
 from transformers import (  # noqa: E402
     AutoTokenizer,
+    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedModel,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 
@@ -38,28 +42,100 @@ def load(
         everywhere, since torchvision's gives slightly other pixels.
 
     Raises:
-        ValueError: When the checkpoint is missing, incomplete or damaged, the precision is unknown,
-            or the device is not there; the message names it and what to do.
+        ValueError: When the checkpoint is missing, incomplete, damaged or of another kind, the
+            precision is unknown, or the device is not there; the message names it and what to do.
     """
     check_device(device)
     dtype = find_precision(dtype, device)
+    read_config(name)
     source, revision = _source(name)
     with _told(name):
-        model = LlavaForConditionalGeneration.from_pretrained(
-            source, revision=revision, dtype=dtype
-        )
+        model = load_whole(LlavaForConditionalGeneration, source, revision=revision, dtype=dtype)
     return model.to(device).eval(), load_processor(name)
 
 
+def read_config(name: str | Path = "mini") -> LlavaConfig:
+    """Read the sizes of a LLaVA; see :func:`load` for ``name``.
+
+    Raises:
+        ValueError: If there is no config, or it is one of another kind of model: transformers
+            would make a LLaVA of it with weights at random.
+    """
+    source, revision = _source(name)
+    with _told(name):
+        found, _ = LlavaConfig.get_config_dict(source, revision=revision)
+        config = LlavaConfig.from_pretrained(source, revision=revision)
+    kind = found.get("model_type")
+    if "mm_vision_tower" in found or kind == "llava_llama":
+        raise ValueError(
+            f"cannot load {str(name)!r} (model_type {kind!r}): it is in LLaVA's own format; name "
+            "its conversion for transformers, such as llava-hf/llava-1.5-7b-hf, or make one with "
+            "transformers' convert_llava_weights_to_hf.py"
+        )
+    if kind != LlavaConfig.model_type:
+        raise ValueError(
+            f"cannot load {str(name)!r} (model_type {kind!r}): only models of the type 'llava' are "
+            "read, such as llava-hf/llava-1.5-7b-hf"
+        )
+    return config
+
+
+def load_whole(kind: type, source: str | Path, **options: Any) -> PreTrainedModel:
+    """Load a checkpoint that gives every weight of its model.
+
+    transformers alone fills what is missing with random numbers and a warning.
+
+    Args:
+        kind: Class of the model, or one of transformers' ``Auto`` classes.
+        source: Folder or hub id.
+        **options: For ``from_pretrained``.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If a weight is missing or has another shape; the message names the first few.
+            Weights that the model shares with others, and those it has no place for, may be so.
+    """
+    model, told = kind.from_pretrained(
+        source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    lost = sorted(told["missing_keys"])
+    lost += sorted(
+        f"{name} ({list(found)} for {list(needed)})"
+        for name, found, needed in told["mismatched_keys"]
+    )
+    if lost:
+        shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        raise ValueError(f"the checkpoint lacks weights of its model: {shown}")
+    return model
+
+
 def load_processor(name: str | Path = "mini") -> LlavaProcessor:
-    """Load the processor alone; see :func:`load` for ``name``."""
+    """Load the processor alone; see :func:`load` for ``name``.
+
+    Raises:
+        ValueError: If a part of it is missing; the message names it.
+    """
     source, revision = _source(name)
     with _told(name):
         pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
-        return LlavaProcessor.from_pretrained(
+        processor = LlavaProcessor.from_pretrained(
             source, revision=revision, image_processor=pictures, tokenizer=tokenizer
         )
+    words = processor.tokenizer.get_vocab()
+    missing = {
+        "no chat template (chat_template.jinja)": processor.chat_template is None,
+        "no patch_size (processor_config.json)": processor.patch_size is None,
+        f"no word {processor.image_token} (tokenizer.json)": processor.image_token not in words,
+    }
+    if lacking := [part for part, absent in missing.items() if absent]:
+        raise ValueError(
+            f"cannot load {str(name)!r} ({', '.join(lacking)}): its processor is older than "
+            "mid-2024 or incomplete; name a newer revision, or add what is missing"
+        )
+    return processor
 
 
 @contextlib.contextmanager
@@ -67,7 +143,7 @@ def _told(name: str | Path) -> Iterator[None]:
     """Name the checkpoint that could not be read, and the remedy."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         remedy = "it needs config, weights, tokenizer and processor; fetch or export it again"
         if str(name) != "mini" and not Path(name).exists():

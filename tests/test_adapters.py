@@ -1,6 +1,7 @@
 """Adapters by name: the same logits on a stock model, and every refusal with its reason."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 import prumerge
 from prumerge.adapters import adapter_fingerprint, apply_adapter, open_adapter
-from prumerge.llava_adapters import convert_adapter, replace_language_model
+from prumerge.llava_adapters import convert_adapter, convert_base, replace_language_model
 
 TARGETS = r".*language_model.*_proj"
 
@@ -73,6 +74,14 @@ def _other_layers(folder):
     save_file(weights, folder / "adapter_model.safetensors")
 
 
+def _without(folder, name):
+    save_adapter(folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    left = {key: value for key, value in weights.items() if name not in key}
+    assert len(left) < len(weights)
+    save_file(left, folder / "adapter_model.safetensors")
+
+
 def _no_such_modules(folder):
     save_adapter(folder)
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -100,6 +109,11 @@ def _no_config(folder):
     [
         (_another_size, ("does not fit", "q_proj", "size mismatch")),
         (_other_layers, ("of its weights have no place there", "layers.7")),
+        (
+            partial(_without, name="layers.1.self_attn.q_proj.lora_B"),
+            ("1 places get none", "q_proj"),
+        ),
+        (partial(_without, name="linear_2.bias"), ("does not fit", "linear_2.bias")),
         (_no_such_modules, ("does not fit", "c_attn")),
         (_pickled, ("adapter_model.bin is a pickle", "safetensors.torch.save_file")),
         (_empty, ("is empty",)),
@@ -216,3 +230,16 @@ def test_a_language_model_takes_its_place_in_a_llava():
     config.hidden_size, config.head_dim = 24, 4
     with pytest.raises(ValueError, match="of different sizes"):
         replace_language_model(model, LlamaForCausalLM(config))
+
+
+def test_a_language_model_that_lacks_weights_is_refused(tmp_path):
+    language = LlamaForCausalLM(tiny_llava().config.text_config)
+    language.save_pretrained(tmp_path / "language")
+    file = tmp_path / "language" / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    llava = save_tiny(tmp_path / "llava")
+    with pytest.raises(ValueError, match=r"lacks weights of its model: .*layers\.1\.mlp\.up_proj"):
+        convert_base(llava, str(tmp_path / "language"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

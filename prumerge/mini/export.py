@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from prumerge.mini.model import END, IDS, PAD, START, Pretraining, build_processor
+from prumerge.models import load_whole
 
 HEADS = "pretraining.safetensors"
 """CLIP's text tower, projections, the naming and the placing head: what only serves training."""
@@ -73,7 +74,7 @@ def reopen(model: Pretraining, folder: Path) -> None:
     if not (folder / HEADS).exists():
         raise ValueError(f"{folder} holds no {HEADS}: name a folder that export() has written")
     heads = load_file(folder / HEADS)
-    llava = LlavaForConditionalGeneration.from_pretrained(folder).state_dict()
+    llava = load_whole(LlavaForConditionalGeneration, folder).state_dict()
     try:
         model.llava.load_state_dict(llava)
         for name, parameter in _heads(model):

@@ -11,13 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import AutoConfig
-
 from prumerge import paths
 from prumerge.evaluation.answering import fingerprint
 from prumerge.limits import suggestion
 from prumerge.methods import Method, import_file, names, resolve
-from prumerge.models import _source
+from prumerge.models import read_config
 from prumerge.settings import Settings
 from prumerge.sweeps.questions import check_questions
 
@@ -114,17 +112,14 @@ class Point:
 @lru_cache
 def patches_of(model: str) -> int:
     """Return the visual tokens that a model makes of one picture: 576 for LLaVA-1.5."""
-    source, revision = _source(model)
-    vision = AutoConfig.from_pretrained(source, revision=revision).vision_config
+    vision = read_config(model).vision_config
     return (vision.image_size // vision.patch_size) ** 2
 
 
 @lru_cache
 def weights_of(model: str) -> str:
     """Name a model's weights without loading them; see :func:`fingerprint`."""
-    source, revision = _source(model)
-    config = AutoConfig.from_pretrained(source, revision=revision)
-    return fingerprint(model, SimpleNamespace(config=config))
+    return fingerprint(model, SimpleNamespace(config=read_config(model)))
 
 
 RESULTS = paths.RESULTS / "sweeps"
