@@ -4,11 +4,10 @@ import pandas as pd
 
 from prumerge.evaluation.saved import read_results
 from prumerge.evaluation.tables import main_scores, score_table
+from prumerge.experiments.statistics import compare, interval
 from prumerge.finetuning import arms
-from prumerge.intervals import interval
 from prumerge.markdown import markdown_table, percent
 from prumerge.paths import MINI
-from prumerge.sweeps.comparison import compare
 from prumerge.sweeps.tables import read_sweep_rows
 
 

@@ -10,7 +10,7 @@ import pytest
 from prumerge.claims import CLAIMS, VERDICTS, Cell, Evidence, judge
 from prumerge.claims.claim import FAILS, HOLDS, PART, UNTESTED
 from prumerge.claims.rules import better, direction
-from prumerge.intervals import Interval
+from prumerge.experiments.statistics import Interval
 from prumerge.paths import RESULTS
 from prumerge.sweeps import points
 

@@ -17,7 +17,7 @@ from prumerge.evaluation.certainty import best_constant, score, score_interval
 from prumerge.evaluation.effort import Effort
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
 from prumerge.evaluation.rows import MAIN_METRICS, benchmark_of, value_of
-from prumerge.intervals import interval
+from prumerge.experiments.statistics import interval
 
 
 def answered(answers, tasks=None):

@@ -6,8 +6,8 @@ from prumerge.claims.claim import UNTESTED, Cell, Claim, Finding
 from prumerge.claims.evidence import Evidence
 from prumerge.claims.rules import all_or_some, better, computed, points, untested
 from prumerge.claims.text import REPORTED
+from prumerge.experiments.statistics import at_equal_tokens
 from prumerge.printed import read_printed
-from prumerge.sweeps.comparison import at_equal_tokens
 
 VIDEO, SAMPLING = "table_3_video", "table_4_sampling"
 MODULES, TRAINING = "table_5_modules", "table_6_training"

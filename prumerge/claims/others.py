@@ -10,8 +10,8 @@ from prumerge.claims.cost import CPU_BENCH
 from prumerge.claims.evidence import SUFFIX, Evidence
 from prumerge.claims.rules import all_or_some, at_most, better, computed, points
 from prumerge.claims.text import FORTY, PATCHES, released
+from prumerge.experiments.statistics import beyond_chance
 from prumerge.printed import read_printed
-from prumerge.sweeps.comparison import beyond_chance
 from prumerge.sweeps.tuning import effects
 
 GROUP = "Others"

@@ -6,8 +6,8 @@ from prumerge.claims.claim import Cell, Claim, Finding
 from prumerge.claims.evidence import Evidence
 from prumerge.claims.rules import all_or_some, better, computed, points
 from prumerge.evaluation.beside import COLUMNS
+from prumerge.experiments.statistics import at_equal_tokens
 from prumerge.printed import read_printed
-from prumerge.sweeps.comparison import at_equal_tokens
 
 GROUP = "Table 7"
 FILE = "table_7_other_reducers"

@@ -1,6 +1,7 @@
 """Verdicts from intervals, and the words for them.
 
-An effect is an :class:`prumerge.intervals.Interval` that is positive where the claim is right.
+An effect is an :class:`prumerge.experiments.statistics.Interval` that is positive where the claim
+is right.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ import pandas as pd
 
 from prumerge.claims.claim import ARITHMETIC, FAILS, HOLDS, PART, UNTESTED, Finding
 from prumerge.claims.evidence import Evidence
-from prumerge.intervals import Interval, paired
+from prumerge.experiments.statistics import Interval, paired
 
 UNDECIDED = "chance explains it; more questions would tell"
 

@@ -3,8 +3,8 @@
 from prumerge.claims.claim import Cell, Claim, Finding
 from prumerge.claims.evidence import Evidence
 from prumerge.claims.rules import all_or_some, at_most, better, computed, points
+from prumerge.experiments.statistics import at_equal_tokens
 from prumerge.printed import reads_as
-from prumerge.sweeps.comparison import at_equal_tokens
 
 GROUP = "Text: method and counts"
 PATCHES = 576

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 from lmms_eval.tasks.mme.utils import eval_type_dict
 
-from prumerge.intervals import Interval, bounds, resampled_sums
+from prumerge.experiments.statistics import Interval, bounds, resampled_sums
 
 PERCENT = 100.0
 _CANDIDATES = 100  # a rarer truth is no better constant answer, and VQAv2 has over ten thousand

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from prumerge.evaluation.rows import MAIN_METRICS
-from prumerge.intervals import paired
+from prumerge.experiments.statistics import paired
 
 CONSTANT = "constant answer"
 

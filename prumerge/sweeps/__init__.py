@@ -10,7 +10,6 @@
     runner       Snakemake over the jobs that are not done
     tables       committed rows, answers and questions, read together
     leaderboard  every method at one budget
-    comparison   ranks, paired intervals, Holm's correction
     tuning       the preset ``tuned``, chosen by a rule
 
 Shell: ``make sweep SWEEP=neighbours``, ``make sweeps``, ``make leaderboard BUDGET=64``.

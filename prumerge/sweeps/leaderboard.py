@@ -4,8 +4,8 @@ from typing import Any
 
 import pandas as pd
 
+from prumerge.experiments.statistics import compare
 from prumerge.methods import import_file, names
-from prumerge.sweeps.comparison import compare
 from prumerge.sweeps.encodings import open_encodings
 from prumerge.sweeps.grids import Sweep
 from prumerge.sweeps.points import Point
@@ -62,7 +62,7 @@ def run(
         options: Of :func:`prumerge.sweeps.runner.run_sweeps`.
 
     Returns:
-        As :func:`prumerge.sweeps.comparison.compare`, in percent, with the tokens sent.
+        As :func:`prumerge.experiments.statistics.compare`, in percent, with the tokens sent.
     """
     sweep = leaderboard_of(budget, module, **overrides)
     rows = run_sweeps([sweep], **options)[sweep.name]

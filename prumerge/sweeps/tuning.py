@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from prumerge import presets
-from prumerge.intervals import paired
+from prumerge.experiments.statistics import paired
 from prumerge.settings import Settings
 from prumerge.sweeps.grids import CHOOSING, read_sweep
 from prumerge.sweeps.tables import Answered, read_sweep_rows

@@ -1,10 +1,26 @@
-"""Intervals: closed forms, coverage, clusters, pairs, and what is refused."""
+"""Intervals, tests and ranks: closed forms, scipy, coverage, clusters, and what is refused."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from prumerge.intervals import Interval, bounds, interval, paired, resampled_sums
+from prumerge.experiments.statistics import (
+    Interval,
+    at_equal_tokens,
+    beyond_chance,
+    bounds,
+    compare,
+    holm,
+    interval,
+    paired,
+    rank_agreement,
+    resampled_sums,
+    significance,
+)
+
+PICTURES = np.repeat(np.arange(100), 4)
+RNG = np.random.default_rng(0)
+GOOD, MIDDLE, BAD = (RNG.random(400) < share for share in (0.9, 0.6, 0.2))
 
 
 def answers(questions: int, share: float, seed: int) -> np.ndarray:
@@ -22,11 +38,24 @@ def test_equal_values_leave_no_spread():
     assert interval([0.3] * 12) == pytest.approx(Interval(0.3, 0.3, 0.3))
 
 
+def ratio(*sums, axis):
+    return sums[0].sum(axis=axis) / sums[1].sum(axis=axis)
+
+
 def test_bounds_are_those_of_scipy():
+    drawn = {"n_resamples": 2000, "method": "percentile", "rng": 0}
     values = answers(300, 0.8, seed=1)
-    ours = interval(values, draws=20_000)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=0)
-    np.testing.assert_allclose(ours[1:], theirs.confidence_interval, atol=0.005)
+    theirs = stats.bootstrap((values,), np.mean, **drawn)
+    np.testing.assert_allclose(interval(values)[1:], theirs.confidence_interval, rtol=1e-14)
+    other = answers(300, 0.6, seed=2)
+    theirs = stats.bootstrap((values - other,), np.mean, **drawn)
+    np.testing.assert_allclose(paired(values, other)[1:], theirs.confidence_interval, rtol=1e-14)
+    # A unit is a picture: its right answers and its questions are drawn together.
+    pictures = np.sort(np.random.default_rng(3).integers(60, size=300))
+    units = [np.bincount(pictures, weights)[np.unique(pictures)] for weights in (values, None)]
+    theirs = stats.bootstrap(units, ratio, paired=True, **drawn)
+    ours = interval(values, clusters=pictures)
+    np.testing.assert_allclose(ours[1:], theirs.confidence_interval, rtol=1e-14)
 
 
 def test_bounds_are_those_of_the_normal_law():
@@ -74,7 +103,7 @@ def test_names_of_clusters_do_not_matter():
 def test_many_questions_are_drawn_in_parts_with_the_same_result(monkeypatch):
     values = answers(70, 0.5, seed=7)
     whole = interval(values, draws=500)
-    monkeypatch.setattr("prumerge.intervals._PLACES_AT_ONCE", 7 * 70 + 3)
+    monkeypatch.setattr("prumerge.experiments.statistics._PLACES_AT_ONCE", 7 * 70 + 3)
     assert interval(values, draws=500) == whole
 
 
@@ -125,3 +154,55 @@ def test_a_wider_level_gives_wider_bounds():
     resampled = np.linspace(0, 1, 1001)
     assert bounds(resampled, 0.9) == pytest.approx((0.05, 0.95))
     assert bounds(resampled, 0.5) == pytest.approx((0.25, 0.75))
+
+
+def test_holm_raises_levels_step_by_step():
+    assert holm(np.array([0.5, 0.01, 0.02])).tolist() == pytest.approx([0.5, 0.03, 0.04])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+
+
+def test_equal_answers_are_chance_and_clear_differences_are_not():
+    assert significance(GOOD, GOOD, PICTURES) == 1.0
+    assert significance(GOOD, BAD, PICTURES) < 0.001
+    coin = RNG.permutation(GOOD)
+    assert significance(GOOD, coin, PICTURES) > 0.05
+
+
+def test_pictures_that_stand_or_fall_together_count_once():
+    together = np.repeat(RNG.random(100) < 0.55, 4)
+    lone, shared = (significance(together, 1 - together, c) for c in (np.arange(400), PICTURES))
+    assert lone < shared
+
+
+def test_methods_are_ranked_and_tested_against_one():
+    table = compare({"middle": MIDDLE, "bad": BAD, "good": GOOD}, PICTURES, "middle")
+    assert list(table.index) == ["good", "middle", "bad"]
+    assert table.loc["middle", "difference"] == 0 and np.isnan(table.loc["middle", "p_holm"])
+    assert (table.loc[["good", "bad"], "p_holm"] < 0.01).all()
+    assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()
+    assert beyond_chance(table, "difference_low", "difference_high").tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="base='best' is none of middle"):
+        compare({"middle": MIDDLE}, PICTURES, "best")
+
+
+def test_rank_agreement_is_spearmans():
+    scores = {"a": GOOD, "b": MIDDLE, "c": BAD}
+    same = rank_agreement(scores, {"a": 3, "b": 2, "c": 1, "absent": 9}, PICTURES)
+    assert same == (1.0, 1.0, 1.0)
+    assert rank_agreement(scores, {"a": 1, "b": 2, "c": 3}, PICTURES).mean == -1.0
+    assert rank_agreement(scores, {"a": 3, "b": 1, "c": 2}, PICTURES).mean == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="needs 3 methods in both"):
+        rank_agreement(scores, {"a": 1, "x": 2}, PICTURES)
+
+
+def test_close_methods_leave_the_rank_agreement_unsure():
+    close = {name: RNG.permutation(MIDDLE) for name in "abcd"}
+    found = rank_agreement(close, dict(zip("abcd", range(4), strict=True)), PICTURES)
+    assert found.high - found.low > 0.5
+
+
+def test_between_two_budgets_answers_are_interpolated():
+    curve = {16: BAD, 64: MIDDLE, 128: GOOD}
+    assert at_equal_tokens(curve, 64).tolist() == MIDDLE.astype(float).tolist()
+    assert np.allclose(at_equal_tokens(curve, 32), (BAD.astype(float) + MIDDLE) / 2)
+    assert np.array_equal(at_equal_tokens(curve, 900), GOOD)

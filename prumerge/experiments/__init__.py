@@ -1,0 +1,4 @@
+"""What evaluation, sweeps and finetuning share.
+
+statistics  intervals over pictures, paired differences, significance, ranks
+"""
