@@ -1,51 +1,69 @@
 """A reducer at work inside one model: what it covers, what it remembers, how it is undone."""
 
 import dataclasses
-import functools
 import inspect
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
+from prumerge.covers import BoundCover, Cover
 from prumerge.encoder import check_pictures, open_tower
-from prumerge.generation import Options, PromptFeeder, restore_prompts
-from prumerge.inputs import ShortInputs, check_cache, check_call, feature_layer, shorten_inputs
+from prumerge.generation import RUNNING, Prefill, infer_mask, running, scale_chunks
+from prumerge.inputs import (
+    PICTURE_ARGUMENTS,
+    ShortInputs,
+    check_cache,
+    check_call,
+    feature_layer,
+    shorten_inputs,
+)
 from prumerge.methods import Method
 from prumerge.prompts import ShortPrompts
 from prumerge.reduction import Reduction
 from prumerge.scores import Encoded, encode
 from prumerge.settings import Settings
 
+COVERED = ("forward", "generate", "prepare_inputs_for_generation")
+# What ``generate`` must not pass on to a forward pass of shortened prompts.
+SENT_OTHERWISE = (*PICTURE_ARGUMENTS, "position_ids")
+
+
+class LastCall(threading.local):
+    """What this thread's last call with pictures sent; copied and saved empty."""
+
+    reduction: Reduction | None = None
+    prompts: ShortPrompts | None = None
+
+    def __reduce__(self) -> tuple[type["LastCall"], tuple[()]]:
+        return LastCall, ()
+
 
 class Attachment:
     """A reducer at work in one model; made by :func:`prumerge.attach`, undone by :meth:`detach`.
 
-    Also a context manager that detaches at its end. One generation at a time per model.
+    Also a context manager that detaches at its end. Several threads may call the model; each sees
+    its own last call in :attr:`kept`, :attr:`reduction` and :attr:`prompts`.
 
     Attributes:
         model: The model it is attached to.
         method: The reduction method, with its settings.
-        reduction: What the last call with pictures kept, without gradients. None before the first.
-        prompts: The shortened prompts of that call: which columns its logits belong to, and the
-            attention mask to continue with by hand.
     """
 
     def __init__(self, model: LlavaForConditionalGeneration, method: Method) -> None:
         self.model = model
         self.method = method
-        self.reduction: Reduction | None = None
-        self.prompts: ShortPrompts | None = None
-        self._wrappers: dict[str, tuple[Callable[..., Any], Callable[..., Any] | None]] = {}
-        for name, ours in (("forward", self._forward), ("generate", self._generate)):
-            stock = getattr(model, name)
-            # The stock signature must show through: generate() and trainers look at forward's.
-            wrapper = functools.update_wrapper(functools.partial(ours, stock), stock)
-            self._wrappers[name] = (wrapper, vars(model).get(name))
+        self._last = LastCall()
+        self._wrappers: dict[str, tuple[BoundCover, Callable[..., Any] | None]] = {}
+        for name in COVERED:
+            before = vars(model).get(name)
+            wrapper = BoundCover(model, Cover(self, name, before))
+            self._wrappers[name] = (wrapper, before)
             setattr(model, name, wrapper)
 
     @property
@@ -54,8 +72,21 @@ class Attachment:
         return self.method.settings
 
     @property
+    def reduction(self) -> Reduction | None:
+        """What this thread's last call with pictures kept, without gradients; None before it."""
+        return self._last.reduction
+
+    @property
+    def prompts(self) -> ShortPrompts | None:
+        """The shortened prompts of that call.
+
+        They tell which columns its logits belong to, and the mask to continue with by hand.
+        """
+        return self._last.prompts
+
+    @property
     def kept(self) -> list[int]:
-        """Visual tokens per picture, extra tokens included, in the last call with pictures."""
+        """Visual tokens per picture, extra tokens included, in that call; empty before it."""
         return [] if self.reduction is None else self.reduction.kept
 
     @property
@@ -105,72 +136,82 @@ class Attachment:
         Raises:
             ValueError: If the pictures do not have the encoder's size.
         """
-        tower = self.model.model.vision_tower
+        return self._encode(self.model, pixel_values, layer)
+
+    def _encode(self, model: nn.Module, pixel_values: Tensor, layer: int) -> Encoded:
+        tower = model.model.vision_tower
         check_pictures(open_tower(tower), pixel_values)
-        return self._complete(encode(tower, pixel_values, self.settings, layer))
+        return _complete(model, encode(tower, pixel_values, self.settings, layer))
 
-    def _complete(self, encoded: Encoded) -> Encoded:
-        """Add what a method may ask of the model, also to what was encoded elsewhere."""
-        return dataclasses.replace(encoded, project=self.model.model.multi_modal_projector)
-
-    def _shorten(self, arguments: dict[str, Any], side: Literal["left", "right"]) -> ShortInputs:
+    def _shorten(
+        self, model: nn.Module, arguments: dict[str, Any], side: Literal["left", "right"]
+    ) -> ShortInputs:
         check_call(arguments)
-        layer = feature_layer(self.model, arguments)
+        layer = feature_layer(model, arguments)
         pictures = arguments["pixel_values"]
         given = isinstance(pictures, Encoded)
         # Training under autocast must keep the tokens that inference without it keeps.
-        with torch.autocast(self.model.device.type, enabled=False):
-            encoded = self._complete(pictures) if given else self.encode(pictures, layer)
+        with torch.autocast(model.device.type, enabled=False):
+            encoded = _complete(model, pictures) if given else self._encode(model, pictures, layer)
             reduction = self.method(encoded)
         patches = encoded.features.shape[1]
-        short = shorten_inputs(
-            self.model, arguments, reduction, patches, self.settings.positions, side
-        )
+        short = shorten_inputs(model, arguments, reduction, patches, self.settings.positions, side)
         tokens = [tokens.detach() for tokens in reduction.tokens]
-        self.reduction = dataclasses.replace(reduction, tokens=tokens)
-        self.prompts = short.prompts
+        self._last.reduction = dataclasses.replace(reduction, tokens=tokens)
+        self._last.prompts = short.prompts
         return short
 
-    def _forward(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._wrappers or (len(args) < 2 and kwargs.get("pixel_values") is None):
+    def _forward(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        if len(args) < 2 and kwargs.get("pixel_values") is None:
             return stock(*args, **kwargs)
         arguments = _by_name(stock, args, kwargs)
         if arguments.get("pixel_values") is None:
             return stock(**arguments)
         mask = arguments.get("attention_mask")
         right = mask is not None and bool(mask[:, 0].all()) and not bool(mask[:, -1].all())
-        short = self._shorten(arguments, "right" if right else "left")
+        short = self._shorten(model, arguments, "right" if right else "left")
         arguments = short.arguments | {"input_ids": None, "inputs_embeds": short.embeddings}
         outputs = stock(**arguments)
         if not isinstance(outputs, tuple):
             outputs.image_hidden_states = short.visual_tokens
         return outputs
 
-    @torch.no_grad()
-    def _generate(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._wrappers:
-            return stock(*args, **kwargs)
+    def _generate(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         arguments = _by_name(stock, args, kwargs)
         if arguments.get("inputs") is not None:
             arguments["input_ids"] = arguments.pop("inputs")
         full_ids = arguments.get("input_ids")
         if arguments.get("pixel_values") is None:
-            if full_ids is not None and bool((full_ids == self.model.config.image_token_id).any()):
+            if full_ids is not None and bool((full_ids == model.config.image_token_id).any()):
                 check_cache(arguments.get("past_key_values"))
-            return stock(**arguments)
-        options = Options(arguments, self.model)
+            with running(None):
+                return stock(**arguments)
         if arguments.get("attention_mask") is None and full_ids is not None:
-            arguments["attention_mask"] = options.mask(full_ids)
-        short = self._shorten(arguments, "left")
-        length = short.prompts.input_ids.shape[1]
-        options = Options(short.arguments, self.model)
-        options.shift_lengths(full_ids.shape[1] - length)
-        with PromptFeeder(self.model, short.embeddings, short.continuation).feeding():
-            output = stock(**short.arguments)
-        if isinstance(output, Tensor):
-            return restore_prompts(output, full_ids, length)
-        output.sequences = restore_prompts(output.sequences, full_ids, length)
-        return output
+            arguments["attention_mask"] = infer_mask(arguments, model, full_ids)
+        with torch.no_grad():
+            short = self._shorten(model, arguments, "left")
+        columns = full_ids.shape[1]
+        arguments = {name: v for name, v in arguments.items() if name not in SENT_OTHERWISE}
+        scale_chunks(arguments, model, columns, short.prompts.input_ids.shape[1])
+        with running(Prefill(model, short, columns)):
+            return stock(**arguments)
+
+    def _prepare_inputs_for_generation(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        prefill = RUNNING.get()
+        if prefill is None or prefill.model is not model:
+            return stock(*args, **kwargs)
+        return prefill.prepare(stock, *args, **kwargs)
+
+
+def _complete(model: nn.Module, encoded: Encoded) -> Encoded:
+    """Add what a method may ask of the model, also to what was encoded elsewhere."""
+    return dataclasses.replace(encoded, project=model.model.multi_modal_projector)
 
 
 def _by_name(

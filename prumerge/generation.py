@@ -1,147 +1,194 @@
-"""Generation from shortened prompts with the stock ``generate``, which knows nothing of them.
+"""Generation from shortened prompts with the stock ``generate``, which sees the full ones.
 
-``generate`` gets shortened token ids, so penalties on repeated tokens, lengths and the KV cache all
-see the prompt that is really sent. Only where it prepares the inputs of a forward pass are the
-prompt's ids replaced by embeddings, with the visual tokens in their places. Handing the embeddings
-to ``generate`` itself would be shorter, but it then forces the cache on, refuses chunked prefill
-and hides the prompt from the penalties.
+``generate`` keeps the full token ids, so lengths, penalties, stopping criteria, streamers and
+everything else that looks at ids work as ever. Only where it prepares the inputs of a forward pass
+does the shortened prompt take the full one's place: embeddings with the visual tokens among them,
+and the attention mask and position ids that belong to it. The KV cache holds what was really sent.
+
+What a generation needs for that belongs to the running call, never to the model: several threads
+may generate with one model, and a callback may generate inside a generation.
 
 Source: an engineering need of stock ``transformers`` models; neither paper nor release covers it.
 """
 
-import copy
-import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
+from transformers import Cache
 
-STEP = "prepare_inputs_for_generation"
+from prumerge.inputs import ShortInputs
+
+CACHE_NAMES = ("past_key_values", "cache")  # transformers renamed it in 5.24
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 
 
 @dataclass(eq=False)
-class PromptFeeder:
-    """Replace the prompt's ids by its embeddings in every forward pass that reads the prompt.
+class Prefill:
+    """The shortened prompts of a running ``generate``, put in where it prepares forward passes.
 
-    The first pass reads it; with the KV cache off every pass does, with chunked prefill several
-    passes read a piece each, and beams or several returned sequences read it in adjacent copies.
+    The first pass reads them; with the KV cache off every pass does, with chunked prefill several
+    passes read a piece each, and beams or several returned sequences read them in adjacent copies.
 
     Attributes:
         model: The model that generates.
-        embeddings: The shortened prompts, embedded, visual tokens in place.
-        continuation: What to add to the position ids after the prompt, one row per prompt, when
-            position ids have gaps and the prompt ends with a picture. None adds nothing.
+        short: The shortened prompts, embedded.
+        columns: Columns of the full prompts.
     """
 
     model: nn.Module
-    embeddings: Float[Tensor, "prompts short width"]
-    continuation: Int[Tensor, "prompts 1"] | None = None
+    short: ShortInputs
+    columns: int
 
-    @contextmanager
-    def feeding(self) -> Iterator[None]:
-        """Feed the prompt within this block. One generation at a time per model."""
-        stock = getattr(self.model, STEP)
-        outer = vars(self.model).get(STEP)
-        step = functools.partial(self._prepare, stock)
-        setattr(self.model, STEP, functools.update_wrapper(step, stock))
-        try:
-            yield
-        finally:
-            delattr(self.model, STEP)
-            if outer is not None:
-                setattr(self.model, STEP, outer)
+    def __post_init__(self) -> None:
+        prompts = self.short.prompts
+        self.padded = not bool(prompts.attention_mask.all())
+        places = self.short.arguments.get("position_ids")
+        if places is None:
+            places = (prompts.attention_mask.cumsum(1) - 1).clamp(min=0)
+        after = places[:, -1:] + 1
+        self.places = places
+        self.after = after if self.short.continuation is None else after + self.short.continuation
 
-    def _prepare(self, stock: Any, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        inputs = stock(input_ids, *args, **kwargs)
-        ids, cache = inputs["input_ids"], inputs.get("past_key_values")
-        start = 0 if cache is None else int(cache.get_seq_length())
-        prompt = self.embeddings[:, start : start + ids.shape[1]]
-        copies = len(ids) // len(prompt)
-        if prompt.shape[1]:
-            answer = self.model.get_input_embeddings()(ids[:, prompt.shape[1] :])
-            prompt = prompt.repeat_interleave(copies, dim=0)
-            inputs["inputs_embeds"] = torch.cat([prompt, answer], dim=1)
-            inputs["input_ids"] = None
-        if self.continuation is not None:
-            move = self.continuation.repeat_interleave(copies, dim=0)
-            after = torch.arange(ids.shape[1], device=move.device) >= prompt.shape[1]
-            inputs["position_ids"] = inputs["position_ids"] + move * after
+    def prepare(
+        self,
+        stock: Callable[..., dict[str, Any]],
+        input_ids: Int[Tensor, "rows columns"],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Prepare the inputs of a forward pass as ``stock`` does, from the shortened prompts.
+
+        Args:
+            stock: The model's own ``prepare_inputs_for_generation``.
+            input_ids: Full prompts and new tokens; with chunked prefill one chunk of the prompts.
+            **kwargs: Whatever else ``generate`` hands over.
+
+        Returns:
+            Keyword arguments for ``forward``.
+        """
+        stop = self._stop(input_ids, kwargs.get("position_ids"))
+        copies = len(input_ids) // len(self.places)
+
+        def rows(values: Tensor) -> Tensor:
+            return values[:, :stop].repeat_interleave(copies, dim=0).to(input_ids.device)
+
+        new = input_ids[:, self.columns :]
+        ones, counted = torch.ones_like(new), torch.arange(new.shape[1], device=new.device)
+        prompts = self.short.prompts
+        ids = torch.cat([rows(prompts.input_ids), new], dim=1)
+        mask = torch.cat([rows(prompts.attention_mask), ones], dim=1) if self.padded else None
+        kwargs["attention_mask"] = mask
+        behind = rows(self.after) + counted
+        kwargs["position_ids"] = torch.cat([rows(self.places), behind.to(self.places)], dim=1)
+        for name in TOKEN_TYPES:
+            if kwargs.get(name) is not None:
+                types = rows(self.short.arguments[name])
+                kwargs[name] = torch.cat([types, torch.zeros_like(new).to(types)], dim=1)
+        cache = cache_in(kwargs)
+        start = cached(cache)
+        kwargs["next_sequence_length"] = ids.shape[1] - start
+        inputs = stock(ids, **kwargs)
         if cache is None and inputs.get("attention_mask") is None:
             # Without mask and cache, gaps in the position ids would be read as packed sequences.
             inputs["attention_mask"] = torch.ones_like(ids)
+        prompt = self.short.embeddings[:, start:stop].repeat_interleave(copies, dim=0)
+        if prompt.shape[1]:
+            answer = inputs["input_ids"][:, prompt.shape[1] :]
+            answer = self.model.get_input_embeddings()(answer)
+            inputs["inputs_embeds"] = torch.cat([prompt, answer.to(prompt.device)], dim=1)
+            inputs["input_ids"] = None
         return inputs
 
+    def _stop(self, input_ids: Tensor, columns: Tensor | None) -> int:
+        """How many columns of the shortened prompts have been read after this pass."""
+        short = self.places.shape[1]
+        if input_ids.shape[1] >= self.columns or columns is None:
+            return short
+        return (int(columns[0, -1]) + 1) * short // self.columns  # a chunk of the full prompts
 
-class Options:
-    """Generation options as ``generate`` resolves them: call, then config handed in, then model's.
+
+RUNNING: ContextVar[Prefill | None] = ContextVar("RUNNING", default=None)
+
+
+@contextmanager
+def running(prefill: Prefill | None) -> Iterator[None]:
+    """Make a prefill the one of the ``generate`` that runs in this block and thread.
 
     Args:
-        kwargs: Keyword arguments of the call. Changed in place by :meth:`shift_lengths`.
-        model: The model that generates.
+        prefill: The shortened prompts; None for a call that is left to the stock model, also when
+            it runs inside another.
     """
-
-    def __init__(self, kwargs: dict[str, Any], model: nn.Module) -> None:
-        self.kwargs = kwargs
-        self.model = model
-
-    def get(self, name: str) -> Any:
-        """The value ``generate`` will use, or None."""
-        configs = (self.kwargs.get("generation_config"), self.model.generation_config)
-        values = (self.kwargs.get(name), *(getattr(config, name, None) for config in configs))
-        return next((value for value in values if value is not None), None)
-
-    def shift_lengths(self, removed: int) -> None:
-        """Lower total lengths by the columns the prompt lost, so that as many tokens are new.
-
-        Args:
-            removed: Columns of the full prompts minus columns of the shortened ones.
-        """
-        for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-            value = self.get(total)
-            if not value or not removed or self.get(new) is not None:
-                continue
-            config = self.kwargs.get("generation_config")
-            if self.kwargs.get(total) is None and getattr(config, total, None) is not None:
-                self.kwargs["generation_config"] = config = copy.deepcopy(config)
-                setattr(config, total, max(value - removed, 0))
-            else:
-                self.kwargs[total] = max(value - removed, 0)
-
-    def mask(self, input_ids: Int[Tensor, "prompts length"]) -> Int[Tensor, "prompts length"]:
-        """The attention mask ``generate`` infers when none is given: pad tokens are not real.
-
-        Args:
-            input_ids: Token ids of the full prompts.
-
-        Returns:
-            1 for real tokens. All 1 where no pad token is known or it also ends sequences.
-        """
-        pad, end = self.get("pad_token_id"), self.get("eos_token_id")
-        ends = [] if end is None else torch.as_tensor(end).flatten().tolist()
-        if pad is None or int(pad) in ends:
-            return torch.ones_like(input_ids)
-        return (input_ids != pad).to(input_ids.dtype)
+    token = RUNNING.set(prefill)
+    try:
+        yield
+    finally:
+        RUNNING.reset(token)
 
 
-def restore_prompts(
-    sequences: Int[Tensor, "rows generated"],
-    input_ids: Int[Tensor, "prompts length"],
-    short: int,
-) -> Int[Tensor, "rows restored"]:
-    """Put the full prompts back in front of the new tokens.
+def cache_in(arguments: dict[str, Any]) -> Cache | None:
+    """The KV cache among the arguments of a call, whatever its name in this ``transformers``."""
+    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
+
+
+def cached(cache: Cache | None) -> int:
+    """How many tokens a KV cache holds; 0 without one."""
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def option(arguments: dict[str, Any], model: nn.Module, name: str) -> Any:
+    """A generation option as ``generate`` resolves it: call, config handed in, model's config.
 
     Args:
-        sequences: What ``generate`` returned, each row beginning with its shortened prompt.
-        input_ids: Token ids of the full prompts, as the caller handed them in.
-        short: Columns of the shortened prompts.
+        arguments: Keyword arguments of the call.
+        model: The model that generates.
+        name: Of the option.
 
     Returns:
-        The full prompt and the new tokens of each row, several rows per prompt side by side.
+        Its value, or None.
     """
-    prompts = input_ids.to(sequences.device)
-    prompts = prompts.repeat_interleave(len(sequences) // len(prompts), dim=0)
-    return torch.cat([prompts, sequences[:, short:]], dim=1)
+    configs = (arguments.get("generation_config"), model.generation_config)
+    values = (arguments.get(name), *(getattr(config, name, None) for config in configs))
+    return next((value for value in values if value is not None), None)
+
+
+def infer_mask(
+    arguments: dict[str, Any], model: nn.Module, input_ids: Int[Tensor, "prompts length"]
+) -> Int[Tensor, "prompts length"]:
+    """The attention mask ``generate`` infers when none is given: pad tokens are not real.
+
+    Args:
+        arguments: Keyword arguments of the call.
+        model: The model that generates.
+        input_ids: Token ids of the full prompts.
+
+    Returns:
+        1 for real tokens. All 1 where no pad token is known or it also ends sequences.
+    """
+    pad, end = (option(arguments, model, f"{name}_token_id") for name in ("pad", "eos"))
+    ends = [] if end is None else torch.as_tensor(end).flatten().tolist()
+    if pad is None or int(pad) in ends:
+        return torch.ones_like(input_ids)
+    return (input_ids != pad).to(input_ids.dtype)
+
+
+def scale_chunks(arguments: dict[str, Any], model: nn.Module, columns: int, short: int) -> None:
+    """Let chunked prefill, which cuts the full prompts, read about as much at once as asked.
+
+    Args:
+        arguments: Keyword arguments of the call. Changed in place, where chunks are asked for.
+        model: The model that generates.
+        columns: Columns of the full prompts.
+        short: Columns of the shortened prompts.
+    """
+    size = option(arguments, model, "prefill_chunk_size")
+    if size is not None:
+        arguments["prefill_chunk_size"] = math.ceil(size * columns / short)
+        # A chunk tells by them where it stands.
+        ids = arguments["input_ids"]
+        arguments["position_ids"] = torch.arange(columns, device=ids.device).expand(len(ids), -1)

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from prumerge.attachment import Attachment
+from prumerge.covers import BoundCover
 from prumerge.inputs import feature_layer
 from prumerge.methods import Method, resolve
 from prumerge.reduction import Reduction
@@ -81,5 +82,4 @@ def attachment_of(model: nn.Module) -> Attachment | None:
         The attachment, or None.
     """
     wrapper = vars(model).get("generate")
-    owner = getattr(getattr(wrapper, "func", None), "__self__", None)
-    return owner if isinstance(owner, Attachment) else None
+    return wrapper.__func__.attachment if isinstance(wrapper, BoundCover) else None
