@@ -27,7 +27,8 @@ class Encoded:
 
     Args:
         features: Visual tokens of the selected layer, class token dropped, before the projector.
-        keys: Keys of the patches, heads side by side, from the block named by ``key_layer``.
+        keys: Keys of the patches, heads side by side, from the block named by ``key_layer``; in
+            float32 where :func:`prumerge.encode` makes them.
         scores: Attention each patch receives, in float32.
         grid: Rows and columns of patches.
         class_feature: The class token of the selected layer; None where the encoder has none.

@@ -25,6 +25,8 @@ import functools
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from prumerge.encoded import Encoded
 from prumerge.encoder import hidden_states, needed_layers, open_tower, shrunk_features
@@ -114,6 +116,10 @@ def encode(
 
     Returns:
         Features equal to ``hidden_states[feature_layer]`` of the encoder, with keys and scores.
+        These two decide what is kept and merged, and are computed in float32 from the hidden
+        states, in whatever type the encoder runs and under autocast too. What remains: the states
+        of an encoder in half precision are themselves rounded, and so a patch near the fence may
+        fall on its other side than in float32 throughout.
 
     Raises:
         ValueError: If the encoder is built otherwise, if it has no class token and the score needs
@@ -152,22 +158,37 @@ def read_states(
         Features, keys and scores; the pictures themselves are not at hand.
     """
     _check_class_token(tower, settings)
-    blocks, heads = tower.encoder.layers, tower.config.num_attention_heads
-    features, score_input, key_input = (hidden[layer] for layer in layers)
+    heads = tower.config.num_attention_heads
+    features, *inputs = (hidden[layer] for layer in layers)
+    blocks = [tower.encoder.layers[layer] for layer in layers[1:]]
     first = int(hasattr(tower.embeddings, "class_embedding"))
-    _, score_layer, key_layer = layers
-    queries, score_keys = _queries_and_keys(blocks[score_layer], score_input, settings, first)
-    keys = score_keys
-    if key_layer != score_layer:
-        block = blocks[key_layer]
-        keys = block.self_attn.k_proj(block.layer_norm1(key_input))
-    scores = _score(queries, score_keys, settings, first, heads)
-    if settings.score == "value_weighted":
-        block = blocks[score_layer]
-        values = block.self_attn.v_proj(block.layer_norm1(score_input[:, first:]))
-        scores = weigh_by_values(scores, values)
+    with torch.autocast(features.device.type, enabled=False), _InFloat32():
+        queries, keys = _queries_and_keys(blocks[0], inputs[0], settings, first)
+        scores = _score(queries, keys, settings, first, heads)
+        if settings.score == "value_weighted":
+            normed = blocks[0].layer_norm1(inputs[0][:, first:])
+            scores = weigh_by_values(scores, blocks[0].self_attn.v_proj(normed))
+        if blocks[1] is not blocks[0]:
+            keys = blocks[1].self_attn.k_proj(blocks[1].layer_norm1(inputs[1]))
     class_feature = features[:, 0] if first else None
     return Encoded(features[:, first:], keys[:, first:], scores, grid, class_feature, heads)
+
+
+class _InFloat32(TorchFunctionMode):
+    """Within, linear maps and norms of half-precision numbers and weights compute in float32.
+
+    The modules are called as they are, so that hooks which bring offloaded weights, and adapters
+    around a map, keep working.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.nn.functional.linear, torch.nn.functional.layer_norm):
+            args, kwargs = tree_map_only(Tensor, _at_least_float32, (args, kwargs))
+        return function(*args, **(kwargs or {}))
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _check_class_token(tower: nn.Module, settings: Settings) -> None:

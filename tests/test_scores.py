@@ -1,5 +1,11 @@
 """The encoder is read as far as needed, and the scores are its own attention."""
 
+import copy
+import functools
+from typing import get_args
+
+import accelerate
+import peft
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -8,8 +14,9 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from prumerge import PRESETS, Settings, encode, resolve
-from prumerge.encoder import needed_layers
-from prumerge.scores import class_attention, received_attention
+from prumerge.encoder import hidden_states, needed_layers
+from prumerge.scores import class_attention, read_states, received_attention
+from prumerge.selection import select
 
 BLOCKS = 4
 SHAPE = {
@@ -171,10 +178,56 @@ def test_no_block_runs_that_is_not_needed(feature_layer, settings, expected):
 def test_pictures_go_to_the_encoders_type_and_device(dtype, device):
     model = tower().to(device, dtype)
     found = encoded(model, pictures())
-    assert found.features.dtype == found.keys.dtype == dtype
+    assert found.features.dtype == dtype
+    assert found.keys.dtype == torch.float32
     assert found.scores.dtype == torch.float32 and found.scores.device.type == device
     close = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 0.2}[dtype]
     torch.testing.assert_close(found.scores.cpu(), encoded(tower()).scores, rtol=close, atol=1e-2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("score", get_args(Settings.__annotations__["score"]))
+def test_half_precision_keeps_what_float32_scores_of_its_states_keep(score, dtype, device):
+    settings = Settings(score=score, score_layer=-2, key_layer=-1)
+    half = tower().to(device, dtype)
+    precise, layers = copy.deepcopy(half).float(), needed_layers(settings, -2, BLOCKS)
+    with torch.no_grad():
+        states = hidden_states(half, pictures(40), set(layers))
+        found = read_states(half, states, layers, settings, (4, 4))
+        states = {layer: state.float() for layer, state in states.items()}
+        wanted = read_states(precise, states, layers, settings, (4, 4))
+    assert torch.equal(select(found.scores, settings), select(wanted.scores, settings))
+    torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(found.keys, wanted.keys, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_autocast_does_not_round_the_scores(device):
+    model = tower().to(device)
+    states = hidden_states(model, pictures(), {3})
+    read = functools.partial(read_states, model, states, (3, 3, 3), Settings(), (4, 4))
+    with torch.autocast(device, dtype=torch.bfloat16):
+        inside = read()
+    assert torch.equal(inside.scores, read().scores) and torch.equal(inside.keys, read().keys)
+
+
+@torch.no_grad()
+def test_half_precision_scores_heed_hooks_and_adapters_of_the_maps():
+    """Offloaded weights come by hook; an adapter's own share must not be lost."""
+    model = tower().bfloat16()
+    expected = encoded(model)
+    adapted = peft.get_peft_model(
+        copy.deepcopy(model),
+        peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False),
+    )
+    merged = copy.deepcopy(adapted).merge_and_unload()
+    close = {"rtol": 0.05, "atol": 0.005}  # the merged weights are rounded
+    found = encode(adapted.base_model.model, pictures(), Settings())
+    torch.testing.assert_close(found.scores, encoded(merged).scores, **close)
+    assert not torch.allclose(found.scores, expected.scores, **close)
+    accelerate.cpu_offload(model.encoder, execution_device="cpu")
+    assert torch.equal(encoded(model).scores, expected.scores)
 
 
 def test_a_picture_alone_equals_the_same_in_a_batch():
