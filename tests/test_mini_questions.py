@@ -5,7 +5,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from prumerge.mini.families import LETTERS
+from prumerge.mini.benchmark import Item, is_right, score
+from prumerge.mini.families import LETTERS, Question
 from prumerge.mini.model import IDS, build_tokenizer, token_ids
 from prumerge.mini.questions import FAMILIES, ask, ask_many, caption
 from prumerge.mini.scenes import Scene, Sign, Thing, draw_scene
@@ -106,3 +107,13 @@ def test_empty_scene_still_answers_existence():
 def test_unknown_family_is_named():
     with pytest.raises(ValueError, match="'colours'; there are existence"):
         ask(HAND, "colours", np.random.default_rng(0))
+
+
+def test_one_rule_of_right_and_wrong_for_scores_and_sweeps():
+    questions = [
+        Question("colour", "what colour ?", "red"),
+        Question("colour", "and this ?", "blue"),
+    ]
+    items = [Item(draw_scene(np.random.default_rng(0), 8), question) for question in questions]
+    assert score(items, ["Red.", " red"])["correct"].tolist() == [0.5, 0.5]
+    assert is_right(" Top left.\n", "top left") and not is_right("top left", "top right")

@@ -4,7 +4,7 @@ import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.asking import prompt_of
-from prumerge.mini.benchmark import held_out
+from prumerge.mini.benchmark import held_out, is_right
 from prumerge.pictures import encode_pictures, grid_of, to_pixels
 
 QUIZ_SEED = 6
@@ -62,5 +62,5 @@ class Quiz:
             new = output[:, inputs["input_ids"].shape[1] :]
             given = self.tokenizer.batch_decode(new, skip_special_tokens=True)
             pairs = zip(given, self.truth[chosen], strict=True)
-            correct += [int(text.strip() == truth) for text, truth in pairs]
+            correct += [int(is_right(text, truth)) for text, truth in pairs]
         return correct

@@ -1,6 +1,7 @@
 """How well a LLaVA answers held-out mini questions, family by family."""
 
 import os
+import string
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +60,38 @@ def answers(
     return answer(model, processor, pictures, questions)
 
 
+def is_right(said: str, truth: str) -> bool:
+    """Say whether an answer is the true one, case and what stands around the words aside.
+
+    Args:
+        said: What a model said.
+        truth: What the drawing knows.
+
+    Returns:
+        Whether both read alike.
+
+    Example:
+        >>> is_right(" Yes. ", "yes"), is_right("yes it is", "yes")
+        (True, False)
+    """
+    return plain(said) == plain(truth)
+
+
+def plain(answer: str) -> str:
+    """Return an answer in lower case, without space or punctuation around it.
+
+    Example:
+        >>> plain(" Yes. ")
+        'yes'
+    """
+    return answer.strip(string.whitespace + string.punctuation).lower()
+
+
 def score(items: list[Item], given: list[str]) -> pd.DataFrame:
     """Score answers against the truth.
 
     Returns:
-        One row per family and one for their mean: ``correct`` is the share answered exactly,
+        One row per family and one for their mean: ``correct`` is the share of :func:`is_right`,
         ``best_constant`` the share that the most frequent answer of the family would get.
     """
     rows = []
@@ -74,7 +102,7 @@ def score(items: list[Item], given: list[str]) -> pd.DataFrame:
             if item.question.family == family
         ]
         most = Counter(truth for truth, _ in pairs).most_common(1)[0][1]
-        correct = sum(truth == answer for truth, answer in pairs)
+        correct = sum(is_right(answer, truth) for truth, answer in pairs)
         rows.append((family, len(pairs), correct / len(pairs), most / len(pairs)))
     table = pd.DataFrame(rows, columns=["family", "questions", "correct", "best_constant"])
     mean = {"family": "mean", "questions": table["questions"].sum()}

@@ -10,7 +10,6 @@ Shapes
 """
 
 import dataclasses
-import string
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +22,8 @@ from transformers import BatchEncoding, DynamicCache, LlavaForConditionalGenerat
 from prumerge.asking import prompt_of
 from prumerge.inputs import shorten_inputs
 from prumerge.methods import Method
+from prumerge.mini.benchmark import is_right
+from prumerge.mini.benchmark import plain as plain
 from prumerge.scores import Encoded
 from prumerge.sweeps.questions import PER_PICTURE
 
@@ -35,8 +36,8 @@ class Outcome:
     """What a method brought on a set of questions.
 
     Attributes:
-        right: Whether each question was answered as the drawing knows it, case and final points
-            aside.
+        right: Whether each question was answered right; see
+            :func:`prumerge.mini.benchmark.is_right`.
         kept: Visual tokens sent for each picture, extra tokens included.
     """
 
@@ -79,19 +80,9 @@ def answer_set(
         part = asked[start * PER_PICTURE : (start + step) * PER_PICTURE]
         given = _answer(model, processor, reduction, list(part["text"]), patches, method)
         pairs = zip(given, part["answer"], strict=True)
-        right += [plain(text) == plain(truth) for text, truth in pairs]
+        right += [is_right(text, truth) for text, truth in pairs]
         kept += reduction.kept
     return Outcome(np.array(right), np.array(kept))
-
-
-def plain(answer: str) -> str:
-    """Return an answer in lower case, without space or punctuation around it.
-
-    Example:
-        >>> plain(" Yes. ")
-        'yes'
-    """
-    return answer.strip(string.whitespace + string.punctuation).lower()
 
 
 def _answer(model, processor, reduction, texts: Sequence[str], patches: int, method: Method):
