@@ -17,7 +17,7 @@ SHELL := bash
 
 PYTHON ?=
 NOTEBOOKS ?= $(filter-out %.failed.ipynb %.partial.ipynb,$(sort $(wildcard notebooks/*.ipynb)))
-# Parameters for `make run`, the same for all notebooks named: PARAMETERS="-p model mini"
+# Parameters for `make run`, the same for all notebooks named: PARAMETERS="-p model mini -p budgets 32,64"
 PARAMETERS ?=
 # Parameters for the training notebook alone: TRAIN_PARAMETERS="-p pictures 64000"
 TRAIN_PARAMETERS ?=
@@ -43,7 +43,7 @@ setup: .venv/.installed
 # Notebooks that are up to date are left alone, so an interrupted run goes on where it stopped.
 run: $(RUNS)
 	@$(IN_ENV) && python -m prumerge.report $(RUNS)
-	@echo "executed notebooks: data/runs   pictures: figures"
+	@echo "executed notebooks: data/runs   pictures: figures$(if $(PARAMETERS), (data/runs/figures where values differ))"
 
 # The notebooks as they are committed: nothing is executed.
 report: setup

@@ -1,13 +1,11 @@
 """Execute copies of notebooks with other parameters.
 
-papermill does the running. Added here are a refusal of parameters that the notebook does not
-declare (papermill only prints a line and runs the defaults), and a final name that only a finished
-run gets. Shell: ``python -m prumerge.runs NOTEBOOK OUTPUT [--figures] [-p NAME VALUE]...``
+papermill does the running. Added here are the check of parameters before anything starts, and a
+final name that only a finished run gets. Shell:
+``python -m prumerge.runs NOTEBOOK OUTPUT [--figures] [-p NAME VALUE]...``
 """
 
 import argparse
-import ast
-import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,49 +14,9 @@ from typing import Any
 import papermill
 
 from prumerge.outcomes import RunError, finish, stopped, told
+from prumerge.parameters import check_parameters, declared_parameters, read_texts
 
 KERNEL = "python3"
-
-
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Read which parameters a notebook has.
-
-    Args:
-        notebook: Notebook with one cell tagged ``parameters``.
-
-    Returns:
-        Default by name, in the order of the cell. A default that is no literal stays source text.
-
-    Raises:
-        ValueError: If no notebook is there.
-    """
-    if not Path(notebook).is_file():
-        raise ValueError(f"there is no notebook {notebook}")
-    declared = papermill.inspect_notebook(str(notebook))
-    return {name: _literal(entry["default"]) for name, entry in declared.items()}
-
-
-def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters that would silently change nothing.
-
-    Args:
-        notebook: Notebook with one cell tagged ``parameters``.
-        parameters: Values by name, as they are to be handed to the notebook.
-
-    Raises:
-        ValueError: If a name is not declared in the notebook, or if text is given where the
-            default is a number (YAML reads ``1e-3`` as text; ``1.0e-3`` is a number).
-    """
-    declared = declared_parameters(notebook)
-    for name, value in parameters.items():
-        if name not in declared:
-            near = difflib.get_close_matches(name, declared, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            names = ", ".join(sorted(declared)) or "none"
-            raise ValueError(f"{notebook.name} has no parameter {name!r}: {hint}it has {names}")
-        number = type(declared[name]) in (int, float)
-        if number and isinstance(value, str):
-            raise ValueError(f"{name}={value!r} is text where {notebook.name} wants a number")
 
 
 def run_notebook(
@@ -84,18 +42,19 @@ def run_notebook(
         ``output``.
 
     Raises:
-        ValueError: If there is no notebook, or :func:`check_parameters` refuses a parameter.
+        ValueError: If there is no notebook, or a parameter is refused; see
+            :func:`prumerge.parameters.check_parameters`.
         RunError: If a cell fails or takes longer than ``timeout_s``.
     """
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
-    check_parameters(notebook, parameters or {})
+    values = check_parameters(notebook, parameters or {})
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_suffix(".partial.ipynb")
     try:
         papermill.execute_notebook(
             str(notebook),
             str(partial),
-            dict(parameters or {}),
+            values,
             cwd=str(notebook.parent),
             kernel_name=KERNEL,
             progress_bar=False,
@@ -105,13 +64,6 @@ def run_notebook(
         raise stopped(notebook, partial, output, error) from error
     finish(partial, output)
     return output
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -129,8 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--figures", action="store_true", help="set save_figures, where declared")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     chosen = parser.parse_args(arguments)
-    parameters = {name: _literal(text) for name, text in chosen.p}
     try:
+        parameters = read_texts(chosen.notebook, dict(chosen.p))
         if chosen.figures and "save_figures" in declared_parameters(chosen.notebook):
             parameters.setdefault("save_figures", True)
         with told(chosen.notebook.stem):

@@ -27,18 +27,19 @@ def use_style() -> None:
     plt.rcParams.update(sizes | frame | ticks | rest)
 
 
-def show(figure: Figure, name: str = "") -> None:
+def show(figure: Figure, name: str = "", folder: str = "figures") -> None:
     """Show a figure below a notebook's cell, in few colours so that the notebook stays small.
 
     Args:
         figure: What to show; it is closed.
         name: If not empty, the figure is written under this name too, in all its colours.
+        folder: Where to; see :func:`save`. Empty: nowhere.
 
     Raises:
         ValueError: If the name is not ``NN-topic``.
     """
-    if name:
-        save(figure, name)
+    if name and folder:
+        save(figure, name, folder)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     plt.close(figure)
@@ -55,21 +56,23 @@ def small_png(picture: Pillow.Image) -> bytes:
     return file.getvalue()
 
 
-def save(figure: Figure, name: str) -> str:
+def save(figure: Figure, name: str, folder: str = "figures") -> str:
     """Write a figure to ``figures/NAME.png`` at 150 dots per inch.
 
     The file gets its name when it is complete, and holds nothing that differs from run to run.
 
     Args:
         name: Number of the notebook and topic, such as ``02-fence``.
+        folder: Folder below the repository's.
 
     Returns:
         The path from the repository's folder, such as ``figures/02-fence.png``.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"a figure is called NN-topic, such as 02-fence, not {name!r}")
-    paths.FIGURES.mkdir(exist_ok=True)
-    partial = paths.FIGURES / f"{name}.partial"
+    place = paths.FIGURES if folder == "figures" else paths.ROOT / folder
+    place.mkdir(parents=True, exist_ok=True)
+    partial = place / f"{name}.partial"
     figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
-    partial.replace(paths.FIGURES / f"{name}.png")
-    return f"{paths.FIGURES.name}/{name}.png"
+    partial.replace(place / f"{name}.png")
+    return f"{folder}/{name}.png"
