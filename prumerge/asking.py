@@ -6,8 +6,6 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from prumerge.preprocessing import prepare
-
 
 def prompt_of(processor: LlavaProcessor, question: str) -> str:
     """Put a question about one picture into the words that a model was trained on.
@@ -38,7 +36,6 @@ def answer(
     questions: Sequence[str],
     max_new_tokens: int = 8,
     batch_size: int = 16,
-    do_pad: bool = True,
 ) -> list[str]:
     """Answer one question about each picture, greedily.
 
@@ -49,14 +46,12 @@ def answer(
         questions: As many questions.
         max_new_tokens: Longest answer.
         batch_size: Pictures at a time.
-        do_pad: False crops the pictures; see :func:`prumerge.preprocessing.prepare`.
 
     Returns:
         The answers without the prompts.
 
     Raises:
-        ValueError: If there are not as many questions as pictures, or a picture has an extreme
-            shape.
+        ValueError: If there are not as many questions as pictures.
     """
     if len(images) != len(questions):
         raise ValueError(f"{len(images)} pictures and {len(questions)} questions: one for each")
@@ -64,7 +59,7 @@ def answer(
     for start in range(0, len(images), batch_size):
         chosen = slice(start, start + batch_size)
         inputs = processor(
-            images=prepare(processor, images[chosen], do_pad),
+            images=list(images[chosen]),
             text=[prompt_of(processor, question) for question in questions[chosen]],
             padding=True,
             return_tensors="pt",

@@ -2,10 +2,12 @@
 
 import pytest
 
+from prumerge.paths import MINI
 from prumerge.sweeps import grids
 from prumerge.sweeps.__main__ import main
 from prumerge.sweeps.leaderboard import leaderboard_of
 from prumerge.sweeps.points import Point
+from prumerge.sweeps.runner import table_of
 
 
 def written(tmp_path, text):
@@ -78,6 +80,9 @@ def test_an_unknown_sweep_is_answered_with_the_known_ones():
             ["leaderboard", "--budget", "900"],
             "error: budget=900 is more than the 576 visual tokens",
         ),
+        (["leaderboard", "--per-family", "2"], "error: per_family=2 must be a multiple of 4"),
+        (["order", "--per-family", "2"], "error: order.yml, job 'order': per_family=2 must be"),
+        (["leaderboard", "--module", "absent.py"], "error: module='absent.py': there is no"),
         (["order", "--model", "absent/folder/x"], "error: order.yml, job 'order': no model"),
     ],
 )
@@ -95,6 +100,26 @@ def test_committed_grid_is_whole(name):
     }
     keys = [point.key("weights") for point in sweep.points]
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "file"),
+    [
+        ({}, "data/results/sweeps/neighbours.csv"),
+        ({"per_family": 100, "model": "mini"}, "data/results/sweeps/neighbours.csv"),
+        ({"per_family": 4}, "data/runs/sweeps/neighbours-4-per-family.csv"),
+        ({"model": str(MINI)}, "data/runs/sweeps/neighbours-mini-llava.csv"),
+        ({"neighbours": 3}, "data/runs/sweeps/neighbours.csv"),
+    ],
+)
+def test_only_a_committed_grid_as_it_stands_writes_committed_rows(overrides, file):
+    assert table_of(grids.read_sweep("neighbours", **overrides)) == grids.paths.ROOT / file
+
+
+def test_a_grid_of_ones_own_under_a_committed_name_leaves_the_committed_rows(tmp_path):
+    path = tmp_path / "neighbours.yml"
+    path.write_text((grids.GRIDS / "neighbours.yml").read_text())
+    assert grids.paths.RUNS in table_of(grids.read_sweep(path)).parents
 
 
 def test_every_grid_of_the_preset_holds_the_release_to_compare_with():

@@ -12,8 +12,7 @@ from prumerge.evaluation.rows import benchmark_of
 from prumerge.evaluation.saved import read_results
 from prumerge.evaluation.tables import losses, main_scores
 from prumerge.paths import RESULTS
-from prumerge.sweeps import points
-from prumerge.sweeps.tables import Answered, read_sweep_rows
+from prumerge.sweeps.tables import Answered, find_table, read_sweep_rows
 
 SUFFIX = "-llava-1.5-7b-hf"
 EVALUATE = "python -m prumerge.evaluation --compare --tasks {} --save data/results/evaluation/{} {}"
@@ -54,7 +53,7 @@ class Evidence:
             Missing: If it was never run.
         """
         for own in (name + SUFFIX, name):
-            if (points.RESULTS / f"{own}.csv").exists():
+            if find_table(own):
                 rows = self._once(own, lambda own=own: read_sweep_rows(own))
                 return rows, model_name(str(rows.rows["model"].iloc[0]))
         raise Missing(f"no rows yet: make sweep SWEEP={name}")

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _run(chosen, overrides, options)
     except (ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     print(f"done in {time.perf_counter() - started:.0f} s")
     return 0

@@ -45,11 +45,13 @@ class Sweep:
         name: Of the grid's file.
         about: Its question.
         jobs: Points by job.
+        committed: Whether these are the points of a grid of the repository, with no other value.
     """
 
     name: str
     about: str
     jobs: dict[str, list[Point]]
+    committed: bool = False
 
     @property
     def points(self) -> list[Point]:
@@ -86,6 +88,12 @@ def read_sweep(name: str | Path, **overrides: Any) -> Sweep:
     for part in grid:
         if part not in _PARTS:
             raise ValueError(f"{path.name}: unknown part {part!r}: {suggestion(part, _PARTS)}")
+    jobs = _jobs(path, grid, overrides)
+    own = path.resolve().parent == GRIDS and (not overrides or jobs == _jobs(path, grid, {}))
+    return Sweep(path.stem, grid.get("about", ""), jobs, own)
+
+
+def _jobs(path: Path, grid: dict[str, Any], overrides: dict[str, Any]) -> dict[str, list[Point]]:
     jobs = {}
     for job, products in (grid.get("jobs") or {}).items():
         try:
@@ -94,7 +102,7 @@ def read_sweep(name: str | Path, **overrides: Any) -> Sweep:
             raise ValueError(f"{path.name}, job {job!r}: {error}") from error
     if not jobs:
         raise ValueError(f"{path.name} names no jobs")
-    return Sweep(path.stem, grid.get("about", ""), jobs)
+    return jobs
 
 
 def _points(products: Any, common: dict[str, Any], overrides: dict[str, Any]) -> list[Point]:

@@ -10,7 +10,7 @@ from prumerge.sweeps.encodings import open_encodings
 from prumerge.sweeps.grids import Sweep
 from prumerge.sweeps.points import Point
 from prumerge.sweeps.rows import typed
-from prumerge.sweeps.runner import run_sweeps
+from prumerge.sweeps.runner import PointsFailed, run_sweeps
 
 BASE = "prumerge"
 SEEDS = 3
@@ -32,10 +32,8 @@ def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
     Raises:
         ValueError: If the budget is 0 or more than the picture has, or the file registers nothing.
     """
-    known = names()
-    if module:
-        import_file(module)
-    own = [name for name in names() if name not in known]
+    own = import_file(module) if module else []
+    known = [name for name in names() if name not in own]
     common = {"questions": "report", **overrides}
     points = [
         Point.of(common | {"method": name, "seed": seed})
@@ -63,9 +61,22 @@ def run(
 
     Returns:
         As :func:`prumerge.experiments.statistics.compare`, in percent, with the tokens sent.
+
+    Raises:
+        PointsFailed: If points failed. Its note is the table of the others.
+        ValueError: See :func:`leaderboard_of` and :func:`prumerge.sweeps.runner.run_sweeps`.
     """
     sweep = leaderboard_of(budget, module, **overrides)
-    rows = run_sweeps([sweep], **options)[sweep.name]
+    try:
+        return _compared(sweep, run_sweeps([sweep], **options)[sweep.name])
+    except PointsFailed as failure:
+        rows = failure.rows[sweep.name]
+        if any(row.cells["method"] == BASE for row in rows):
+            failure.add_note(f"the other methods:\n{_compared(sweep, rows).to_string()}")
+        raise
+
+
+def _compared(sweep: Sweep, rows: list) -> pd.DataFrame:
     point = sweep.points[0]
     asked = open_encodings(point.model, point.questions, point.per_family).questions.table
     return table_of(rows, asked["picture"])

@@ -6,6 +6,7 @@ Everything is checked before the first point runs, so that a slip in a grid cost
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,7 +110,6 @@ class Point:
 
 
 @lru_cache
-@lru_cache
 def patches_of(model: str) -> int:
     """Return the visual tokens that a model makes of one picture: 576 for LLaVA-1.5."""
     vision = read_config(model).vision_config
@@ -122,8 +122,22 @@ def weights_of(model: str) -> str:
     return fingerprint(model, SimpleNamespace(config=read_config(model)))
 
 
+def suffix_of(models: Iterable[str], per_family: Iterable[int]) -> str:
+    """Tell rows of other models or of fewer questions apart, in the names of their files.
+
+    Example:
+        >>> suffix_of(["mini"], [100]), suffix_of(["llava-hf/llava-1.5-7b-hf"], [4])
+        ('', '-llava-1.5-7b-hf-4-per-family')
+    """
+    others = {model.rstrip("/").rpartition("/")[2] for model in models} - {Point.model}
+    counts = [f"{count}-per-family" for count in sorted({*per_family} - {Point.per_family})]
+    return "".join(f"-{part}" for part in [*sorted(others), *counts])
+
+
 RESULTS = paths.RESULTS / "sweeps"
-"""Committed tables, one per sweep."""
+"""Committed tables, one per sweep of ``sweeps/`` with the values that stand there."""
 
 POINTS = paths.RUNS / "sweeps" / "points"
-"""Rows of single points; not committed, a killed sweep goes on from here."""
+"""Rows of single points; not committed, a killed sweep goes on from here.
+
+Tables of other models, questions or grids lie in the folder above."""

@@ -44,7 +44,7 @@ def run_points(
         device: Where the model runs.
 
     Returns:
-        The traceback of each point that failed.
+        The traceback of each point that failed; :func:`failure_of` holds its last line.
     """
     failures, folder = {}, Path(rows or POINTS)
     for point in points:
@@ -53,6 +53,24 @@ def run_points(
             continue
         try:
             write_row(path, run_point(point, device))
-        except Exception:  # whatever it is, the other points do not depend on it
+        except Exception as error:  # whatever it is, the other points do not depend on it
             failures[point] = traceback.format_exc()
+            _write_reason(failure_of(path), point, error)
     return failures
+
+
+def failure_of(row: Path) -> Path:
+    """Return the file that says why a row is not there."""
+    return row.with_name(f".{row.stem}.failed.txt")
+
+
+def _write_reason(path: Path, point: Point, error: Exception) -> None:
+    """Say in a line what failed and where: in the method's own file, if the trace touches it."""
+    trace = traceback.extract_tb(error.__traceback__)
+    module = Path(point.module).resolve() if point.module else None
+    frame = ([f for f in trace if Path(f.filename).resolve() == module] or trace)[-1]
+    budget = dict(point.changes).get("budget")
+    name = point.method if budget is None else f"{point.method}, budget {budget}"
+    reason = f"{type(error).__name__}: {error}".strip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{name}: {reason} ({frame.filename}, line {frame.lineno})\n")
