@@ -124,8 +124,19 @@ def check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:
         scores: Attention each patch receives.
 
     Raises:
-        ValueError: Naming both shapes, or that there is no patch at all.
+        ValueError: Naming what is no tensor, both shapes, that there is no patch at all, or whole
+            numbers, in which merged tokens would be cut.
     """
+    for name, tensor in (("features", features), ("keys", keys), ("scores", scores)):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"{name} must be a tensor, got {type(tensor).__name__}: pass "
+                f"torch.as_tensor({name})"
+            )
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"{name} must be floating-point numbers, got {tensor.dtype}: pass {name}.float()"
+            )
     for name, tensor in (("features", features), ("keys", keys)):
         if scores.ndim != 2 or tensor.ndim != 3 or tensor.shape[:2] != scores.shape:
             raise ValueError(

@@ -92,6 +92,11 @@ def check_pictures(tower: nn.Module, pixel_values: Tensor) -> None:
         ValueError: If they are no batch of pictures of the encoder's size.
     """
     size = tower.config.image_size
+    if not isinstance(pixel_values, Tensor):
+        raise ValueError(
+            f"pixel_values must be a tensor, got {type(pixel_values).__name__}: pass "
+            'processor(..., return_tensors="pt")["pixel_values"]'
+        )
     if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, size, size):
         raise ValueError(
             f"pixel_values must be [pictures, 3, {size}, {size}] for this encoder, got "

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from prumerge.limits import suggestion
-from prumerge.presets import PRESETS
+from prumerge.presets import PRESETS, resolve_settings
 from prumerge.reduction import Reduction, reduce_tokens
 from prumerge.returned import Sends, check_returned
 from prumerge.scores import Encoded
@@ -87,9 +87,10 @@ def register(
     """
     if name in PRESETS and name in _REGISTRY:
         raise ValueError(f"{name!r} is a preset of PruMerge: choose another name")
+    settings = Settings() if settings is None else resolve_settings(settings)
 
     def keep(function: Function) -> Function:
-        _REGISTRY[name] = Method(name, function, settings or Settings(), sends)
+        _REGISTRY[name] = Method(name, function, settings, sends)
         return function
 
     return keep

@@ -81,7 +81,8 @@ def resolve_settings(settings: Settings | str, **overrides: Any) -> Settings:
         The changed settings.
 
     Raises:
-        ValueError: If there is no such preset or field, or a value is outside its limits.
+        ValueError: If there is no such preset or field, a value is outside its limits, or it is
+            neither a name nor ``Settings``.
 
     Example:
         >>> resolve_settings("prumerge+", budget=64).spatial
@@ -91,4 +92,10 @@ def resolve_settings(settings: Settings | str, **overrides: Any) -> Settings:
         if settings not in PRESETS:
             raise ValueError(f"unknown preset {settings!r}: {suggestion(settings, PRESETS)}")
         settings = PRESETS[settings]
+    if not isinstance(settings, Settings):
+        told = "Settings(**settings)" if isinstance(settings, dict) else "a name such as 'prumerge'"
+        raise ValueError(
+            f"settings must be a preset's name or Settings, got {type(settings).__name__}: pass "
+            f"{told}"
+        )
     return settings.with_changes(**overrides)

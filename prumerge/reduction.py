@@ -96,8 +96,10 @@ def reduce_tokens(
         patches by patches. Features in halves are copied to float32 besides.
 
     Raises:
-        ValueError: If shapes disagree, scores are NaN or infinite, a setting is unknown or out of
-            its limits, or the grid does not hold the patches.
+        ValueError: If these are no tensors of floating-point numbers, shapes disagree, scores or
+            tokens are NaN or infinite (scores need not be probabilities, but sums weighted by them
+            must fit the type), a setting is unknown or out of its limits, or the grid does not
+            hold the patches.
 
     Source:
         Algorithm 1 of the paper; differences D4 to D15 stand in :class:`prumerge.Settings`.
@@ -137,7 +139,7 @@ def reduce_to(
         is a single token.
 
     Raises:
-        ValueError: If a score is NaN or infinite.
+        ValueError: If a score or a token is NaN or infinite.
     """
     patches = scores.shape[1]
     selection = arrange(reason, scores, settings)
@@ -148,6 +150,11 @@ def reduce_to(
         extra = extra_token(features, scores, ~kept, settings.normalise_weights)
         tokens, order = _append(tokens, order, kept.sum(dim=1), extra, patches - 1)
         lengths = [min(length + 1, patches) for length in lengths]
+    if not torch.isfinite(tokens).all():
+        raise ValueError(
+            f"tokens would be NaN or infinite in {tokens.dtype}: check the features and keys, or "
+            "divide the scores by their sum, as attention is"
+        )
     return Reduction(
         tokens=[row[:length] for row, length in zip(tokens, lengths, strict=True)],
         positions=[row[:length] for row, length in zip(order, lengths, strict=True)],

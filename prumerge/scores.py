@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_map_only
 
 from prumerge.encoded import Encoded
 from prumerge.encoder import hidden_states, needed_layers, open_tower, shrunk_features
+from prumerge.presets import resolve_settings
 from prumerge.settings import Settings
 from prumerge.values import weigh_by_values
 
@@ -128,7 +129,7 @@ def encode(
     Source:
         D1 to D3.
     """
-    settings = settings or Settings()
+    settings = Settings() if settings is None else resolve_settings(settings)
     tower = open_tower(vision_tower)
     _check_class_token(tower, settings)
     layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))

@@ -178,7 +178,7 @@ def arrange(
         keys = torch.where(later, patches + places, by_score)
     keys = torch.where(reason == DROPPED, 2 * patches, keys)
     counts = (reason != DROPPED).sum(dim=1)
-    # The only moment a device waits for: lengths and the check of the scores travel together.
+    # A device waits here: lengths and the check of the scores travel together.
     *lengths, finite = torch.cat([counts, torch.isfinite(scores).all().long()[None]]).tolist()
     if not finite:
         raise ValueError("scores hold NaN or infinity: check the pixel values and the encoder")

@@ -12,6 +12,7 @@ Source: LLaVA-PruMerge, arXiv 2403.15388, PruMerge+ (spatial branch of Algorithm
 """
 
 import math
+import numbers
 
 import torch
 from jaxtyping import Bool, Int64
@@ -142,15 +143,19 @@ def check_grid(grid: tuple[int, int] | None, patches: int) -> tuple[int, int]:
         Rows and columns.
 
     Raises:
-        ValueError: If they hold another number of patches, or none are given and the patches
-            form no square.
+        ValueError: If they are no two whole numbers or hold another number of patches, or none
+            are given and the patches form no square.
 
     Example:
         >>> check_grid(None, 576)
         (24, 24)
     """
     side = math.isqrt(patches)
-    rows, columns = grid or (side, side)
+    pair = (side, side) if grid is None else grid
+    whole = isinstance(pair, tuple | list) and all(isinstance(n, numbers.Integral) for n in pair)
+    if not whole or len(pair) != 2:
+        raise ValueError(f"grid must be (rows, columns), two whole numbers, got {grid!r}")
+    rows, columns = pair
     if rows * columns != patches or rows < 1:
         told = f"grid={grid}" if grid else "no grid given and not a square"
         raise ValueError(f"{patches} patches, {told}: pass grid=(rows, columns) that holds them")

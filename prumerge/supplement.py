@@ -190,5 +190,9 @@ def _sums_of_few(features: Tensor, places: Tensor, weights: Tensor) -> Tensor:
 
 
 def _normalised(weights: Tensor) -> Tensor:
+    # Divided by a power of two first, which rounds nothing, so that no sum overflows.
+    largest = weights.detach().abs().amax(dim=-1, keepdim=True)
+    power = largest / (2 * torch.frexp(largest).mantissa)
+    weights = weights / torch.where(largest == 0, 1, power)
     total = weights.sum(dim=-1, keepdim=True)
     return weights / torch.where(total == 0, 1, total)

@@ -1,5 +1,8 @@
 """The vectorised method equals the slow reference, and does the right thing at the edges."""
 
+import subprocess
+import sys
+
 import pytest
 import reference
 import torch
@@ -249,6 +252,72 @@ def test_scores_that_are_no_numbers_are_refused(value, budget):
         reduce_tokens(features, keys, scores, "release+", budget=budget)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_tokens_that_would_be_infinite_are_refused(dtype):
+    """Scores that are no attention are fine while their sums are numbers."""
+    features, keys, scores = encoded(COUNTS, dtype=dtype)
+    for name in ("release", "release+", "tuned"):
+        with pytest.raises(ValueError, match=r"infinite in torch\.float.*divide the scores by"):
+            reduce_tokens(features, keys, scores * 1e38 / scores.max(), name)
+    found = reduce_tokens(features, keys, scores * 100, "release")
+    assert torch.cat(found.tokens).isfinite().all()
+
+
+@pytest.mark.parametrize("largest", [1e-30, 1e30, 3e38])
+def test_weighted_means_do_not_depend_on_the_scale_of_the_scores(largest):
+    features, keys, scores = encoded(COUNTS)
+    for name, settings in {"paper": {}, "release": {"normalise_weights": True}}.items():
+        expected = reduce_tokens(features, keys, scores, name, **settings)
+        found = reduce_tokens(features, keys, scores / scores.max() * largest, name, **settings)
+        assert found.kept == expected.kept
+        torch.testing.assert_close(torch.cat(found.tokens), torch.cat(expected.tokens))
+
+
+UNCHECKED = """
+import numpy, sys, torch
+import prumerge
+found = {name for name in ("transformers", "pandas", "matplotlib") if name in sys.modules}
+assert not found, f"import prumerge brings {found}"
+x, s = torch.randn(1, 16, 4), torch.rand(1, 16)
+reduce = prumerge.reduce_tokens
+whole = torch.arange(64).reshape(1, 16, 4)
+calls = [
+    lambda: reduce(x.numpy(), x, s), lambda: reduce(x, x.tolist(), s), lambda: reduce(x, x, None),
+    lambda: reduce(whole, x, s), lambda: prumerge.Encoded(whole, x, s, (4, 4)),
+    lambda: reduce(x, x, s, {"budget": 4}), lambda: reduce(x, x, s, None),
+    lambda: prumerge.encode(torch.nn.Linear(1, 1), x, {"budget": 4}),
+    lambda: prumerge.register("mine", settings={"budget": 4}),
+    lambda: reduce(x, x, s, "paper+", grid=(4, 2, 2)), lambda: reduce(x, x, s, "paper+", grid=16),
+    lambda: prumerge.Encoded(x, x, s, (4.0, 4.0)),
+]
+for call in calls:
+    try:
+        print(call())
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_is_no_tensor_setting_or_grid_is_told_in_one_sentence():
+    """As users call it: nothing checks the types before the package does."""
+    command = [sys.executable, "-c", UNCHECKED]
+    tried = subprocess.run(command, capture_output=True, text=True)
+    assert not tried.returncode, tried.stderr
+    settings = "settings must be a preset's name or Settings, got"
+    assert tried.stdout.splitlines() == [
+        "features must be a tensor, got ndarray: pass torch.as_tensor(features)",
+        "keys must be a tensor, got list: pass torch.as_tensor(keys)",
+        "scores must be a tensor, got NoneType: pass torch.as_tensor(scores)",
+        *["features must be floating-point numbers, got torch.int64: pass features.float()"] * 2,
+        f"{settings} dict: pass Settings(**settings)",
+        f"{settings} NoneType: pass a name such as 'prumerge'",
+        *[f"{settings} dict: pass Settings(**settings)"] * 2,
+        "grid must be (rows, columns), two whole numbers, got (4, 2, 2)",
+        "grid must be (rows, columns), two whole numbers, got 16",
+        "grid must be (rows, columns), two whole numbers, got (4.0, 4.0)",
+    ]
+
+
 @pytest.mark.parametrize(
     "cut",
     [
@@ -314,10 +383,10 @@ def test_memory_grows_with_kept_patches_not_with_all_of_them():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_operation_waits_for_a_value_or_loops_over_pictures(name):
+def test_few_operations_wait_for_a_value_and_none_loops_over_pictures(name):
     few, _ = watched([4, 9], settings=name)
     many, _ = watched([4, 9] * 20, settings=name)
-    assert few.reads == many.reads == 0  # lengths are read once, by tolist
+    assert few.reads == many.reads == 1  # finite tokens; lengths are read once, by tolist
     assert many.calls - few.calls == 38 * 2  # tokens and positions of a picture, cut out at the end
 
 
