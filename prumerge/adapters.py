@@ -18,7 +18,9 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CARD = "README.md"
 PICKLED = "adapter_model.bin"
+PREPARED = {True: "padded to squares", False: "cropped to squares"}
 NON_LORA = "non_lora_trainables"
 UNPICKLE = (
     "a pickle, which can run code when it is opened. Rewrite it once, where you trust it: "
@@ -78,7 +80,7 @@ def _fetch(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        wanted = ["*.json", "*.safetensors"]
+        wanted = ["*.json", "*.safetensors", CARD]
         found = snapshot_download(source, revision=revision or None, allow_patterns=wanted)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ValueError(
@@ -90,25 +92,28 @@ def _fetch(name: str) -> Path:
 
 @quiet_peft()
 def apply_adapter(
-    model: LlavaForConditionalGeneration, name: str | Path
+    model: LlavaForConditionalGeneration, name: str | Path, do_pad: bool = True
 ) -> LlavaForConditionalGeneration:
     """Merge a PEFT adapter into a stock LLaVA.
 
     Args:
         model: As :func:`prumerge.models.load` returns it. Its weights are changed.
         name: As for :func:`open_adapter`.
+        do_pad: How its pictures will be prepared: padded to squares, or cropped.
 
     Returns:
         The model, a stock one still, so that :func:`prumerge.attach` and everything else work.
 
     Raises:
         ValueError: If the adapter does not fit: made for other layers, other sizes, another kind
-            of model, or in LLaVA's own format. The message names adapter and layer.
+            of model, or in LLaVA's own format, or if its card says that it was tuned on pictures
+            prepared otherwise. The message names adapter and layer.
     """
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     folder = open_adapter(name)
+    check_card(folder, do_pad)
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         keys = list(weights.keys())
     if not keys or (folder / f"{NON_LORA}.safetensors").exists() or _in_llava_format(keys):
@@ -129,6 +134,48 @@ def apply_adapter(
             "name the model it was tuned on"
         )
     return tuned.merge_and_unload(safe_merge=True)
+
+
+def write_card(folder: Path, do_pad: bool) -> None:
+    """Add to an adapter's card how the pictures were prepared that it was tuned on.
+
+    Args:
+        folder: Where PEFT has saved the adapter; it writes the card as well.
+        do_pad: See :func:`prumerge.preprocessing.prepare`.
+    """
+    from huggingface_hub import ModelCard
+
+    path = folder / CARD
+    card = ModelCard(path.read_text(encoding="utf-8") if path.exists() else "---\n{}\n---\n")
+    card.data["do_pad"] = do_pad
+    told = {
+        value: f"\n\nTuned on pictures {words}: `do_pad={value}`.\n"
+        for value, words in PREPARED.items()
+    }
+    card.text = card.text.replace(told[not do_pad], "").rstrip() + told[do_pad]
+    card.save(path)
+
+
+def check_card(folder: Path, do_pad: bool) -> None:
+    """Refuse an adapter whose card tells of pictures prepared otherwise; most tell nothing.
+
+    Args:
+        folder: Of the adapter.
+        do_pad: How pictures are to be prepared.
+
+    Raises:
+        ValueError: Naming folder and remedy.
+    """
+    from huggingface_hub import ModelCard
+
+    path = folder / CARD
+    data = ModelCard.load(path, ignore_metadata_errors=True).data if path.exists() else {}
+    tuned = data.get("do_pad")
+    if tuned is not None and tuned != do_pad:
+        raise ValueError(
+            f"adapter {folder} was tuned on pictures {PREPARED[tuned]}, not {PREPARED[do_pad]}: "
+            f"give do_pad={tuned}"
+        )
 
 
 def adapter_fingerprint(name: str | Path) -> str:

@@ -9,18 +9,20 @@ encode_pictures   features, keys and scores of many
 
 import dataclasses
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.mini.benchmark import HELD_OUT_SEED
 from prumerge.mini.scenes import Scene, draw_scene
+from prumerge.preprocessing import open_picture, prepare
 from prumerge.scores import Encoded, encode
 from prumerge.settings import Settings
 
@@ -58,8 +60,9 @@ def load_pictures(
     """Read a user's pictures, or draw scenes that training never saw.
 
     Args:
-        folder: Folder with pictures, taken in the order of their names; None or empty draws
-            scenes with 1, 2, ... up to 12 objects in turn (6 on grids below 20).
+        folder: Folder with pictures, taken in the order of their names, hidden files
+            (``._photo.jpg``) passed over; None or empty draws scenes with 1, 2, ... up to 12
+            objects in turn (6 on grids below 20).
         count: Most pictures from a folder; scenes to draw.
         seed: Of the drawn scenes. A longer list begins with the shorter one.
         grid: Patches along an edge of a drawn scene.
@@ -74,7 +77,7 @@ def load_pictures(
     if count < 1:
         raise ValueError(f"count must be at least 1 picture, got {count}")
     if folder:
-        return [read_picture(path) for path in _files(Path(folder).expanduser())[:count]]
+        return [read_picture(path) for path in _files(_path(folder))[:count]]
     rng = np.random.default_rng((HELD_OUT_SEED, seed, 1000))
     most = 12 if grid >= 20 else 6
     scenes = [draw_scene(rng, grid, objects=1 + i % most, held_out=True) for i in range(count)]
@@ -88,27 +91,28 @@ def read_picture(source: str | Path | io.IOBase, name: str = "") -> Picture:
     """Read one picture as a person sees it.
 
     Args:
-        source: A file's path, or a file opened for reading bytes.
+        source: A file's path, or a file opened for reading bytes. Quotes and spaces around a path
+            given as text are dropped.
         name: What to call it; none takes the file's own name.
 
     Returns:
-        The picture in red, green and blue: upright where a camera stored how it was held,
-        transparent parts on white.
+        The picture in red, green and blue, see :func:`prumerge.preprocessing.to_rgb`: upright,
+        transparent parts on white, many-bit greys scaled by their range.
 
     Raises:
-        ValueError: If there is no picture that can be read.
+        ValueError: If there is no picture that can be read: damaged, truncated, or of an extreme
+            shape.
     """
-    name = name or Path(str(getattr(source, "name", source))).name
+    if isinstance(source, str | Path):
+        source = _path(source)
+    name = name or Path(str(getattr(source, "name", "picture"))).name
     try:
-        with Image.open(source) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        shown = source if isinstance(source, str | Path) else name
+        return Picture(name, open_picture(source))
+    except ValueError as error:
+        shown = source if isinstance(source, Path) else name
         raise ValueError(
             f"{shown} is no readable picture ({error}): remove or replace it"
         ) from error
-    ground = Image.new("RGBA", upright.size, "white")
-    return Picture(name, Image.alpha_composite(ground, upright).convert("RGB"))
 
 
 def grid_of(model: LlavaForConditionalGeneration) -> int:
@@ -118,10 +122,20 @@ def grid_of(model: LlavaForConditionalGeneration) -> int:
 
 
 def to_pixels(
-    processor: LlavaProcessor, pictures: Sequence[Picture | Image.Image]
+    processor: LlavaProcessor, pictures: Sequence[Picture | Image.Image], do_pad: bool = True
 ) -> Float[Tensor, "images 3 height width"]:
-    """Prepare pictures for the encoder: resized, cropped to its size, normalised."""
+    """Prepare pictures for the encoder: padded to squares, resized to its size, normalised.
+
+    Args:
+        processor: Resizes and normalises.
+        pictures: Of any size; arrays of red, green and blue work as well.
+        do_pad: False crops instead; see :func:`prumerge.preprocessing.prepare`.
+
+    Raises:
+        ValueError: If one has an extreme shape.
+    """
     images = [getattr(picture, "image", picture) for picture in pictures]
+    images = prepare(processor, images, do_pad)
     return processor.image_processor(images, return_tensors="pt")["pixel_values"]
 
 
@@ -135,7 +149,7 @@ def as_seen(
         pixel_values: Prepared pictures.
 
     Returns:
-        Red, green and blue; parts that the processor cut off are missing.
+        Red, green and blue, with the border of a padded picture, without what was cut off.
     """
     mean, deviation = (
         torch.tensor(values)[:, None, None]
@@ -181,9 +195,18 @@ def _files(folder: Path) -> list[Path]:
         raise ValueError(f"no folder {folder}: name one with pictures, or none for drawn scenes")
     try:
         found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+        found = [path for path in found if not path.name.startswith(".") and path.is_file()]
     except OSError as error:
         told = f"folder {folder} cannot be read ({error.strerror}): allow it or copy the pictures"
         raise ValueError(told) from error
     if not found:
         raise ValueError(f"{folder} holds no picture: put {', '.join(SUFFIXES)} files there")
     return sorted(found)
+
+
+def _path(place: str | Path) -> Path:
+    """Return the path that a person has typed or pasted, ``~`` for home, perhaps in quotes."""
+    path = os.path.expanduser(place)
+    if isinstance(place, str) and not os.path.exists(path):
+        path = os.path.expanduser(place.strip().strip("'\"").strip())
+    return Path(path)

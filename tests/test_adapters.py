@@ -12,7 +12,7 @@ from toy import batch, pictures, prompt, tiny_llava
 from transformers import LlamaForCausalLM
 
 import prumerge
-from prumerge.adapters import adapter_fingerprint, apply_adapter, open_adapter
+from prumerge.adapters import adapter_fingerprint, apply_adapter, open_adapter, write_card
 from prumerge.llava_adapters import convert_adapter, convert_base, replace_language_model
 
 TARGETS = r".*language_model.*_proj"
@@ -128,6 +128,27 @@ def test_an_adapter_that_cannot_be_used_is_refused_with_the_reason(tmp_path, spo
     assert all(word in str(raised.value) for word in (*words, str(folder))), str(raised.value)
 
 
+def test_an_adapter_tuned_on_pictures_prepared_otherwise_is_refused(tmp_path):
+    save_adapter(tmp_path)
+    for tuned in (True, False):  # PEFT's card is kept, and told anew
+        write_card(tmp_path, tuned)
+        apply_adapter(tiny_llava(), tmp_path, do_pad=tuned)
+        with pytest.raises(ValueError, match=rf"{tmp_path} was tuned .*: give do_pad={tuned}"):
+            apply_adapter(tiny_llava(), tmp_path, do_pad=not tuned)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "library_name: peft" in card and card.count("Tuned on pictures") == 1
+
+
+@pytest.mark.parametrize("card", [None, "", "no YAML", "---\nlicense: mit\n---\n# Of others\n"])
+def test_a_card_that_tells_nothing_is_no_obstacle(tmp_path, card):
+    save_adapter(tmp_path)
+    (tmp_path / "README.md").unlink()
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    for do_pad in (True, False):
+        apply_adapter(tiny_llava(), tmp_path, do_pad)
+
+
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere/there", "a/b/c"])
 def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
     with pytest.raises(ValueError, match="give an existing folder, or a hub id"):
@@ -160,6 +181,9 @@ def test_the_evaluation_answers_with_the_adapter(tmp_path):
     picture, asked = [Image.new("RGB", (48, 48))], [plain.prompt("is there a red 7 ?")]
     texts = [a.answer(picture, asked, {"max_new_tokens": 6})[0].text for a in (answerer, plain)]
     assert texts[0] != texts[1]
+    write_card(tmp_path / "adapter", do_pad=False)
+    with pytest.raises(ValueError, match="cropped to squares, not padded to squares: give do_pad="):
+        Answerer(answerer.options, "cpu")
 
 
 def in_llava_format(folder, weights):

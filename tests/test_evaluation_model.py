@@ -10,11 +10,13 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from evaluated import PATCHES, save_tiny
 from PIL import Image
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
+import datasets
 from datasets import Dataset
 from lmms_eval.api.instance import Instance
 
@@ -27,6 +29,7 @@ from prumerge.evaluation.requests import in_order
 from prumerge.evaluation.runs import evaluate
 from prumerge.models import load
 from prumerge.paths import ROOT
+from prumerge.pictures import read_picture, to_pixels
 
 QUESTIONS = (
     "what colour is the circle ?",
@@ -168,6 +171,31 @@ def test_padding_to_a_square_shows_the_edges(tiny, pictures):
         )
         padded.answerer.answer([wide], [prompt], {"max_new_tokens": 1})
     assert seen[True] > 0.9 and seen[False] < -0.9  # the crop is black, the white edge cut off
+
+
+@pytest.mark.parametrize("do_pad", [True, False])
+def test_pictures_have_the_pixels_of_the_notebooks(tiny, tmp_path, do_pad):
+    """Also where a task lays transparency on black, whatever the mode."""
+    rng = np.random.default_rng(1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rng.integers(0, 256, (48, 90, 4)).astype(np.uint8)).save(tmp_path / "1.png")
+    Image.fromarray(rng.integers(0, 65_536, (48, 60)).astype(np.uint16)).save(tmp_path / "2.png")
+    Image.fromarray(rng.integers(0, 256, (60, 48, 3)).astype(np.uint8)).save(
+        tmp_path / "3.jpg", exif=exif
+    )
+    files = sorted(tmp_path.iterdir())
+    rows = Dataset.from_dict({"image": [str(file) for file in files]})
+    rows = rows.cast_column("image", datasets.Image())
+    model = PruMergeLlava(pretrained=tiny, device="cpu", do_pad=do_pad, batch_size=3)
+    seen = []
+    tower = model.answerer.model.model.vision_tower
+    tower.embeddings.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0]))
+    ask(model, [row["image"] for row in rows], ["what ?"] * 3)
+    wanted = to_pixels(model.answerer.processor, [read_picture(f) for f in files], do_pad)
+    assert len(seen) == 3
+    for pixels in wanted:
+        assert any(torch.equal(pixels, other) for other in seen)
 
 
 def test_a_broken_item_is_named_and_the_others_are_kept(tiny, pictures, tmp_path):

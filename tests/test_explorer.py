@@ -198,7 +198,7 @@ def test_what_does_not_work_is_told_and_the_picture_stays(explorer, tmp_path):
     assert explorer.look is before
     photograph = tmp_path / "own.png"
     Image.linear_gradient("L").resize((300, 200)).save(photograph)
-    explorer.choose.file.value = str(photograph)
+    explorer.choose.file.value = f' "{photograph}" '
     assert explorer.said["trouble"].value == ""
     assert explorer.picture.name == "own.png"
 

@@ -37,7 +37,8 @@ def write(folder, records, form):
     else:
         text = json.dumps(records, ensure_ascii=False, indent=1 if form == "indented" else None)
     path = folder / f"data-{form}.json"
-    path.write_text(("\ufeff" if form == "indented" else "") + text, encoding="utf-8")
+    text = ("\ufeff" if form == "indented" else "") + text.replace("\ud83d", "\\ud83d")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -82,6 +83,7 @@ BAD = {
         record(conversations=[{"from": "human", "value": "<image> What?"}]), "has no answer",
     ),
     "no text": (record(conversations=[{"from": "human", "value": 3}]), "no text"),
+    "half a character": (record(first="<image> What \ud83d?"), "turn 1 has half a character"),
     "no turns": ({"id": "7"}, "no 'conversations'"),
     "no record": ([1], "no 'conversations'"),
     "several pictures": (record(image=["a.png", "a.png"]), "must be one path"),
@@ -114,9 +116,32 @@ def test_a_truncated_record_is_named(folder, form, left):
     assert len(found) == left and len(found.problems) == 1
 
 
+@pytest.mark.parametrize("form, ends", [("lines", "\n"), ("array", "\n"), ("indented", "\r\n")])
+@pytest.mark.parametrize("piece", [7, 1 << 20])
+def test_a_byte_that_is_no_utf8_costs_its_record_alone(folder, form, ends, piece, monkeypatch):
+    monkeypatch.setattr("prumerge.finetuning.records._PIECE_CHARACTERS", piece)
+    path = write(folder, [record(n) for n in range(3)], form)
+    first, *rest = path.read_bytes().replace(b"\n", ends.encode()).split("précisément".encode())
+    path.write_bytes(first + "précisément".encode() + "précisément".encode("latin1").join(rest))
+    with pytest.raises(RecordError) as raised:
+        InstructionFile(path, folder)
+    assert f"{path}, record 2: b'\\xe9' at byte " in str(raised.value)
+    assert "save the file in UTF-8" in str(raised.value)
+    found = InstructionFile(path, folder, "skip")
+    assert [p.split(":")[0] for p in found.problems] == [f"{path}, record {n}" for n in (2, 3)]
+    assert found[0][0].turns[0] == (f"{ASKED} 0", SAID)
+
+
+def test_windows_line_ends_do_not_shift_the_records(folder):
+    path = write(folder, [record(n) for n in range(3)], "indented")
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    found = InstructionFile(path, folder)
+    assert [found[n][0].turns[0][0] for n in range(3)] == [f"{ASKED} {n}" for n in range(3)]
+
+
 def test_an_unreadable_picture_gives_way_to_the_next_record(folder, monkeypatch):
     # lmms-eval, once imported anywhere in a run, has Pillow fill half pictures with grey.
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:200])
     path = write(folder, [record(0), record(1, image="b.png"), record(2)], "array")
     with pytest.raises(RecordError, match=r"record 2: .*b.png is no readable picture"):

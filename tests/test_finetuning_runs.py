@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from test_finetuning import tiny_mini
 
+from prumerge.adapters import check_card
+from prumerge.evaluation.__main__ import parse
 from prumerge.finetuning.command import main, settings_of
 from prumerge.finetuning.data import SceneInstructions, write_scenes
 from prumerge.finetuning.tuning import last_checkpoint
@@ -114,6 +117,29 @@ def test_long_records_are_left_out_and_counted(place, tmp_path, capsys):
     options = {"data": tmp_path / "long.json", "max_length": 80, "max_steps": 1}
     assert main(train(place, tmp_path / "out", **options, on_problem="skip")) == 0
     assert "15 records, 1 left out" in capsys.readouterr().out
+
+
+def test_fewer_steps_than_between_two_logs_tell_their_losses(place, tmp_path, capsys):
+    options = {"max_steps": 3, "logging_steps": 10, "do_pad": "false", "save_steps": 3}
+    assert main(train(place, tmp_path / "out", **options)) == 0
+    told = capsys.readouterr().out
+    found = re.search(r"^3 steps, loss (\S+) at first, (\S+) at last$", told, re.MULTILINE)
+    losses = curve(tmp_path / "out")
+    assert list(losses) == [1, 3]
+    assert found and found.groups() == tuple(f"{loss:.3f}" for loss in losses.values())
+    for folder in ("out", "out/checkpoint-3"):
+        with pytest.raises(ValueError, match="give do_pad=False"):
+            check_card(tmp_path / folder, do_pad=True)
+    options |= {"max_steps": 4, "do_pad": "true"}
+    assert main(train(place, tmp_path / "out", **options)) == 1
+    assert "was tuned on pictures cropped to squares" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pair", ["extra_token=false", "extra_token=False", "budget=None"])
+def test_settings_are_read_as_in_an_evaluation(pair):
+    _, evaluated = parse(["method=release", pair])
+    assert settings_of(["method=release", pair]) == evaluated
+    assert type(evaluated[pair.split("=")[0]]) is not str
 
 
 def test_unknown_commands_and_pairs_are_refused(capsys):

@@ -1,14 +1,31 @@
 """Pictures are a user's or drawn, and can be looked at as the encoder sees them."""
 
+import io
+import struct
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from test_finetuning import tiny_mini
 from toy import PATCHES, pictures, tiny_llava
 
 from prumerge import Settings, attach, encode, names
+from prumerge.asking import answer
+from prumerge.explorer import encode_picture
+from prumerge.finetuning.conversations import to_sample
+from prumerge.finetuning.records import Record
 from prumerge.mini.model import build_processor
-from prumerge.pictures import as_seen, encode_pictures, grid_of, load_pictures, to_pixels
+from prumerge.pictures import (
+    Picture,
+    as_seen,
+    encode_pictures,
+    grid_of,
+    load_pictures,
+    read_picture,
+    to_pixels,
+)
+from prumerge.preprocessing import open_picture, to_rgb
 
 RED = (250, 10, 20)
 
@@ -44,15 +61,129 @@ def test_a_picture_is_turned_as_the_camera_was_held(tmp_path):
     assert load_pictures(tmp_path, count=1)[0].image.size == (30, 40)
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture at all", None])
-def test_an_unreadable_picture_is_named(tmp_path, content, monkeypatch):
+@pytest.mark.parametrize("content", [b"", b"no picture at all", "png", "jpeg", "gif", "webp"])
+@pytest.mark.parametrize("lenient", [False, True])
+def test_an_unreadable_picture_is_named(tmp_path, content, lenient, monkeypatch):
     # lmms-eval, once imported anywhere in a run, has Pillow fill half pictures with grey.
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
-    put(tmp_path / "whole.png")
-    whole = (tmp_path / "whole.png").read_bytes()
-    (tmp_path / "broken.png").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    if isinstance(content, str):
+        whole = io.BytesIO()
+        Image.linear_gradient("L").convert("RGB").save(whole, content)
+        content = whole.getvalue()[: len(whole.getvalue()) * 2 // 3]
+    (tmp_path / "broken.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.png is no readable picture.*remove or replace"):
         load_pictures(tmp_path, count=5)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
+
+
+RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+
+
+@pytest.mark.parametrize(
+    ("suffix", "values"),
+    [
+        ("png", RAMP),
+        ("tif", RAMP),
+        ("tif", RAMP.astype(">u2")),
+        ("tif", RAMP.astype(np.int32)),  # 16 bits in 32
+        ("tif", (RAMP // 257).astype(np.int32)),  # 8 bits in 32
+        ("tif", RAMP.astype(np.int32) * 30_000 - 7),
+        ("tif", (RAMP / 65_535).astype(np.float32)),
+        ("tif", (RAMP / 100 - 300).astype(np.float32)),
+    ],
+)
+def test_greys_of_many_bits_are_scaled_by_their_range(tmp_path, suffix, values):
+    Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
+    found = np.asarray(read_picture(tmp_path / f"deep.{suffix}").image)
+    assert (found == (RAMP // 257)[..., None]).all()
+
+
+def tiff(values, bits, of_type, photometric=1):
+    """A grey TIFF as Pillow does not write it; ``of_type`` 1 is unsigned, 2 signed."""
+    raw, (rows, columns) = values.tobytes(), values.shape
+    tags = [(256, columns), (257, rows), (258, bits), (259, 1), (262, photometric), (273, 8)]
+    tags += [(277, 1), (278, rows), (279, len(raw)), (339, of_type)]
+    listed = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw
+    return io.BytesIO(head + struct.pack("<H", len(tags)) + listed + struct.pack("<I", 0))
+
+
+def test_unsigned_signed_and_inverted_tiffs_are_told_apart():
+    wide = RAMP.astype("<u4") * 65_537
+    assert wide.max() == 2**32 - 1
+    grey = (RAMP // 257)[..., None]
+    assert (np.asarray(open_picture(tiff(wide, 32, 1))) == grey).all()
+    signed = (RAMP.astype(int) - 32_768).astype("<i2")
+    assert (np.asarray(open_picture(tiff(signed, 16, 2))) == grey).all()
+    assert (np.asarray(open_picture(tiff(RAMP, 16, 1, photometric=0))) == 255 - grey).all()
+
+
+def test_what_has_no_brightness_is_told(tmp_path):
+    values = np.full((4, 4), np.nan, np.float32)
+    Image.fromarray(values).save(tmp_path / "1.tif")
+    with pytest.raises(ValueError, match=r"1\.tif .*no finite numbers"):
+        load_pictures(tmp_path, 1)
+    assert np.asarray(to_rgb(Image.new("F", (3, 3), 7.0))).max() == 0
+    with pytest.raises(ValueError, match="LAB: save it in RGB"):
+        to_rgb(Image.new("LAB", (3, 3)))
+
+
+def test_transparency_is_laid_on_white_in_every_mode(tmp_path):
+    """Left half opaque and dark, right half transparent."""
+    colour = Image.new("RGB", (2, 1), (9, 9, 9))
+    mask = Image.new("L", (2, 1), 255)
+    mask.putpixel((1, 0), 0)
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([9, 9, 9, 1, 2, 3])
+    palette.putpixel((1, 0), 1)
+    shown = {"LA": colour.convert("LA"), "RGBA": colour.convert("RGBA")}
+    for picture in shown.values():
+        picture.putalpha(mask)
+        picture.save(tmp_path / f"{picture.mode}.png")
+    palette.save(tmp_path / "P.png", transparency=1)
+    deep = Image.fromarray(np.array([[9 * 257, 65]], np.uint16))
+    deep.save(tmp_path / "deep.png", transparency=65)
+    colour.putpixel((1, 0), (1, 2, 3))
+    colour.save(tmp_path / "tRNS.png", transparency=(1, 2, 3))
+    for picture in load_pictures(tmp_path, 9):
+        assert np.asarray(picture.image).tolist() == [[[9] * 3, [255] * 3]], picture.name
+    for mode in ("CMYK", "1"):
+        assert to_rgb(Image.new(mode, (2, 1))).getpixel((0, 0)) == (255 * (mode == "CMYK"),) * 3
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    put(tmp_path / "photo.jpg")
+    (tmp_path / "._photo.jpg").write_bytes(b"what macOS leaves beside each file")
+    (tmp_path / "folder.png").mkdir()
+    assert [picture.name for picture in load_pictures(tmp_path, 5)] == ["photo.jpg"]
+
+
+@pytest.mark.parametrize("typed", ["'{}'", '"{}"', " {}\n"])
+def test_a_path_may_be_pasted_with_quotes_and_spaces(tmp_path, typed):
+    put(tmp_path / "own.png")
+    assert read_picture(typed.format(tmp_path / "own.png")).name == "own.png"
+    assert len(load_pictures(typed.format(tmp_path), 5)) == 1
+    put(tmp_path / "'own'.png", colour=(1, 2, 3))  # a name may have quotes of its own
+    quoted = read_picture(f"{tmp_path}/'own'.png")
+    assert quoted.image.getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_an_upload_is_called_by_its_name_never_by_an_object_in_memory():
+    for name, shown in (("up.png", "up.png"), ("", "picture")):
+        with pytest.raises(ValueError, match=f"^{shown} is no readable picture") as raised:
+            read_picture(io.BytesIO(b"text"), name)
+        assert "<" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (20, 2001), (16_385, 200)])
+def test_extreme_shapes_are_refused_before_they_are_enlarged(tmp_path, size):
+    put(tmp_path / "strip.png", size=size)
+    with pytest.raises(ValueError, match=rf"strip\.png .*{size[0]} x {size[1]} pixels: .*at most"):
+        read_picture(tmp_path / "strip.png")
+    strip = Image.new("RGB", size)
+    for do_pad in (True, False):
+        with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels"):
+            to_pixels(build_processor(12), [strip], do_pad)
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):
@@ -120,15 +251,45 @@ def test_what_the_encoder_sees_is_the_drawn_picture():
     assert torch.equal(to_pixels(processor, [found[1].image]), pixel_values[1:2])
 
 
-def test_what_the_encoder_sees_of_a_wide_picture_is_its_middle(tmp_path):
+def test_a_wide_picture_is_padded_to_a_square_or_cropped_to_its_middle(tmp_path):
     wide = np.zeros((50, 150, 3), dtype=np.uint8)
     wide[:, 50:100] = RED
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    processor = build_processor(12)
-    seen = as_seen(processor, to_pixels(processor, load_pictures(tmp_path, 1)).bfloat16())
-    assert seen.shape == (1, 96, 96, 3)
-    assert abs(seen[0, 48, 48].astype(int) - RED).max() <= 1  # bfloat16 has 3 digits
-    assert abs(seen[0, :, 4:-4].astype(int) - RED).max() <= 1
+    processor, found = build_processor(12), load_pictures(tmp_path, 1)
+    seen = as_seen(processor, to_pixels(processor, found))[0].astype(int)
+    assert seen.shape == (96, 96, 3)
+    assert (seen[:30] == 127).all() and (seen[66:] == 127).all()  # the mean colour
+    assert (seen[36:60, :28] == 0).all() and abs(seen[36:60, 36:60] - RED).max() <= 1
+    cropped = as_seen(processor, to_pixels(processor, found, do_pad=False).bfloat16())[0]
+    assert abs(cropped[:, 4:-4].astype(int) - RED).max() <= 1  # bfloat16 has 3 digits
+
+
+def test_all_parts_prepare_a_picture_alike(tmp_path, monkeypatch):
+    """A wide one, held sideways, half transparent: the same pixels wherever it is looked at."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 60, 4)).astype(np.uint8)
+    raw = Image.fromarray(pixels, "RGBA")
+    raw.save(tmp_path / "sideways.png", exif=exif)
+    model, processor = tiny_mini()
+    edge = grid_of(model) * processor.patch_size
+    wanted = to_pixels(processor, [read_picture(tmp_path / "sideways.png")])
+    assert wanted.shape == (1, 3, edge, edge)
+    seen = []
+    embeddings = model.model.vision_tower.embeddings
+    embeddings.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(args[0] if args else kwargs["pixel_values"]),
+        with_kwargs=True,
+    )
+    again = Image.open(tmp_path / "sideways.png")
+    answer(model, processor, [again], ["is there a red 7 ?"], max_new_tokens=1)
+    encode_picture(model, processor, Picture("again", again))
+    record = Record("a", "sideways.png", (("is there a red 7 ?", "yes"),))
+    seen.append(to_sample(processor, record, again, grid_of(model) ** 2)["pixel_values"][None])
+    assert len(seen) == 3 and all(torch.equal(pixels, wanted) for pixels in seen)
+    for do_pad in (True, False):
+        cropped = to_sample(processor, record, again, grid_of(model) ** 2, do_pad=do_pad)
+        assert torch.equal(cropped["pixel_values"][None], wanted) is do_pad
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])

@@ -1,5 +1,6 @@
 """The real tasks, on snapshots with the hub's layout: prompts, scores, and what may be wrong."""
 
+import io
 import shutil
 
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the ext
 import numpy as np
 import pandas as pd
 from lmms_eval.api.task import ConfigurableTask
+from PIL import Image, ImageFile
 from scored import scored
 
 from prumerge.evaluation.runs import REAL, TASKS, evaluate, task_manager, tasks_named
@@ -132,6 +134,19 @@ def test_a_corrupt_picture_is_named(local, tmp_path, monkeypatch, tiny):
     monkeypatch.setenv("PRUMERGE_DATA", str(tmp_path))
     with pytest.raises(RuntimeError, match=r"1 of 4 items .*\n  prumerge_mme, test, item 1"):
         evaluate(["prumerge_mme"], pretrained=tiny, device="cpu", answers=str(tmp_path / "a"))
+
+
+def test_half_a_picture_is_named_and_not_scored(local, tmp_path, monkeypatch, tiny):
+    shutil.copytree(local / "MME", tmp_path / "MME")
+    whole = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(whole, "jpeg")
+    half = whole.getvalue()[: len(whole.getvalue()) // 2]
+    path = tmp_path / "MME" / "default" / "test-00000-of-00001.parquet"
+    write(path, list(zip([whole.getvalue(), half] * 2, MME, strict=True)))
+    monkeypatch.setenv("PRUMERGE_DATA", str(tmp_path))
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as lmms-eval sets it
+    with pytest.raises(RuntimeError, match=r"2 of 4 items (.*\n)+.*item 1 .*truncated"):
+        evaluate(["prumerge_mme"], pretrained=tiny, device="cpu")
 
 
 def test_unknown_and_colliding_task_names_are_told(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from prumerge.evaluation.options import FULL, read
+from prumerge.evaluation.options import FULL, read, value_of
 from prumerge.paths import RUNS
 
 SHOWN = "label task metric value low high constant unit items".split()
@@ -45,18 +45,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[
         parser.error("--save goes with --compare; --rows adds the rows of one method to a file")
     if wrong := [name for name, sign, _ in pairs if not sign]:
         parser.error(f"{wrong[0]!r} is no name=value")
-    return chosen, {name: _value(text) for name, _, text in pairs}
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return chosen, {name: value_of(text) for name, _, text in pairs}
 
 
 def add_rows(path: Path, rows: pd.DataFrame) -> None:

@@ -14,10 +14,11 @@ from prumerge.attachment import Attachment
 from prumerge.evaluation.identity import fingerprint
 from prumerge.evaluation.options import Options
 from prumerge.evaluation.random_model import RANDOM, build
-from prumerge.evaluation.sharing import distinct, pad_to_square, picture_arguments
+from prumerge.evaluation.sharing import distinct, picture_arguments
 from prumerge.llava import attach
 from prumerge.methods import Method
 from prumerge.models import load
+from prumerge.preprocessing import prepare
 
 VICUNA_V1 = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
@@ -66,7 +67,7 @@ class Answerer:
         self.model, self.processor = make(options.pretrained, device, options.dtype)
         adapter = options.adapter
         if adapter:
-            self.model = apply_adapter(self.model, adapter)
+            self.model = apply_adapter(self.model, adapter, options.do_pad)
         self.attachment: Attachment | None = None
         reducer = self.use(options.reducer())
         self.identity: dict[str, Any] = {
@@ -125,10 +126,7 @@ class Answerer:
             methods that pool over it (``pooling="batch"``) and for rounding in half precision.
         """
         shown, places = distinct(pictures)
-        if self.options.do_pad:
-            mean = self.processor.image_processor.image_mean
-            colour = tuple(int(255 * value) for value in mean)
-            shown = [pad_to_square(picture, colour) for picture in shown]
+        shown = prepare(self.processor, shown, self.options.do_pad)
         inputs, pixels = self._prepare(shown, places.tolist(), prompts)
         with torch.inference_mode():
             inputs |= picture_arguments(self.model, self.attachment, pixels, places)

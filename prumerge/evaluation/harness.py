@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
-from PIL import Image
+from PIL import Image, ImageFile
 from tqdm import tqdm
 
 from prumerge.evaluation.answering import Answer, Answerer
@@ -25,9 +25,18 @@ from prumerge.evaluation.effort import Effort
 from prumerge.evaluation.journal import Journal, key_of
 from prumerge.evaluation.memory import reset_peak
 from prumerge.evaluation.options import read
-from prumerge.evaluation.requests import Question, generation_of, in_order, report
+from prumerge.evaluation.requests import (
+    Question,
+    generation_of,
+    in_colours,
+    in_order,
+    report,
+)
 from prumerge.evaluation.sharing import picture_hash
 from prumerge.models import check_device
+from prumerge.preprocessing import to_rgb, truncation_told
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms_eval switches it on: grey for what is missing
 
 PATIENCE = InitProcessGroupKwargs(timeout=timedelta(weeks=52))
 """Processes wait for each other while one prepares a data set or scores; ten minutes are usual."""
@@ -156,12 +165,14 @@ class PruMergeLlava(lmms):
 
     def _question(self, request: Instance) -> Question:
         context, raw, doc_to_visual, number, task, split = request.args
-        pictures = doc_to_visual(self.task_dict[task][split][number])
+        with truncation_told():  # a data set decodes a row's pictures when the row is asked for
+            row = self.task_dict[task][split][number]
+            pictures = doc_to_visual(in_colours(row))
         if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
             raise ValueError(f"one picture is needed, the item has {len(pictures)}")
         prompt = self.answerer.prompt(context)
         generation, until = generation_of(raw)
-        picture = pictures[0].convert("RGB")
+        picture = to_rgb(pictures[0])
         key = key_of(
             model=self.answerer.identity,
             task=task,

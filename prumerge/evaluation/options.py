@@ -87,6 +87,30 @@ class Options:
         return None
 
 
+def value_of(text: str) -> Any:
+    """Read a value from a command line.
+
+    Args:
+        text: Behind the sign of ``name=value``.
+
+    Returns:
+        A truth value or None in any spelling, a number where it is one, else the text.
+
+    Example:
+        >>> [value_of(text) for text in ("false", "None", "64", "1.5", "prumerge+")]
+        [False, None, 64, 1.5, 'prumerge+']
+    """
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def read(arguments: dict[str, Any]) -> Options:
     """Sort arguments as lmms-eval's command line hands them over.
 

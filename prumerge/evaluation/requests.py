@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from prumerge.preprocessing import to_rgb
+
 DEFAULT_NEW_TOKENS = 128  # as LLaVA-1.5's own evaluation, where a task names no limit
 PICTURE_COLUMNS = ("image_id", "image_source", "question_id")
 """Columns that name a picture: of VQAv2 and TextVQA, of POPE, of MME."""
@@ -35,6 +37,25 @@ class Question:
     prompt: str
     generation: dict[str, Any]
     until: list[str]
+
+
+def in_colours(value: Any) -> Any:
+    """Turn a row's pictures into red, green and blue before a task looks at them.
+
+    The tasks of lmms-eval do so by ``convert("RGB")``, which lays transparent parts on black and
+    makes 16-bit greys white; afterwards that changes nothing.
+
+    Args:
+        value: A row, or what is in it; lists and dicts are searched.
+
+    Returns:
+        The same with its pictures as of :func:`prumerge.preprocessing.to_rgb`.
+    """
+    if isinstance(value, Image.Image):
+        return to_rgb(value)
+    if isinstance(value, dict):
+        return {name: in_colours(part) for name, part in value.items()}
+    return [in_colours(part) for part in value] if isinstance(value, list) else value
 
 
 def in_order(requests: Sequence[tuple[Any, ...]], data: dict[str, Any]) -> list[list[int]]:

@@ -23,25 +23,6 @@ def picture_hash(picture: Image.Image) -> str:
     return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:16]
 
 
-def pad_to_square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """Pad a picture to a square, centred, as LLaVA-1.5 does before its encoder.
-
-    Args:
-        picture: Any size, red green blue.
-        colour: Of the border.
-
-    Returns:
-        The picture itself when it is square.
-    """
-    width, height = picture.size
-    if width == height:
-        return picture
-    edge = max(width, height)
-    square = Image.new("RGB", (edge, edge), colour)
-    square.paste(picture, ((edge - width) // 2, (edge - height) // 2))
-    return square
-
-
 def distinct(pictures: Sequence[Image.Image]) -> tuple[list[Image.Image], Int64[Tensor, " asked"]]:
     """Find the pictures that are asked about several times.
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from prumerge.evaluation.answering import Answerer
 from prumerge.evaluation.comparison import method_of
@@ -17,6 +16,7 @@ from prumerge.evaluation.memory import reset_peak
 from prumerge.evaluation.mini_benchmarks import BENCHMARKS
 from prumerge.evaluation.mini_tasks import path_of
 from prumerge.evaluation.options import read
+from prumerge.preprocessing import open_picture
 
 NEW_TOKENS = 6  # as the mini tasks allow
 
@@ -53,7 +53,7 @@ def take_turns(
     rows = []
     for benchmark in benchmarks:
         table = pd.read_parquet(path_of(benchmark)).iloc[:questions]
-        pictures = [Image.open(io.BytesIO(i["bytes"])).convert("RGB") for i in table["image"]]
+        pictures = [open_picture(io.BytesIO(i["bytes"])) for i in table["image"]]
         prompts = [answerer.prompt(question) for question in table["question"]]
         repeats = len(table) / table["image_id"].nunique()
         batches = [slice(start, start + batch) for start in range(0, len(prompts), batch)]

@@ -112,6 +112,7 @@ def encode_picture(
     processor: LlavaProcessor,
     picture: Picture,
     settings: Settings | None = None,
+    do_pad: bool = True,
 ) -> Encoded:
     """Let the encoder of a LLaVA look at one picture.
 
@@ -120,11 +121,12 @@ def encode_picture(
         processor: Prepares the picture.
         picture: What to look at.
         settings: How scores and keys are read; see :func:`prumerge.encode`.
+        do_pad: False crops the picture; see :func:`prumerge.preprocessing.prepare`.
 
     Returns:
         All that a method may ask for, in float32 on the CPU, without gradients.
     """
-    return encode_pictures(model, to_pixels(processor, [picture]), settings)
+    return encode_pictures(model, to_pixels(processor, [picture], do_pad), settings)
 
 
 def look(encoded: Encoded, method: Method) -> Look:

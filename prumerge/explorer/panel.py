@@ -4,6 +4,7 @@ import base64
 import io
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from ipywidgets import HTML, HBox, Image, Layout, VBox
@@ -38,6 +39,7 @@ class Explorer(VBox):
         processor: Its processor.
         costed: Whose prefill is estimated: what :func:`prumerge.roofline.read_shape` takes.
         card: On which card, a name of ``prumerge.roofline.HARDWARE``.
+        do_pad: Pad pictures to squares; False crops them.
         start: Values to begin with: ``method``, ``budget``, ``seed``, ``objects``, ``file`` and
             others of :class:`Controls`.
 
@@ -55,9 +57,10 @@ class Explorer(VBox):
         processor: LlavaProcessor,
         costed: str = "7b",
         card: str = "H100",
+        do_pad: bool = True,
         **start: object,
     ) -> None:
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.do_pad = model, processor, do_pad
         self.shape, self.card = read_shape(costed), card
         grid = grid_of(model)
         self.choose = Controls(grid**2, 12 if grid >= 20 else 6, **start)
@@ -130,7 +133,7 @@ class Explorer(VBox):
 
     def _open(self, picture: Picture) -> None:
         self.picture, self._encodings = picture, {}
-        self.seen = as_seen(self.processor, to_pixels(self.processor, [picture]))[0]
+        self.seen = as_seen(self.processor, to_pixels(self.processor, [picture], self.do_pad))[0]
         self._reduce()
 
     def _take_method(self) -> None:
@@ -143,7 +146,7 @@ class Explorer(VBox):
         read = (settings.score, settings.softmax_class, settings.score_layer, settings.key_layer)
         if read not in self._encodings:
             self._encodings[read] = encode_picture(
-                self.model, self.processor, self.picture, settings
+                self.model, self.processor, self.picture, settings, self.do_pad
             )
         return self._encodings[read]
 
@@ -172,13 +175,14 @@ class Explorer(VBox):
     def _answer(self) -> None:
         given, method = {}, self.method
         asked = ([self.picture.image], [self.choose.question.value])
+        ask = partial(answer, self.model, self.processor, *asked, do_pad=self.do_pad)
         for name in ("all tokens", method.name):
             started = time.perf_counter()
             if name == "all tokens":
-                text, sent = answer(self.model, self.processor, *asked), self.look.reason.size
+                text, sent = ask(), self.look.reason.size
             else:
                 with prumerge.attach(self.model, method) as reducer:
-                    text, (sent,) = answer(self.model, self.processor, *asked), reducer.kept
+                    text, (sent,) = ask(), reducer.kept
             given[name] = (sent, text[0], time.perf_counter() - started)
         self.said["answers"].value = words.answers(given)
 

@@ -11,7 +11,6 @@ Several GPUs: accelerate launch -m prumerge.finetuning train ...
 """
 
 import argparse
-import ast
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,24 +38,24 @@ class TrainOptions:
     max_length: int = field(default=2048, metadata={"help": "most tokens, before the reduction"})
     on_problem: str = field(default="stop", metadata={"help": "bad records: stop, or skip"})
     conversation: str = field(default="template", metadata={"help": "template or vicuna_v1"})
+    do_pad: bool = field(default=True, metadata={"help": "pad pictures to squares, else crop"})
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """Read ``name=value`` pairs; numbers, True, False and None become values.
+    """Read ``name=value`` pairs, as an evaluation does.
 
     Example:
-        >>> settings_of(["method=release", "budget=32", "extra_token=False"])
+        >>> settings_of(["method=release", "budget=32", "extra_token=false"])
         {'method': 'release', 'budget': 32, 'extra_token': False}
     """
+    from prumerge.evaluation.options import value_of
+
     values = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign:
             raise ValueError(f"{pair!r} is no name=value, such as budget=32")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
+        values[name] = value_of(text)
     return values
 
 
@@ -67,6 +66,7 @@ def train(arguments: list[str]) -> None:
     parser = HfArgumentParser((TrainOptions, TrainingArguments), prog="... train")
     parser.set_defaults(learning_rate=2e-4, lr_scheduler_type="cosine", warmup_steps=0.03)
     parser.set_defaults(num_train_epochs=1, logging_steps=10, save_steps=200, save_total_limit=2)
+    parser.set_defaults(logging_first_step=True)
     options, training = parser.parse_args_into_dataclasses(arguments)
 
     from prumerge.evaluation.answering import VICUNA_V1
@@ -83,7 +83,7 @@ def train(arguments: list[str]) -> None:
     method = resolve(**settings_of(options.reduce))
     dtype = "bfloat16" if training.bf16 else "float32"
     model, processor = load(options.model, "cpu", dtype)
-    limits = {"max_length": options.max_length}
+    limits = {"max_length": options.max_length, "do_pad": options.do_pad}
     limits["preface"] = VICUNA_V1 if options.conversation == "vicuna_v1" else ""
     patches = grid_of(model) ** 2
     examples = InstructionFile(
@@ -94,7 +94,9 @@ def train(arguments: list[str]) -> None:
     if training.process_index == 0:
         losses = [row["loss"] for row in log if "loss" in row]
         print(f"{len(examples)} records, {len(examples.problems)} left out")
-        print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last" if losses else "no step")
+        steps = max((row["step"] for row in log), default=0)
+        first_last = f", loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last" if losses else ""
+        print(f"{steps} steps{first_last}")
         print(f"adapter in {training.output_dir}")
 
 

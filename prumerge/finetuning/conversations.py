@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import LlavaProcessor
 
 from prumerge.finetuning.records import Record, RecordError
+from prumerge.pictures import to_pixels
 
 IGNORED_LABEL = -100
 
@@ -47,6 +48,7 @@ def to_sample(
     patches: int,
     max_length: int | None = None,
     preface: str = "",
+    do_pad: bool = True,
 ) -> dict[str, Any]:
     """Make one training sample.
 
@@ -58,6 +60,7 @@ def to_sample(
             the reduction comes later.
         max_length: Most tokens of a sample; None sets no limit.
         preface: See :func:`to_text`.
+        do_pad: False crops the picture; see :func:`prumerge.preprocessing.prepare`.
 
     Returns:
         ``input_ids`` and ``labels`` as lists; ``pixel_values`` [3, height, width] where there is
@@ -78,8 +81,7 @@ def to_sample(
         )
     sample = {"input_ids": ids, "labels": _labels(ids, tokens["offset_mapping"], answers)}
     if picture is not None:
-        prepared = processor.image_processor(picture, return_tensors="pt")
-        sample["pixel_values"] = prepared["pixel_values"][0]
+        sample["pixel_values"] = to_pixels(processor, [picture], do_pad)[0]
     return sample
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 IMAGE = "<image>"
 _PIECE_CHARACTERS = 1 << 20
 _LONGEST_CHARACTERS = 1 << 26
+_KEPT = "surrogateescape"
 _BETWEEN = " \t\r\n,\ufeff"
 
 
@@ -37,7 +38,7 @@ class Span(NamedTuple):
         number: Of the record, from 1; in JSON lines, of the line.
         start: First byte.
         length: Bytes.
-        value: What stands there; a ``JSONDecodeError`` where it is no JSON.
+        value: What stands there; the error where it is no JSON or no UTF-8.
     """
 
     number: int
@@ -69,14 +70,15 @@ def read_spans(path: Path) -> Iterator[Span]:
 
     Yields:
         The records in order. After broken JSON a file of lines goes on; an array cannot, so the
-        broken record is its last.
+        broken record is its last. After bytes that are no UTF-8 both go on.
 
     Raises:
         ValueError: If the file is missing, or begins like neither format.
     """
     if not path.is_file():
         raise ValueError(f"no instruction file {path}: name a JSON or JSON lines file")
-    with path.open(encoding="utf-8") as file:
+    # Bytes that are no UTF-8 come as surrogates, and line ends as they are: places are in bytes.
+    with path.open(encoding="utf-8", errors=_KEPT, newline="") as file:
         first = file.read(64).lstrip(_BETWEEN)[:1]
         if first not in ("[", "{"):
             raise ValueError(f"{path} begins with {first!r}: neither a JSON array nor JSON lines")
@@ -89,14 +91,14 @@ def _lines(path: Path) -> Iterator[Span]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield Span(number, start, len(line), _parsed(line.decode("utf-8-sig")))
+                yield Span(number, start, len(line), _parsed(line))
             start += len(line)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return json.loads(line.decode("utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         return error
 
 
@@ -106,7 +108,7 @@ def _array(file: Any) -> Iterator[Span]:
     while True:
         while at < len(text) and (text[at] in _BETWEEN or not opened):
             opened = opened or text[at] == "["
-            start, at = start + len(text[at].encode()), at + 1
+            start, at = start + len(text[at].encode(errors=_KEPT)), at + 1
         if text[at : at + 1] == "]":
             return
         try:
@@ -117,11 +119,19 @@ def _array(file: Any) -> Iterator[Span]:
             if more and len(text) < _LONGEST_CHARACTERS:
                 text += more
                 continue
-            yield Span(number, start, len(text.encode()), error)
+            yield Span(number, start, len(text.encode(errors=_KEPT)), error)
             return
-        length = len(text[at:end].encode())
-        yield Span(number, start, length, value)
-        number, start, at = number + 1, start + length, end
+        source = text[at:end].encode(errors=_KEPT)
+        yield Span(number, start, len(source), _decoded(source, value))
+        number, start, at = number + 1, start + len(source), end
+
+
+def _decoded(source: bytes, value: Any) -> Any:
+    try:
+        source.decode()
+    except UnicodeDecodeError as error:
+        return error
+    return value
 
 
 def read_at(path: Path, start: int, length: int) -> Any:
@@ -145,6 +155,11 @@ def to_record(value: Any, where: str) -> Record:
         RecordError: If it is no conversation in turns, or if its placeholders do not match its
             picture.
     """
+    if isinstance(value, UnicodeDecodeError):
+        wrong, place = value.object[value.start : value.end], value.start
+        raise RecordError(
+            f"{where}: {wrong!r} at byte {place} of it is no UTF-8: save the file in UTF-8"
+        )
     if isinstance(value, json.JSONDecodeError):
         raise RecordError(f"{where}: broken or truncated JSON ({value.msg}): mend or delete it")
     turns = value.get("conversations") if isinstance(value, dict) else None
@@ -155,9 +170,7 @@ def to_record(value: Any, where: str) -> Record:
         speaker = ("human", "gpt")[number % 2]
         if not isinstance(turn, dict) or turn.get("from") != speaker:
             raise RecordError(f"{where}: turn {number + 1} must be from {speaker!r}, got {turn!r}")
-        if not isinstance(turn.get("value"), str):
-            raise RecordError(f"{where}: turn {number + 1} has no text as its 'value'")
-        texts.append(turn["value"])
+        texts.append(_text(turn.get("value"), f"{where}: turn {number + 1}"))
     if len(texts) % 2:
         raise RecordError(f"{where}: the last question has no answer")
     image = value.get("image")
@@ -171,3 +184,14 @@ def to_record(value: Any, where: str) -> Record:
         )
     texts = [text.replace(IMAGE, "").strip() for text in texts]
     return Record(where, image, tuple(zip(texts[::2], texts[1::2], strict=True)))
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise RecordError(f"{where} has no text as its 'value'")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = value[error.start]
+        raise RecordError(f"{where} has half a character, {half!a}: mend or delete it") from error
+    return value

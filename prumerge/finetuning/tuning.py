@@ -15,11 +15,12 @@ from transformers import (
     LlavaProcessor,
     PrinterCallback,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 
-from prumerge.adapters import quiet_peft
+from prumerge.adapters import check_card, quiet_peft, write_card
 from prumerge.finetuning.conversations import collate, to_sample
 from prumerge.finetuning.data import Example
 from prumerge.finetuning.lora import PROJECTOR, Lora, add_lora, parameter_groups
@@ -54,11 +55,28 @@ class Samples(Dataset):
         return self.make(*self.examples[index])
 
 
+class LogLast(TrainerCallback):
+    """Logs the last step, also where it is none of every ``logging_steps``."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for the log."""
+        control.should_log |= state.global_step >= state.max_steps
+
+
 class ReducedTrainer(Trainer):
     """The Trainer, except that a batch without pictures reaches the projector too.
 
-    Where each process has its own batch, all must have gradients for the same weights.
+    Where each process has its own batch, all must have gradients for the same weights. The cards
+    of what it saves tell how pictures were prepared.
     """
+
+    do_pad = True
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapter, as the Trainer does, with its card."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            write_card(Path(output_dir or self.args.output_dir), self.do_pad)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], *args: Any, **options: Any
@@ -81,6 +99,7 @@ def tune(
     method: Method | None = None,
     max_length: int | None = None,
     preface: str = "",
+    do_pad: bool = True,
 ) -> tuple[PeftModel, list[dict[str, float]]]:
     """Tune a model, or go on from the last complete checkpoint in ``arguments.output_dir``.
 
@@ -93,16 +112,24 @@ def tune(
         method: Reduces the visual tokens during training; None sends all.
         max_length: Most tokens of a sample before the reduction.
         preface: Text in front of each conversation.
+        do_pad: Pad pictures to squares; False crops them. The adapter's card tells which.
 
     Returns:
-        The tuned model, nothing attached, and the Trainer's log, from the first step on. The
-        adapter lies in ``arguments.output_dir``, as PEFT saves it.
+        The tuned model, nothing attached, and the Trainer's log, from the first step on, the
+        last one included. The adapter lies in ``arguments.output_dir``, as PEFT saves it.
+
+    Raises:
+        ValueError: If the checkpoint to go on from saw pictures prepared otherwise.
     """
     lora = lora or Lora()
+    if resumed := last_checkpoint(Path(arguments.output_dir)):
+        check_card(Path(resumed), do_pad)
     set_seed(arguments.seed)
     tuned = add_lora(model, lora)
     patches = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
-    make = partial(_sample, processor, patches=patches, max_length=max_length, preface=preface)
+    make = partial(
+        _sample, processor, patches=patches, max_length=max_length, preface=preface, do_pad=do_pad
+    )
     arguments.remove_unused_columns = False
     trainer = ReducedTrainer(
         model=tuned,
@@ -111,9 +138,11 @@ def tune(
         data_collator=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
         optimizers=(torch.optim.AdamW(parameter_groups(tuned, lora), weight_decay=0.0), None),
     )
+    trainer.do_pad = do_pad
+    trainer.add_callback(LogLast)
     trainer.remove_callback(PrinterCallback)  # where bars are switched off, it prints every step
     with attach(model, method) if method else nullcontext():
-        trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
+        trainer.train(resume_from_checkpoint=resumed)
     trainer.save_model()
     # What the Trainer wrapped around it for lower precision would stay otherwise.
     tuned = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
