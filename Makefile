@@ -74,8 +74,10 @@ browser: setup
 		$(BIN)/python -m pip install -q -c constraints.txt playwright
 	@$(IN_ENV) && python -m pytest browser
 
+# JupyterLab refuses root, as whom containers run, unless told.
 lab: setup
-	@PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab --notebook-dir notebooks
+	@PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab --notebook-dir notebooks \
+		$$(if [ "$$(id -u)" = 0 ]; then echo --allow-root; fi)
 
 record: setup
 	@$(IN_ENV) && python -m prumerge.record $(NOTEBOOKS)

@@ -20,8 +20,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from prumerge.mini.benchmark import HELD_OUT_SEED
-from prumerge.mini.scenes import Scene, draw_scene
+from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene
 from prumerge.preprocessing import open_picture, prepare
 from prumerge.scores import Encoded, encode
 from prumerge.settings import Settings

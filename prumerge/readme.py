@@ -16,10 +16,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prumerge import results
+from prumerge.extras import needs
 from prumerge.limits import suggestion
 from prumerge.paths import ROOT
-from prumerge.timing.efficiency import efficiency_table
+
+with needs("notebooks"):
+    from prumerge import results
+    from prumerge.timing.efficiency import efficiency_table
 
 _BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n)(.*?)(<!-- end of rows -->)", re.DOTALL)
 

@@ -10,11 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbclient
-import nbformat
+from prumerge.extras import needs
 
-from prumerge.outcomes import RunError, drop_widgets, finish, stopped, told
-from prumerge.runs import KERNEL
+with needs("notebooks"):
+    import nbclient
+    import nbformat
+
+    from prumerge.outcomes import RunError, drop_widgets, finish, stopped, told
+    from prumerge.runs import KERNEL
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL}
 # What a cleaned notebook keeps is what nbval compares: outputs, counts, cell ids, tags.

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import papermill
+from prumerge.extras import needs
 
-from prumerge.outcomes import RunError, finish, stopped, told
-from prumerge.parameters import check_parameters, declared_parameters, read_texts
+with needs("notebooks"):
+    import papermill
+
+    from prumerge.outcomes import RunError, finish, stopped, told
+    from prumerge.parameters import check_parameters, declared_parameters, read_texts
 
 KERNEL = "python3"
 

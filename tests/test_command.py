@@ -12,7 +12,7 @@ from prumerge.__main__ import COMMANDS, main
 from prumerge.paths import MINI, ROOT
 
 # Packages of the extras that the package itself uses. Those that transformers loads by itself
-# where it finds them (pandas, scipy, scikit-learn) are left to `make wheel`.
+# where it finds them (pandas, scipy, scikit-learn) are left to test_extras and `make wheel`.
 EXTRA = "IPython ipywidgets matplotlib seaborn nbformat papermill nbclient nbconvert lmms_eval"
 TRIAL = f"""
 import sys

@@ -1,7 +1,10 @@
 """Tables, speeds and memory of a comparison, by hand."""
 
 import gc
+import importlib
+import sys
 import weakref
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -101,6 +104,22 @@ def test_the_peak_counts_from_the_reset():
     assert 0 < after < before - 32
     again = torch.ones(2**20)
     assert peak_mib("cpu") >= after and len(again)
+
+
+def test_without_the_unix_module_resource_windows_is_asked(monkeypatch):
+    class Asked:  # what psutil has on Windows alone
+        def memory_info(self):
+            return SimpleNamespace(peak_wset=3 * 2**20)
+
+    monkeypatch.setitem(sys.modules, "resource", None)
+    memory = importlib.reload(importlib.import_module("prumerge.evaluation.memory"))
+    monkeypatch.setattr("psutil.Process", Asked)
+    try:
+        assert memory.peak_mib("cpu") == 3
+        importlib.reload(importlib.import_module("prumerge.finetuning.costs"))
+    finally:
+        monkeypatch.undo()
+        importlib.reload(memory)
 
 
 def test_an_earlier_model_is_gone_before_speed_is_measured(tmp_path, monkeypatch):

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from prumerge.mini.batches import patch_names
 from prumerge.mini.glyphs import COLOURS, DIGITS, KINDS, PATCH_PIXELS, SHAPES, glyphs
 from prumerge.mini.scenes import draw_scene
+from prumerge.paths import ROOT
 
 
 def scene(seed: int = 0, **options):
@@ -61,6 +63,12 @@ def test_patch_names_agree_with_the_things():
     read = [kinds[drawn.sign.row, drawn.sign.column + 3 * i] for i in range(len(drawn.sign.number))]
     assert "".join(KINDS[kind - 1] for kind in read) == drawn.sign.number
     assert ((kinds == 0) == (drawn.owner == 0)).all()
+
+
+def test_digits_are_the_ones_scikit_learn_has():
+    own, stock = np.load(ROOT / "prumerge/mini/digits.npz"), load_digits()
+    assert np.array_equal(own["scans"], stock.images)
+    assert np.array_equal(own["digits"], stock.target)
 
 
 def test_evaluation_draws_digits_that_training_never_sees():

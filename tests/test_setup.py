@@ -46,6 +46,25 @@ def test_an_absent_python_is_named(clone):
     assert result.stderr.startswith("set-up: no-such-python cannot be run")
 
 
+def test_jupyterlab_is_told_when_root_starts_it(clone):
+    """It refuses root otherwise, as whom containers run."""
+    shutil.copy(ROOT / "Makefile", clone)
+    (clone / "prumerge").mkdir()
+    tools = clone / ".venv/bin"
+    tools.mkdir(parents=True)
+    path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    for name in ("jupyter", "id"):
+        (tools / name).touch(0o755)
+    (tools / "jupyter").write_text('#!/bin/sh\necho "$@"\n')
+    (clone / ".venv/.installed").touch()
+    for user, told in (("0", " --allow-root"), ("1000", "")):
+        (tools / "id").write_text(f"#!/bin/sh\necho {user}\n")
+        made = subprocess.run(
+            ["make", "lab"], cwd=clone, capture_output=True, text=True, env=os.environ | path
+        )
+        assert made.stdout == f"lab --notebook-dir notebooks{told}\n", made.stderr
+
+
 def test_a_missing_network_is_told(clone):
     # Port 9 of this machine discards: nothing answers there, and no other index is looked at.
     unreachable = {

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from prumerge.evaluation.options import FULL, read, value_of
+from prumerge.extras import needs
 from prumerge.paths import RUNS
+
+with needs("eval"):
+    import pandas as pd
 
 SHOWN = "label task metric value low high constant unit items".split()
 SHOWN += "tokens_mean tokens_min tokens_max images_per_s".split()
@@ -128,4 +130,5 @@ def _tell(chosen: argparse.Namespace, model: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with needs("eval"):
+        sys.exit(main())

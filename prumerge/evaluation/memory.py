@@ -3,11 +3,16 @@
 import contextlib
 import gc
 import re
-import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -39,6 +44,8 @@ def peak_mib(device: str) -> float:
     """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset / 2**20
     with contextlib.suppress(OSError):
         if found := re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text()):
             return int(found[1]) / 2**10

@@ -2,7 +2,9 @@
 
 import sys
 
+from prumerge.extras import needs
 from prumerge.finetuning.command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with needs("notebooks", "train"):
+        sys.exit(main())

@@ -61,6 +61,8 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 
 def train(arguments: list[str]) -> None:
     """Tune a model on an instruction file; started again, go on from the last checkpoint."""
+    # First, since it names what is missing.
+    from prumerge.finetuning.tuning import tune  # isort: split
     from transformers import HfArgumentParser, TrainingArguments
 
     parser = HfArgumentParser((TrainOptions, TrainingArguments), prog="... train")
@@ -73,7 +75,6 @@ def train(arguments: list[str]) -> None:
     from prumerge.finetuning.conversations import to_sample
     from prumerge.finetuning.data import InstructionFile
     from prumerge.finetuning.lora import Lora
-    from prumerge.finetuning.tuning import tune
     from prumerge.methods import resolve
     from prumerge.models import load
     from prumerge.pictures import grid_of

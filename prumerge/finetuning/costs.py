@@ -7,7 +7,6 @@ core's time whatever else the machine does; on a GPU the clock's.
 """
 
 import multiprocessing
-import resource
 import statistics
 import time
 from typing import Any
@@ -16,6 +15,7 @@ import pandas as pd
 import psutil
 import torch
 
+from prumerge.evaluation.memory import peak_mib
 from prumerge.finetuning.arms import MINI_LORA, Plan
 from prumerge.finetuning.conversations import collate, to_sample
 from prumerge.finetuning.data import SceneInstructions
@@ -76,7 +76,7 @@ def _measure(
     cuda = device.startswith("cuda")
     clock = time.perf_counter if cuda else time.process_time
     # What loading took at its height is not subtracted: memory is rather over- than understated.
-    before, times = psutil.Process().memory_info().rss, []
+    before, times = 0 if cuda else psutil.Process().memory_info().rss / 2**20, []
     with attach(model, method) as reducer:
         for _ in range(steps + 1):
             began = clock()
@@ -89,7 +89,6 @@ def _measure(
                 torch.cuda.synchronize(device)
             times.append(1e3 * (clock() - began))
         kept = reducer.kept[0]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10 - before
     step_ms = statistics.median(times[1:])
     return {
         "model": name,
@@ -97,7 +96,7 @@ def _measure(
         "batch_size": batch_size,
         "step_ms": step_ms,
         "samples_per_s": 1e3 * batch_size / step_ms,
-        "peak_mib": (torch.cuda.max_memory_allocated(device) if cuda else peak) / 2**20,
+        "peak_mib": peak_mib(device) - before,
         "rank": lora.rank,
         **provenance(device),
     }

@@ -15,10 +15,8 @@ from prumerge.asking import answer
 from prumerge.mini.families import Question
 from prumerge.mini.glyphs import PATCH_PIXELS
 from prumerge.mini.questions import FAMILIES, ask
-from prumerge.mini.scenes import Scene, draw_scene
+from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene
 from prumerge.models import load
-
-HELD_OUT_SEED = 90_000  # far from any training seed; the digits' scans differ as well
 
 
 @dataclass(frozen=True)

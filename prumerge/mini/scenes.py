@@ -20,6 +20,7 @@ from prumerge.mini.glyphs import (
     glyphs,
 )
 
+HELD_OUT_SEED = 90_000  # far from any training seed; the digits' scans differ as well
 SIGN_SHARE = 0.4  # share of scenes that carry a sign
 REPEAT_SHARE = 0.2  # share of things that repeat a colour, and share that repeat a kind
 _PALETTE = tuple(COLOURS)

@@ -6,7 +6,10 @@
 Shell: ``python -m prumerge.report NOTEBOOK... --to FOLDER`` (``make report``). Nothing is executed.
 """
 
-from prumerge.report.pages import Page, Picture, Section, read_page
-from prumerge.report.site import write_site
+from prumerge.extras import needs
+
+with needs("notebooks"):
+    from prumerge.report.pages import Page, Picture, Section, read_page
+    from prumerge.report.site import write_site
 
 __all__ = ["Page", "Picture", "Section", "read_page", "write_site"]

@@ -11,8 +11,11 @@ import shlex
 import sys
 import time
 
-from prumerge.sweeps import grids, leaderboard, tuning
-from prumerge.sweeps.runner import run_sweeps, write_tables
+from prumerge.extras import needs
+
+with needs("notebooks", "sweep"):
+    from prumerge.sweeps import grids, leaderboard, tuning
+    from prumerge.sweeps.runner import run_sweeps, write_tables
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,4 +78,5 @@ def _run(chosen: argparse.Namespace, overrides: dict, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with needs("notebooks", "sweep"):
+        sys.exit(main())

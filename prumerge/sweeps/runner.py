@@ -5,6 +5,7 @@ A plan lists, job by job, the points that have no row yet: neither in a committe
 is left, and a point that several grids share is answered once.
 """
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -188,6 +189,8 @@ def _encoding(point: Point) -> dict[str, Any]:
 
 
 def _snakemake(plan: dict[str, Any], cores: int, more: Sequence[str]) -> None:
+    if importlib.util.find_spec("snakemake") is None:
+        raise ModuleNotFoundError("snakemake is not installed", name="snakemake")
     file = places.POINTS.parent / f"plan-{plan['jobs'][0]['name']}.json"  # two may run at once
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")

@@ -23,21 +23,24 @@ Stages
     efficiency  the efficiency table of the README: printed, computed, measured
 """
 
-from prumerge.timing.clock import Spread, measure, peak_mib
-from prumerge.timing.efficiency import efficiency_table
-from prumerge.timing.grid import Grid
-from prumerge.timing.peaks import beside_roofline, measure_peaks
-from prumerge.timing.reductions import read_bench, reduction_times
-from prumerge.timing.runs import time_grid
-from prumerge.timing.stages import Case
-from prumerge.timing.subjects import Subject, load_subject
-from prumerge.timing.tables import (
-    answer_times,
-    break_even,
-    per_token,
-    read_rows,
-    throughput,
-)
+from prumerge.extras import needs
+
+with needs("notebooks"):
+    from prumerge.timing.clock import Spread, measure, peak_mib
+    from prumerge.timing.efficiency import efficiency_table
+    from prumerge.timing.grid import Grid
+    from prumerge.timing.peaks import beside_roofline, measure_peaks
+    from prumerge.timing.reductions import read_bench, reduction_times
+    from prumerge.timing.runs import time_grid
+    from prumerge.timing.stages import Case
+    from prumerge.timing.subjects import Subject, load_subject
+    from prumerge.timing.tables import (
+        answer_times,
+        break_even,
+        per_token,
+        read_rows,
+        throughput,
+    )
 
 __all__ = [
     "Case",
