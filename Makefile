@@ -91,7 +91,7 @@ ALL_CORES := $(IN_ENV) && export OMP_NUM_THREADS=$(THREADS) TORCH_CPP_LOG_LEVEL=
 timing: setup
 	@$(ALL_CORES) && python -m prumerge.timing
 	@$(ALL_CORES) && python -m prumerge.timing --batches 1 8 --attention eager
-	@$(ALL_CORES) && python -m prumerge.timing --model 7b-random --layers 2 --batches 1 4 \
+	@$(ALL_CORES) && python -m prumerge.timing --model random-7b --layers 2 --batches 1 4 \
 		--new-tokens 16 --repeats 3
 
 bench: setup

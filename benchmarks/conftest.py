@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prumerge.models import find_precision
+from prumerge.models.loading import find_precision
 
 
 def pytest_addoption(parser):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from prumerge.models import check_device, find_precision
+from prumerge.models.loading import check_device, find_precision
 from prumerge.paths import ROOT, RUNS
 from prumerge.provenance import provenance
 from prumerge.timing.reductions import BENCH, encoder_shares, reduction_times

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 import prumerge
-from prumerge import checks, paths, presets
+from prumerge import paths, presets
+from prumerge.models import checks
 
 COMMANDS = {
     "doctor": "what is installed, what is missing, and what a GPU run would need",

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene
+from prumerge.models.loading import grid_of  # noqa: F401  handed on
 from prumerge.preprocessing import open_picture, prepare
 from prumerge.scores import Encoded, encode
 from prumerge.settings import Settings
@@ -112,12 +113,6 @@ def read_picture(source: str | Path | io.IOBase, name: str = "") -> Picture:
         raise ValueError(
             f"{shown} is no readable picture ({error}): remove or replace it"
         ) from error
-
-
-def grid_of(model: LlavaForConditionalGeneration) -> int:
-    """Return the patches along an edge of the pictures a LLaVA takes: 24 for LLaVA-1.5."""
-    vision = model.config.vision_config
-    return vision.image_size // vision.patch_size
 
 
 def to_pixels(

@@ -12,8 +12,15 @@ from toy import batch, pictures, prompt, tiny_llava
 from transformers import LlamaForCausalLM
 
 import prumerge
-from prumerge.adapters import adapter_fingerprint, apply_adapter, open_adapter, write_card
-from prumerge.llava_adapters import convert_adapter, convert_base, replace_language_model
+from prumerge.models.adapters import (
+    adapter_fingerprint,
+    apply_adapter,
+    convert_adapter,
+    convert_base,
+    open_adapter,
+    replace_language_model,
+    write_card,
+)
 
 TARGETS = r".*language_model.*_proj"
 

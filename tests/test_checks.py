@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from prumerge import checks
+from prumerge.models import checks
 from prumerge.paths import ROOT
 
 
 def run_checks(folder):
     """Run the check as set-up does, with a folder put before the installed packages."""
-    command = [sys.executable, "-P", str(ROOT / "prumerge/checks.py")]
+    command = [sys.executable, "-P", str(ROOT / "prumerge/models/checks.py")]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 

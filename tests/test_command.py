@@ -77,7 +77,7 @@ def test_doctor_finds_this_environment_complete(capsys):
 
 def test_doctor_names_what_is_missing_and_fails_for_a_problem(capsys, monkeypatch):
     monkeypatch.setattr("prumerge.__main__._version", lambda name: None)
-    monkeypatch.setattr("prumerge.checks.problems", lambda: ["torchvision cannot load."])
+    monkeypatch.setattr("prumerge.models.checks.problems", lambda: ["torchvision cannot load."])
     assert main(["doctor"]) == 1
     text = capsys.readouterr().out
     assert "pip install 'prumerge[notebooks]'" in text and "ipywidgets" in text

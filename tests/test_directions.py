@@ -19,8 +19,8 @@ FLOORS = [
     {"methods": "methods returned"},
     {
         "rivals": "rivals",
-        "models": "models attachment llava inputs prompts positions generation asking adapters "
-        "llava_adapters checks covers",
+        "models": "models attachment llava inputs prompts positions generation asking covers "
+        "preprocessing",
     },
     {"prumerge": "prumerge"},  # the package itself: what `import prumerge` hands on
     {"mini": "mini pictures"},

@@ -19,12 +19,12 @@ from huggingface_hub import constants
 from lmms_eval.api.task import ConfigurableTask
 
 from prumerge.evaluation.__main__ import main
-from prumerge.evaluation.identity import fingerprint
 from prumerge.evaluation.inventory import PUBLISHED, take_inventory
 from prumerge.evaluation.options import read
 from prumerge.evaluation.parquet import write
 from prumerge.evaluation.preflight import find_disk, find_memory, find_weights, preflight
 from prumerge.evaluation.runs import evaluate, task_manager
+from prumerge.models.loading import fingerprint
 
 SEVEN = "llava-hf/llava-1.5-7b-hf"
 MANAGER = task_manager()

@@ -17,7 +17,6 @@ from transformers import (
 )
 
 import prumerge
-from prumerge.adapters import apply_adapter
 from prumerge.finetuning.conversations import collate, to_sample
 from prumerge.finetuning.data import InstructionFile, SceneInstructions
 from prumerge.finetuning.lora import Lora, add_lora, parameter_groups
@@ -25,6 +24,7 @@ from prumerge.finetuning.records import Record
 from prumerge.finetuning.tuning import tune
 from prumerge.methods import resolve
 from prumerge.mini.model import build_processor
+from prumerge.models.adapters import apply_adapter
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LORA = Lora(rank=4, alpha=8, dropout=0.0)

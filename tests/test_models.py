@@ -9,8 +9,8 @@ from evaluated import save_tiny
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from prumerge import models
-from prumerge.models import load, load_processor, load_whole, read_config
+from prumerge.models import load, load_processor, loading
+from prumerge.models.loading import load_whole, read_config
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_model_of_the_hub_that_is_not_here_tells_how_to_fetch_it(monkeypatch, 
 
 
 def test_a_missing_mini_llava_tells_how_it_is_trained(monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "MINI", tmp_path)
+    monkeypatch.setattr(loading, "MINI", tmp_path)
     assert "train it with notebooks/train_mini_llava.ipynb" in refusal("mini")
 
 

@@ -12,6 +12,7 @@ from toy import PATCHES, tiny_llava
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from prumerge import PRESETS, reduce_tokens, timing
+from prumerge.evaluation.options import Options
 from prumerge.roofline import NAMED, Precision, estimate_costs
 from prumerge.timing.__main__ import main
 from prumerge.timing.peaks import SIDE, known_card
@@ -351,27 +352,37 @@ def test_the_readmes_table_holds_what_is_printed_computed_and_measured(tmp_path)
 
 
 def test_random_weights_have_the_shape_of_llava():
-    subject = timing.load_subject("7b-random", "meta", layers=1)  # no numbers, no memory
+    subject = timing.load_subject("random-7b", "meta", layers=1)  # no numbers, no memory
     text, vision = subject.model.config.text_config, subject.model.config.vision_config
     language = NAMED["7b"].language
     assert (text.hidden_size, text.intermediate_size) == (language.width, language.inner_width)
     assert (text.num_hidden_layers, vision.num_hidden_layers, subject.patches) == (1, 3, 576)
     assert subject.weights == "random" and vision.image_size == 336
+    assert subject.name == "7b-random"  # as in the committed rows
+
+
+def test_the_older_spelling_of_random_weights_is_one_sentence():
+    with pytest.warns(FutureWarning, match="7b-random is called random-7b now"):
+        subject = timing.load_subject("7b-random", "meta", layers=1)
+    assert subject.name == "7b-random"
+    with pytest.warns(FutureWarning, match="13b-random is called random-13b now"):
+        assert Options("13b-random").pretrained == "random-13b"
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--device", "cuda", "--model", "7b-random"], "no CUDA device"),
+        (["--device", "cuda", "--model", "random-7b"], "no CUDA device"),
         (["--device", "cuda"], "no CUDA device"),
-        (["--model", "8b-random"], "no shape '8b-random': did you mean '7b-random'"),
-        (["--model", "7b-random", "--layers", "33"], "layers must be 1 to 32, got 33"),
+        (["--model", "8b-random"], "no shape '8b-random': did you mean 'random-7b'"),
+        (["--model", "random-8b"], "no shape 'random-8b': did you mean 'random-7b'"),
+        (["--model", "random-7b", "--layers", "33"], "layers must be 1 to 32, got 33"),
         (["--layers", "2"], "cuts random weights only"),
         (["--attention", "flash_attention_2"], "needs a CUDA device: use attention sdpa"),
         (["--device", "gpu"], "device='gpu' is none that torch knows: use 'cpu' or 'cuda'"),
-        (["--model", "7b-random", "--device", "gpu"], "device='gpu' is none that torch knows"),
-        (["--model", "7b-random", "--layers", "1", "--dtype", "bf16"], "dtype='bf16' is no prec"),
-        (["--model", "7b-random", "--layers", "1", "--dtype", "int8"], "use 'float32', 'bfloat16'"),
+        (["--model", "random-7b", "--device", "gpu"], "device='gpu' is none that torch knows"),
+        (["--model", "random-7b", "--layers", "1", "--dtype", "bf16"], "dtype='bf16' is no prec"),
+        (["--model", "random-7b", "--layers", "1", "--dtype", "int8"], "use 'float32', 'bfloat16'"),
         (["--attention", "spda"], "did you mean 'sdpa'"),
         (["--method", "prumrege"], "did you mean 'prumerge'"),
         (["--batches", "0"], "batches must be numbers of at least 1, got [0]"),

@@ -5,8 +5,6 @@
     options     its arguments, checked and turned into settings
     answering   questions about pictures, answered in batches of unequal visual token counts
     sharing     a picture asked about several times is encoded once per batch
-    random_model  LLaVA-1.5's shape with random weights, to try a machine
-    identity    names for weights
     journal     answers on disk as they are given, so that a killed run goes on
     mini_benchmarks  the six mini benchmarks, drawn from seeds with the truth known
     mini_tasks  their files

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from PIL import Image
 
-from prumerge.adapters import adapter_fingerprint, apply_adapter
 from prumerge.asking import prompt_of
 from prumerge.attachment import Attachment
-from prumerge.evaluation.identity import fingerprint
 from prumerge.evaluation.options import Options
-from prumerge.evaluation.random_model import RANDOM, build
 from prumerge.evaluation.sharing import distinct, picture_arguments
 from prumerge.llava import attach
 from prumerge.methods import Method
 from prumerge.models import load
+from prumerge.models.adapters import adapter_fingerprint, apply_adapter
+from prumerge.models.loading import fingerprint
+from prumerge.models.random_weights import RANDOM, build
 from prumerge.preprocessing import prepare
 
 VICUNA_V1 = (

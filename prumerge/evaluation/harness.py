@@ -33,7 +33,7 @@ from prumerge.evaluation.requests import (
     report,
 )
 from prumerge.evaluation.sharing import picture_hash
-from prumerge.models import check_device
+from prumerge.models.loading import check_device
 from prumerge.preprocessing import to_rgb, truncation_told
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms_eval switches it on: grey for what is missing

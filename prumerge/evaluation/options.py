@@ -34,7 +34,7 @@ class Options:
         conversation: ``template`` of the checkpoint, or ``vicuna_v1``: the same with LLaVA-1.5's
             sentences about a curious user in front, as its authors evaluated.
         adapter: PEFT folder or hub id, best with a revision behind ``@``, merged into the weights;
-            see :mod:`prumerge.adapters`.
+            see :mod:`prumerge.models.adapters`.
         module: Python file with methods of your own, run first. None for none.
         answers: Folder of the journal: answers found there are not asked again. None keeps none.
 
@@ -55,6 +55,10 @@ class Options:
     answers: str | None = None
 
     def __post_init__(self) -> None:
+        if self.pretrained.endswith("-random"):
+            from prumerge.models.random_weights import known_name  # loads transformers
+
+            object.__setattr__(self, "pretrained", known_name(self.pretrained))
         if self.module:
             import_file(self.module)
         if self.batch_size < 1:

@@ -13,9 +13,9 @@ from huggingface_hub import constants, try_to_load_from_cache
 from prumerge.evaluation.inventory import Inventory, parts_of, take_inventory
 from prumerge.evaluation.length import TEXT_TOKENS, lengths, patches_of
 from prumerge.evaluation.options import Options
-from prumerge.evaluation.random_model import RANDOM
 from prumerge.evaluation.runs import task_manager, tasks_named
-from prumerge.models import find_precision
+from prumerge.models.loading import find_precision
+from prumerge.models.random_weights import RANDOM
 from prumerge.paths import MINI
 from prumerge.roofline import HARDWARE, ModelShape, Precision, estimate_memory, weight_bytes
 

@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from transformers import TrainingArguments
 
-from prumerge.evaluation.answering import fingerprint
 from prumerge.finetuning.data import SceneInstructions
 from prumerge.finetuning.lora import Lora
 from prumerge.finetuning.quiz import Quiz
@@ -26,6 +25,7 @@ from prumerge.finetuning.tuning import tune
 from prumerge.llava import attach
 from prumerge.methods import Method, resolve
 from prumerge.models import load
+from prumerge.models.loading import fingerprint
 from prumerge.paths import RESULTS, RUNS
 from prumerge.pictures import grid_of
 from prumerge.provenance import provenance

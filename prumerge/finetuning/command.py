@@ -76,8 +76,7 @@ def train(arguments: list[str]) -> None:
     from prumerge.finetuning.data import InstructionFile
     from prumerge.finetuning.lora import Lora
     from prumerge.methods import resolve
-    from prumerge.models import load
-    from prumerge.pictures import grid_of
+    from prumerge.models.loading import load, patches_of
 
     lora = Lora(options.rank, options.alpha, options.dropout, options.projector,
                 training.learning_rate, options.projector_rate)  # fmt: skip
@@ -86,7 +85,7 @@ def train(arguments: list[str]) -> None:
     model, processor = load(options.model, "cpu", dtype)
     limits = {"max_length": options.max_length, "do_pad": options.do_pad}
     limits["preface"] = VICUNA_V1 if options.conversation == "vicuna_v1" else ""
-    patches = grid_of(model) ** 2
+    patches = patches_of(model)
     examples = InstructionFile(
         options.data, options.images, options.on_problem,
         check=lambda record: to_sample(processor, record, None, patches, **limits),
@@ -152,7 +151,7 @@ def scenes(arguments: list[str]) -> None:
 
 def convert(arguments: list[str]) -> None:
     """Convert a LoRA in LLaVA's own format."""
-    from prumerge.llava_adapters import convert_adapter, convert_base
+    from prumerge.models.adapters import convert_adapter, convert_base
 
     parser = argparse.ArgumentParser(prog="... convert")
     parser.add_argument("--adapter", required=True, help="folder or hub id, safetensors inside")

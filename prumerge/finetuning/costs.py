@@ -21,7 +21,7 @@ from prumerge.finetuning.conversations import collate, to_sample
 from prumerge.finetuning.data import SceneInstructions
 from prumerge.finetuning.lora import Lora, add_lora, parameter_groups
 from prumerge.llava import attach
-from prumerge.models import load
+from prumerge.models.loading import load, patches_of
 from prumerge.pictures import grid_of
 from prumerge.provenance import provenance
 
@@ -66,7 +66,7 @@ def _measure(
 ) -> dict[str, Any]:
     model, processor = load(name, device)
     scenes = SceneInstructions(batch_size, grid=grid_of(model))
-    patches = grid_of(model) ** 2
+    patches = patches_of(model)
     samples = [to_sample(processor, *scenes[i], patches=patches) for i in range(batch_size)]
     batch = collate(samples, processor.tokenizer.pad_token_id)
     batch = {key: value.to(device) for key, value in batch.items()}

@@ -20,12 +20,13 @@ from transformers import (
     set_seed,
 )
 
-from prumerge.adapters import check_card, quiet_peft, write_card
 from prumerge.finetuning.conversations import collate, to_sample
 from prumerge.finetuning.data import Example
 from prumerge.finetuning.lora import PROJECTOR, Lora, add_lora, parameter_groups
 from prumerge.llava import attach
 from prumerge.methods import Method
+from prumerge.models.adapters import check_card, quiet_peft, write_card
+from prumerge.models.loading import patches_of
 
 
 @runtime_checkable
@@ -126,10 +127,8 @@ def tune(
         check_card(Path(resumed), do_pad)
     set_seed(arguments.seed)
     tuned = add_lora(model, lora)
-    patches = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
-    make = partial(
-        _sample, processor, patches=patches, max_length=max_length, preface=preface, do_pad=do_pad
-    )
+    given = {"patches": patches_of(model), "max_length": max_length}
+    make = partial(_sample, processor, preface=preface, do_pad=do_pad, **given)
     arguments.remove_unused_columns = False
     trainer = ReducedTrainer(
         model=tuned,

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from prumerge.mini.model import END, IDS, PAD, START, Pretraining, build_processor
-from prumerge.models import load_whole
+from prumerge.models.loading import load_whole
 
 HEADS = "pretraining.safetensors"
 """CLIP's text tower, projections, the naming and the placing head: what only serves training."""

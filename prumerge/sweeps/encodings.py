@@ -24,10 +24,10 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from prumerge import paths
 from prumerge.encoded import Encoded
 from prumerge.encoder import hidden_states, needed_layers, open_tower, shrunk_features
-from prumerge.evaluation.answering import fingerprint
 from prumerge.mini import families, glyphs, scenes
 from prumerge.mini import questions as mini_questions
 from prumerge.models import load
+from prumerge.models.loading import fingerprint
 from prumerge.pictures import grid_of, to_pixels
 from prumerge.scores import read_states
 from prumerge.settings import Settings

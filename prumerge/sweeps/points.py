@@ -13,10 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from prumerge import paths
-from prumerge.evaluation.answering import fingerprint
 from prumerge.limits import suggestion
 from prumerge.methods import Method, import_file, names, resolve
-from prumerge.models import read_config
+from prumerge.models.loading import fingerprint, grid_of, read_config
 from prumerge.settings import Settings
 from prumerge.sweeps.questions import check_questions
 
@@ -112,8 +111,7 @@ class Point:
 @lru_cache
 def patches_of(model: str) -> int:
     """Return the visual tokens that a model makes of one picture: 576 for LLaVA-1.5."""
-    vision = read_config(model).vision_config
-    return (vision.image_size // vision.patch_size) ** 2
+    return grid_of(read_config(model)) ** 2
 
 
 @lru_cache

@@ -1,7 +1,7 @@
 """``python -m prumerge.timing``: time every stage of answering, and write rows.
 
 python -m prumerge.timing --batches 1 8 --budgets 576 64
-python -m prumerge.timing --model 7b-random --device cuda --until-full
+python -m prumerge.timing --model random-7b --device cuda --until-full
 """
 
 import argparse
@@ -21,7 +21,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m prumerge.timing", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--model", default="mini", help="mini, a folder, a hub id, 7b-random or 13b-random")
+    add("--model", default="mini", help="mini, a folder, a hub id, random-7b or random-13b")
     add("--layers", type=int, help="cut random weights to so many layers")
     add("--device", default="cpu", help="cpu or cuda")
     add("--dtype", help="such as bfloat16; by default float32 on a CPU, bfloat16 elsewhere")
@@ -44,8 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 1 where a model or an argument is not one that works here.
     """
     chosen = parse(arguments)
-    name = f"{Path(chosen.model).name.partition('@')[0]}-{chosen.device.partition(':')[0]}.csv"
-    path = chosen.rows or RESULTS / "timing" / name
     lists = ("budgets", "batches", "new_tokens", "attention")
     try:
         grid = Grid(
@@ -56,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
             **{name: tuple(getattr(chosen, name)) for name in lists},
         )
         subject = load_subject(chosen.model, chosen.device, chosen.dtype, chosen.layers)
+        name = f"{Path(subject.name).name.partition('@')[0]}-{chosen.device.partition(':')[0]}.csv"
+        path = chosen.rows or RESULTS / "timing" / name
         rows = time_grid(subject, grid, path)
     except ValueError as error:
         print(f"timing: {error}", file=sys.stderr)

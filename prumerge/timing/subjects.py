@@ -7,18 +7,15 @@ import dataclasses
 from typing import Any
 
 import torch
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import LlavaForConditionalGeneration
 
 from prumerge.limits import suggestion
-from prumerge.models import CLIPImageProcessorPil, check_device, find_precision, load
-from prumerge.roofline import NAMED, ModelShape
+from prumerge.models import load
+from prumerge.models.loading import patches_of
+from prumerge.models.random_weights import build, known_name
+from prumerge.roofline import NAMED
 
-RANDOM = "-random"
+RANDOM = "random-"
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 
@@ -48,8 +45,7 @@ class Subject:
     @property
     def patches(self) -> int:
         """Visual tokens of one picture."""
-        vision = self.model.config.vision_config
-        return (vision.image_size // vision.patch_size) ** 2
+        return patches_of(self.model)
 
     def use_attention(self, name: str) -> None:
         """Switch the attention implementation of encoder and language model.
@@ -100,8 +96,8 @@ def load_subject(
     """Load or make a model to time.
 
     Args:
-        name: ``mini``, a folder or hub id (:func:`prumerge.models.load`), or ``7b-random`` and
-            ``13b-random``: LLaVA-1.5's shape with random weights, nothing downloaded.
+        name: ``mini``, a folder or hub id (:func:`prumerge.models.load`), or ``random-7b`` and
+            ``random-13b``: LLaVA-1.5's shape with random weights, nothing downloaded.
         device: Where it lives.
         dtype: Precision of the weights; None takes float32 on a CPU and bfloat16 elsewhere.
         layers: For random weights: language layers (and vision layers, at least 3) to build, so
@@ -114,65 +110,16 @@ def load_subject(
         ValueError: If there is no such model, shape, device or precision, or a trained one shall
             be cut.
     """
-    if not name.endswith(RANDOM):
+    name = known_name(name)
+    if not (name.startswith(RANDOM) or name.endswith("-random")):
         if layers is not None:
-            raise ValueError(f"layers={layers} cuts random weights only, such as 7b-random")
+            raise ValueError(f"layers={layers} cuts random weights only, such as random-7b")
         model, processor = load(name, device, dtype)
         return Subject(name, "trained", model, processor.image_processor)
-    shape = name.removesuffix(RANDOM)
+    shape = name.removeprefix(RANDOM).removesuffix("-random")
     if shape not in NAMED:
-        known = [known + RANDOM for known in NAMED]
-        raise ValueError(f"no shape {name!r}: {suggestion(name, known)}")
-    check_device(device)
-    if layers is not None and not 1 <= layers <= NAMED[shape].language.layers:
-        raise ValueError(f"layers must be 1 to {NAMED[shape].language.layers}, got {layers}")
-    precision = find_precision(dtype, device)
-    model = _random_model(_config_of(NAMED[shape], layers), device, precision)
-    size = model.config.vision_config.image_size
-    pixels = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
-    return Subject(name, "random", model, CLIPImageProcessorPil(**pixels), layers)
-
-
-def _config_of(shape: ModelShape, layers: int | None) -> LlavaConfig:
-    """Write a shape as a config; the last token of the vocabulary stands for pictures."""
-    language, vision = shape.language, shape.vision
-    side = round(vision.patches**0.5)
-    patch = round((vision.patch_values / 3) ** 0.5)
-    tower = CLIPVisionConfig(
-        hidden_size=vision.width,
-        intermediate_size=vision.inner_width,
-        num_hidden_layers=min(vision.layers, max(layers, 3)) if layers else vision.layers,
-        num_attention_heads=vision.heads,
-        image_size=side * patch,
-        patch_size=patch,
-    )
-    text = LlamaConfig(
-        hidden_size=language.width,
-        intermediate_size=language.inner_width,
-        num_hidden_layers=layers or language.layers,
-        num_attention_heads=language.heads,
-        num_key_value_heads=language.key_heads,
-        vocab_size=language.vocabulary,
-        max_position_embeddings=4096,
-        pad_token_id=0,
-    )
-    return LlavaConfig(
-        vision_config=tower,
-        text_config=text,
-        image_token_id=language.vocabulary - 1,
-        image_seq_length=vision.patches,
-    )
-
-
-def _random_model(config: LlavaConfig, device: str, dtype: torch.dtype) -> Any:
-    """Build a model on its device in its precision, never twice in memory."""
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            torch.manual_seed(0)
-            model = LlavaForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(usual)
-    model.generation_config.pad_token_id = 0
-    return model.eval()
+        known = [RANDOM + known for known in NAMED]
+        raise ValueError(f"no shape {name!r}: {suggestion(RANDOM + shape, known)}")
+    model, processor = build(name, device, dtype, layers)
+    # Rows call it as those do that are committed.
+    return Subject(f"{shape}-random", "random", model, processor.image_processor, layers)

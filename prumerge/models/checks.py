@@ -1,7 +1,7 @@
 """Is this environment fit? Each problem is one sentence that says what to do.
 
 Only the standard library is imported here, so that the check can speak where other imports fail.
-``python -P prumerge/checks.py`` runs it from the shell.
+``python -P prumerge/models/checks.py`` runs it from the shell.
 """
 
 import importlib
@@ -12,14 +12,7 @@ OLDEST_PYTHON = (3, 11)
 
 
 def python_problem(version: tuple[int, ...] = sys.version_info[:3]) -> str | None:
-    """Say whether the interpreter is too old.
-
-    Args:
-        version: Version of the interpreter, at least major and minor.
-
-    Returns:
-        One sentence, or None when the interpreter is new enough.
-    """
+    """Say whether the interpreter is too old."""
     if tuple(version[:2]) >= OLDEST_PYTHON:
         return None
     found = ".".join(str(part) for part in version)
@@ -33,9 +26,6 @@ def torchvision_problem() -> str | None:
     transformers imports torchvision wherever it finds one. Where torchvision was built for another
     torch (the usual one beside a CPU build of torch), that breaks the import of every LLaVA class
     with a message that never names the cause. prumerge works without torchvision.
-
-    Returns:
-        One sentence, or None when torchvision is absent or loads.
     """
     if importlib.util.find_spec("torchvision") is None:
         return None
@@ -62,11 +52,7 @@ def problems() -> list[str]:
 
 
 def require_loadable_torchvision() -> None:
-    """Stop before transformers trips over a torchvision that cannot load.
-
-    Raises:
-        ImportError: With the sentence of :func:`torchvision_problem`.
-    """
+    """Stop before transformers trips over a torchvision that cannot load."""
     if (problem := torchvision_problem()) is not None:
         raise ImportError(problem)
 

@@ -7,6 +7,7 @@ its unknown word), pictures are prepared as CLIP's at 336 pixels: 24 x 24 = 576 
 """
 
 import dataclasses
+import warnings
 
 import torch
 from transformers import (
@@ -18,7 +19,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from prumerge.models import check_device, find_precision, load_processor
+from prumerge.models.loading import check_device, find_precision, load_processor
 from prumerge.roofline import read_shape
 from prumerge.roofline.shapes import ModelShape
 
@@ -41,29 +42,45 @@ RANDOM: dict[str, ModelShape] = {
     "random-13b": read_shape("13b"),
     "random-7b-cut": _cut(read_shape("7b")),
 }
-"""Shapes by the name that ``pretrained`` takes; ``-cut`` has few and narrow layers."""
+"""Shapes by name; ``-cut`` has few and narrow layers."""
+
+
+def known_name(name: str) -> str:
+    """Return a name as :data:`RANDOM` has it: ``7b-random``, an older spelling, is ``random-7b``.
+
+    Other names stay as they are.
+    """
+    turned = f"random-{name.removesuffix('-random')}"
+    if not name.endswith("-random") or turned not in RANDOM:
+        return name
+    warnings.warn(f"{name} is called {turned} now: use that", FutureWarning, stacklevel=2)
+    return turned
 
 
 def build(
-    name: str, device: str = "cpu", dtype: torch.dtype | str | None = None
+    name: str,
+    device: str = "cpu",
+    dtype: torch.dtype | str | None = None,
+    layers: int | None = None,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Make a model with random weights, and its processor.
+    """Make a model with random weights, and its processor; equal calls give equal weights.
 
-    Args:
-        name: A name in ``RANDOM``.
-        device: Where the weights are drawn; 7b takes 14 GB there in half precision.
-        dtype: Precision; None takes float32 on a CPU and bfloat16 elsewhere.
-
-    Returns:
-        Model in evaluation mode, and processor. Equal calls on one device give equal weights.
-
-    Raises:
-        ValueError: If the device is not there.
+    7b takes 14 GB in half precision. ``layers`` builds so many of the language model, and of the
+    encoder as many, at least 3.
     """
     check_device(device)
-    dtype = find_precision(dtype, device)
+    dtype, shape = find_precision(dtype, device), RANDOM[name]
+    if layers is not None:
+        if not 1 <= layers <= shape.language.layers:
+            raise ValueError(f"layers must be 1 to {shape.language.layers}, got {layers}")
+        vision = min(shape.vision.layers, max(layers, 3))
+        shape = dataclasses.replace(
+            shape,
+            vision=dataclasses.replace(shape.vision, layers=vision),
+            language=dataclasses.replace(shape.language, layers=layers),
+        )
     processor = _processor()
-    config = _config(RANDOM[name], processor)
+    config = _config(shape, processor)
     devices = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices), torch.device(device):
         torch.manual_seed(SEED)

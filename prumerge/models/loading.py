@@ -1,6 +1,7 @@
 """LLaVA by name: the embedded mini-LLaVA, a local folder, or a hub id at a revision."""
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
@@ -9,8 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from prumerge.checks import require_loadable_torchvision
+from prumerge.models.checks import require_loadable_torchvision
 from prumerge.paths import MINI
+
+_LARGE_BYTES, _PART_BYTES = 1 << 30, 4 << 20
 
 require_loadable_torchvision()  # transformers' own message would not name the cause
 
@@ -57,9 +60,7 @@ def load(
 def read_config(name: str | Path = "mini") -> LlavaConfig:
     """Read the sizes of a LLaVA; see :func:`load` for ``name``.
 
-    Raises:
-        ValueError: If there is no config, or it is one of another kind of model: transformers
-            would make a LLaVA of it with weights at random.
+    Another kind of model is refused: transformers would make a LLaVA of its config, at random.
     """
     source, revision = _source(name)
     with _told(name):
@@ -83,19 +84,8 @@ def read_config(name: str | Path = "mini") -> LlavaConfig:
 def load_whole(kind: type, source: str | Path, **options: Any) -> PreTrainedModel:
     """Load a checkpoint that gives every weight of its model.
 
-    transformers alone fills what is missing with random numbers and a warning.
-
-    Args:
-        kind: Class of the model, or one of transformers' ``Auto`` classes.
-        source: Folder or hub id.
-        **options: For ``from_pretrained``.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: If a weight is missing or has another shape; the message names the first few.
-            Weights that the model shares with others, and those it has no place for, may be so.
+    transformers alone fills what is missing with random numbers and a warning. Weights that are
+    shared with others may be missing, and ones that have no place in the model may be there.
     """
     model, told = kind.from_pretrained(
         source, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -112,11 +102,7 @@ def load_whole(kind: type, source: str | Path, **options: Any) -> PreTrainedMode
 
 
 def load_processor(name: str | Path = "mini") -> LlavaProcessor:
-    """Load the processor alone; see :func:`load` for ``name``.
-
-    Raises:
-        ValueError: If a part of it is missing; the message names it.
-    """
+    """Load the processor alone; see :func:`load` for ``name``."""
     source, revision = _source(name)
     with _told(name):
         pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
@@ -152,14 +138,7 @@ def _told(name: str | Path) -> Iterator[None]:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that is not there.
-
-    Args:
-        device: Such as ``cpu`` or ``cuda:1``.
-
-    Raises:
-        ValueError: If torch knows no such device, or there is no such GPU.
-    """
+    """Refuse a device that is not there."""
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
@@ -171,24 +150,67 @@ def check_device(device: str) -> None:
 
 
 def find_precision(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
-    """Find the precision of weights.
-
-    Args:
-        dtype: A torch type or its name; None takes float32 on a CPU and bfloat16 elsewhere.
-        device: Where the weights live.
-
-    Returns:
-        The torch type.
-
-    Raises:
-        ValueError: If it is no type of floating-point numbers.
-    """
+    """Find the precision of weights; None takes float32 on a CPU and bfloat16 elsewhere."""
     if dtype is None:
         return torch.float32 if str(device) == "cpu" else torch.bfloat16
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"dtype={dtype!r} is no precision: use 'float32', 'bfloat16' or 'float16'")
     return found
+
+
+def grid_of(model: Any) -> int:
+    """Return the patches along an edge of the pictures a LLaVA takes: 24 for LLaVA-1.5.
+
+    Args:
+        model: The model, or its config.
+    """
+    vision = getattr(model, "config", model).vision_config
+    return vision.image_size // vision.patch_size
+
+
+def patches_of(model: Any) -> int:
+    """Return the visual tokens a LLaVA makes of one picture, before any reduction."""
+    return grid_of(model) ** 2
+
+
+def fingerprint(pretrained: str, model: Any) -> str:
+    """Name the weights, so that a result can be told from one of other weights.
+
+    Returns:
+        The hub's commit; for a folder a hash of its weight files (of files above a gibibyte: of
+        name, size, time, begin, middle and end); for random weights their seed.
+    """
+    from prumerge.models.random_weights import RANDOM, SEED  # needs pandas, loading does not
+
+    if pretrained in RANDOM:
+        return f"random, seed {SEED}"
+    commit = getattr(model.config, "_commit_hash", None)
+    if commit:
+        return commit
+    folder = MINI if pretrained.partition("@")[0] == "mini" else Path(pretrained)
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not files:
+        raise ValueError(f"{folder} holds no weights to tell apart: no *.safetensors, no *.bin")
+    seen = hashlib.sha256()
+    for file in files:
+        seen.update(f"{file.name} {file.stat().st_size}\n".encode())
+        for part in _read(file):
+            seen.update(part)
+    return seen.hexdigest()[:12]
+
+
+def _read(file: Path) -> Iterator[bytes]:
+    """Yield a file, or, of a large one, when it was written and parts of it."""
+    state = file.stat()
+    if state.st_size < _LARGE_BYTES:
+        yield file.read_bytes()
+        return
+    yield str(state.st_mtime_ns).encode()
+    with file.open("rb") as opened:
+        for place in (0, state.st_size // 2, state.st_size - _PART_BYTES):
+            opened.seek(place)
+            yield opened.read(_PART_BYTES)
 
 
 def _source(name: str | Path) -> tuple[str, str]:
