@@ -1,5 +1,6 @@
 # make run      executed copies of the notebooks with pictures in data/runs, and a report of them
 # make test     lint, unit tests, doctests and the committed notebooks
+# make launches ten launches of an evaluation in two processes: each must end well
 # make browser  the notebooks in JupyterLab and the report, in a Chromium without a window
 # make lab      JupyterLab in the notebooks' folder
 # make record   execute the notebooks in place and clean them: what is committed
@@ -30,7 +31,7 @@ IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find prumerge -name '*.py') $(wildcard data/mini-llava/*)
 RUNS := $(patsubst notebooks/%.ipynb,data/runs/%.ipynb,$(NOTEBOOKS))
 
-.PHONY: help setup run report test browser lab record timing bench readme wheel clean FORCE
+.PHONY: help setup run report test launches browser lab record timing bench readme wheel clean FORCE
 
 help:
 	@sed -n 's/^# //p' Makefile | grep '^make'
@@ -66,6 +67,9 @@ test: setup
 	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest \
 		-n $(TEST_JOBS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 300 \
 		tests prumerge notebooks sweeps/points.ipynb
+
+launches: setup
+	@$(IN_ENV) && python -m pytest tests/test_evaluation_model.py -k launch_ends_well --launches 10
 
 # Not part of `make test`: needs a Chromium, which .ci/chromium installs where it can.
 browser: setup

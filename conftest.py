@@ -3,7 +3,12 @@
 from importlib.util import find_spec
 
 _NEED_LMMS_EVAL = "asked certainty comparison harness inventory preflight rows runs scoring".split()
-_NEED_LMMS_EVAL += ["speed", "tables", "__main__"]
+_NEED_LMMS_EVAL += ["speed", "tables", "trial", "__main__"]
 collect_ignore = (
     [] if find_spec("lmms_eval") else [f"prumerge/evaluation/{name}.py" for name in _NEED_LMMS_EVAL]
 )
+
+
+def pytest_addoption(parser):
+    """Let a test that starts several processes be repeated: an end may fail now and then."""
+    parser.addoption("--launches", type=int, default=1, help="times to launch several processes")

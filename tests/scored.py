@@ -3,6 +3,8 @@
 from lmms_eval.api.model import lmms
 
 from prumerge.evaluation import runs
+from prumerge.evaluation.asked import questions_of
+from prumerge.evaluation.effort import Effort
 
 
 class Parrot(lmms):
@@ -23,19 +25,35 @@ class Parrot(lmms):
     generate_until_multi_round = loglikelihood
 
 
-def scored(answers, tasks=None):
-    """Score answers by task; return values by task and metric, and prompts by task."""
-    parrot = Parrot(answers)
-    results = runs.evaluator.simple_evaluate(
+def results_of(parrot, tasks=None):
+    """Let it answer; return what the harness returns."""
+    return runs.evaluator.simple_evaluate(
         model=parrot,
-        tasks=list(tasks or answers),
+        tasks=list(tasks or parrot.answers),
         task_manager=runs.task_manager(),
         bootstrap_iters=0,
+        log_samples=True,
         cli_args=runs.NO_PICTURES,
     )
-    values = {
+
+
+def values_of(results):
+    """Values by task and metric."""
+    return {
         (task, metric.split(",")[0]): value
         for task, scores in results["results"].items()
         for metric, value in scores.items()
     }
-    return values, parrot.asked
+
+
+def scored(answers, tasks=None):
+    """Score answers by task; return values by task and metric, and prompts by task."""
+    parrot = Parrot(answers)
+    return values_of(results_of(parrot, tasks)), parrot.asked
+
+
+def scored_questions(answers, tasks=None):
+    """Score answers by task; return values by task and metric, and the row of each question."""
+    results = results_of(Parrot(answers), tasks)
+    efforts = {task: Effort(dict.fromkeys(range(999), 7)) for task in results["samples"]}
+    return values_of(results), questions_of(results, efforts)

@@ -149,6 +149,17 @@ PROMPTS = {
 }
 
 
+NUMBERS = {
+    "vqav2": len(VQAV2),
+    "scienceqa": len(SCIENCEQA),
+    "textvqa": len(TEXTVQA),
+    "pope": len(POPE),
+    "mme": len(MME),
+    "mmbench": len(MMBENCH),
+}
+"""Questions of these snapshots, in the place of those that the publishers state."""
+
+
 def save_snapshots(folder: Path) -> Path:
     """Write a snapshot of each repository; return the folder."""
     rng = np.random.default_rng(0)

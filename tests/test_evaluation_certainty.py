@@ -5,31 +5,25 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
-from snapshots import ANSWERS, save_snapshots
+from snapshots import ANSWERS, NUMBERS, save_snapshots
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
-from scored import Parrot
+from scored import Parrot, results_of
 
-from prumerge.evaluation import runs
 from prumerge.evaluation.asked import questions_of
 from prumerge.evaluation.certainty import best_constant, score, score_interval
 from prumerge.evaluation.effort import Effort
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
 from prumerge.evaluation.rows import MAIN_METRICS, benchmark_of, value_of
+from prumerge.evaluation.saved import read_results
+from prumerge.evaluation.scoring import PUBLISHED, first_sentence
 from prumerge.experiments.statistics import interval
 
 
 def answered(answers, tasks=None):
     """Score given answers; return the harness's results and the row of each question."""
-    results = runs.evaluator.simple_evaluate(
-        model=Parrot(answers),
-        tasks=list(tasks or answers),
-        task_manager=runs.task_manager(),
-        bootstrap_iters=0,
-        log_samples=True,
-        cli_args=runs.NO_PICTURES,
-    )
+    results = results_of(Parrot(answers), tasks)
     efforts = {task: Effort(dict.fromkeys(range(999), 7)) for task in results["samples"]}
     return results, questions_of(results, efforts)
 
@@ -74,6 +68,8 @@ def test_scores_from_single_answers_are_the_harness_own(guessed):
 
 def test_groups_and_both_parts_of_mme_are_scored_alike(tmp_path, monkeypatch):
     monkeypatch.setenv("PRUMERGE_DATA", str(save_snapshots(tmp_path)))
+    for name, number in NUMBERS.items():
+        monkeypatch.setitem(PUBLISHED, name, number)
     wrong = {task: list(said) for task, said in ANSWERS.items()}
     wrong["prumerge_mme"][-1] = "Maybe"
     results, questions = answered(wrong, tasks=["prumerge_pope", "prumerge_mme"])
@@ -146,3 +142,14 @@ def test_the_truth_is_what_most_annotators_said():
     assert common_answer({"answers": ["a cat", "cat", "cat"]}) == "cat"
     said = [{"answer": "maroon"}, {"answer": "red"}, {"answer": "red"}]
     assert common_answer({"answers": said}) == "red"
+
+
+def test_committed_rows_of_pope_are_scored_by_both_rules():
+    rows, questions = read_results("mini")
+    pope = rows[rows["benchmark"] == "pope"]
+    assert len(pope) and (pope["neither"] == 0).all() and rows["limit"].isna().all()
+    for row in pope.to_dict("records"):
+        own = questions[(questions["label"] == row["label"]) & (questions["task"] == row["task"])]
+        said = own["said"].map(first_sentence)
+        read = own.assign(said=said, right=(said == own["truth"]).astype(float))
+        assert score(row["metric"], read) == pytest.approx(row["value_llava"])

@@ -13,6 +13,7 @@ from evaluated import PATCHES, save_tiny
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
+from prumerge.evaluation import __main__ as command
 from prumerge.evaluation.__main__ import main
 from prumerge.evaluation.comparison import COMPARED, method_of
 from prumerge.evaluation.journal import Journal
@@ -129,6 +130,44 @@ def test_absent_and_broken_results_are_told(killed_and_resumed, tmp_path):
 def test_wrong_methods_are_told_before_anything_is_asked(words, message, capsys):
     assert main(["device=cpu", *words, "--tasks", "mini_pope"]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "0"], "limit must be at least 1, got 0"),
+        (["--limit", "0", "--compare", "full"], "limit must be at least 1, got 0"),
+        (["--tasks", "mini_popes"], "unknown task 'mini_popes': did you mean 'mini_pope'"),
+        (["--tasks", "mini_popes", "--compare", "full"], "did you mean 'mini_pope'"),
+    ],
+)
+def test_wrong_tasks_and_limits_are_told_before_a_model_is_loaded(words, message, capsys):
+    assert main(["pretrained=nothing/like-it", "device=cpu", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_module_that_fails_is_told_in_a_sentence_with_the_trace_behind(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\ntorch.nine()\n")
+    assert main(["device=cpu", f"module={file}", "method=mine", "--tasks", "mini_pope"]) == 1
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"evaluation: module='{file}' fails in line 2: AttributeError")
+    assert second.startswith("Traceback")
+
+
+def test_a_finished_comparison_removes_its_own_answers_alone(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "RUNS", tmp_path / "runs")
+    kept = [command.journal_of(tmp_path / "B/y"), command.journal_of(tmp_path / "A/y")]
+    for folder in kept:
+        folder.mkdir(parents=True)
+        (folder / "another-0.jsonl").write_text("")
+    words = [f"pretrained={tiny}", "device=cpu", "--compare", "full", "--limit", "2"]
+    words += ["--tasks", "mini_pope", "--save"]
+    assert main([*words, str(tmp_path / "A/y")]) == 0
+    for folder in kept:
+        assert [file.name for file in folder.iterdir()] == ["another-0.jsonl"]
+    assert main([*words, str(tmp_path / "C/y")]) == 0
+    assert not command.journal_of(tmp_path / "C/y").exists()
 
 
 @pytest.mark.parametrize("words", [["--save", "x"], ["method=release", "--compare", "full"]])

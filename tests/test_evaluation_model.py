@@ -198,7 +198,7 @@ def test_pictures_have_the_pixels_of_the_notebooks(tiny, tmp_path, do_pad):
         assert any(torch.equal(pixels, other) for other in seen)
 
 
-def test_a_broken_item_is_named_and_the_others_are_kept(tiny, pictures, tmp_path):
+def test_a_broken_item_is_named_and_the_others_are_kept(tiny, pictures, tmp_path, capsys):
     broken = list(pictures)
     broken[2], broken[4] = "torn", None
     options = {"pretrained": tiny, "method": "release", "batch_size": 3, "device": "cpu"}
@@ -211,21 +211,26 @@ def test_a_broken_item_is_named_and_the_others_are_kept(tiny, pictures, tmp_path
     assert "The answers to the other 5 are kept" in message
     mended = PruMergeLlava(**options, answers=str(tmp_path))
     answers = ask(mended, pictures)
+    assert "release: 5 of 7 were already answered" in capsys.readouterr().err
     assert mended.efforts["quiz"].fresh == {2, 4}
     fresh = ask(PruMergeLlava(**options), pictures)
     assert answers == fresh
 
 
-def test_an_error_while_answering_is_no_empty_answer(tiny, pictures, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "hint"), [(MemoryError, True), (torch.OutOfMemoryError, True), (AttributeError, False)]
+)
+def test_an_error_while_answering_is_no_empty_answer(tiny, pictures, monkeypatch, kind, hint):
+    def fail(**_):
+        raise kind("not enough")
+
     model = PruMergeLlava(pretrained=tiny, device="cpu", batch_size=2)
-    monkeypatch.setattr(model.answerer.model, "generate", _fail)
-    with pytest.raises(MemoryError, match="not enough") as raised:
+    monkeypatch.setattr(model.answerer.model, "generate", fail)
+    with pytest.raises(kind, match="not enough") as raised:
         ask(model, pictures)
-    assert "while answering 2 items of quiz" in raised.value.__notes__[0]
-
-
-def _fail(**_):
-    raise MemoryError("not enough")
+    (note,) = raised.value.__notes__
+    assert "while answering 2 items of quiz" in note
+    assert ("a smaller batch_size needs less memory" in note) == hint
 
 
 def test_sampled_answers_are_refused(tiny, pictures):
@@ -330,33 +335,64 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tiny, tmp_path):
 LAUNCHED = """
 import sys
 from torch import device, distributed
+from prumerge.evaluation import harness
 from prumerge.evaluation.__main__ import main
-status = main(sys.argv[2:])
-group = distributed.group.WORLD._get_backend(device("cpu"))
-with open(f"{sys.argv[1]}/waits-{distributed.get_rank()}", "w") as file:
-    file.write(str(group.options._timeout.days))
+from prumerge.processes import process_group_ended
+
+def note(model, gather=harness.PruMergeLlava.gather):
+    group = distributed.group.WORLD._get_backend(device("cpu"))
+    with open(f"{sys.argv[1]}/waits-{distributed.get_rank()}", "w") as file:
+        file.write(str(group.options._timeout.days))
+    gather(model)
+
+harness.PruMergeLlava.gather = note
+with process_group_ended():
+    status = main(sys.argv[2:])
+assert not distributed.is_initialized()
 sys.exit(status)
 """
+# --multi_gpu makes accelerate start several processes; device=cpu keeps them off GPUs.
+LAUNCH = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1".split()
+LAUNCH += "--mixed_precision no --dynamo_backend no --main_process_port 0".split()
 
 
 def test_two_processes_give_the_rows_of_one(tiny, tmp_path):
     told = ["task", "metric", "value", "items", "tokens_mean", "tokens_min", "tokens_max"]
     told += ["fresh_items"]
-    # --multi_gpu makes accelerate start several processes; device=cpu keeps them off GPUs.
-    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1".split()
-    launch += "--mixed_precision no --dynamo_backend no --main_process_port 0".split()
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED)
     # An odd number does not share out evenly: the harness asks something twice.
     command = [str(script), str(tmp_path), *"--tasks mini_mme mini_mmbench --limit 11".split()]
     words = [f"pretrained={tiny}", "method=release", "device=cpu", "batch_size=2"]
     places = [f"answers={tmp_path / 'answers'}", "--rows", str(tmp_path / "rows.csv")]
-    subprocess.run([sys.executable, "-m", *launch, *command, *words, *places], check=True)
+    subprocess.run([sys.executable, "-m", *LAUNCH, *command, *words, *places], check=True)
     together = pd.read_csv(tmp_path / "rows.csv")
     assert together["processes"].unique().tolist() == [2]
+    assert together["limit"].unique().tolist() == [11]
     files = sorted(path.name for path in (tmp_path / "answers").iterdir())
     assert files == ["answers-0.jsonl", "answers-1.jsonl"]
     assert [int((tmp_path / f"waits-{rank}").read_text()) for rank in (0, 1)] == [364, 364]
     options = {"pretrained": tiny, "method": "release", "device": "cpu", "batch_size": 2}
     alone, _ = evaluate(["mini_mme", "mini_mmbench"], limit=11, **options)
     pd.testing.assert_frame_equal(together[told], alone[told].reset_index(drop=True))
+
+
+# Whoever calls, the group ends: here a script of one's own, which knows nothing of it.
+BY_SCRIPT = """
+import atexit, sys
+from torch import distributed
+atexit.register(lambda: print("group left", not distributed.is_initialized()))
+from prumerge.evaluation.runs import evaluate
+evaluate(["mini_pope"], 3, pretrained=sys.argv[1], device="cpu")
+assert distributed.is_initialized()
+"""
+
+
+def test_a_launch_ends_well_each_time(tiny, tmp_path, pytestconfig):
+    script = tmp_path / "script.py"
+    script.write_text(BY_SCRIPT)
+    command = [sys.executable, "-m", *LAUNCH, str(script), tiny]
+    for number in range(pytestconfig.getoption("--launches")):
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == 0, f"launch {number}: {ended.stderr[-2000:]}"
+        assert ended.stdout.count("group left True") == 2

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from evaluated import save_tiny
-from snapshots import MME, save_snapshots
+from snapshots import MMBENCH, MME, NUMBERS, save_snapshots
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
@@ -19,11 +20,18 @@ from huggingface_hub import constants
 from lmms_eval.api.task import ConfigurableTask
 
 from prumerge.evaluation.__main__ import main
-from prumerge.evaluation.inventory import PUBLISHED, take_inventory
+from prumerge.evaluation.inventory import take_inventory
 from prumerge.evaluation.options import read
-from prumerge.evaluation.parquet import write
-from prumerge.evaluation.preflight import find_disk, find_memory, find_weights, preflight
+from prumerge.evaluation.parquet import encode_picture, write
+from prumerge.evaluation.preflight import (
+    find_disk,
+    find_memory,
+    find_processor,
+    find_weights,
+    preflight,
+)
 from prumerge.evaluation.runs import evaluate, task_manager
+from prumerge.evaluation.scoring import PUBLISHED
 from prumerge.models.loading import fingerprint
 
 SEVEN = "llava-hf/llava-1.5-7b-hf"
@@ -38,6 +46,8 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def local(tmp_path, monkeypatch):
     folder = save_snapshots(tmp_path / "snapshots")
+    for name, number in NUMBERS.items():
+        monkeypatch.setitem(PUBLISHED, name, number)
     monkeypatch.setenv("PRUMERGE_DATA", str(folder))
     # The harness tries again, as if the network had failed; the pauses are left out.
     monkeypatch.setattr(ConfigurableTask.download.retry, "sleep", lambda _: None)
@@ -125,6 +135,53 @@ def test_what_a_run_would_stumble_over_is_not_ready(local, tiny, spoil, task, na
         evaluate([task], pretrained=tiny, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("tokenizer.json", "cannot load"),
+        ("processor_config.json", "cannot load"),
+        ("chat_template.jinja", "no chat template (chat_template.jinja)"),
+    ],
+)
+def test_a_part_of_the_processor_that_is_missing_is_not_ready(tiny, tmp_path, file, named):
+    shutil.copytree(tiny, tmp_path / "model", ignore=shutil.ignore_patterns(file))
+    options = read({"pretrained": str(tmp_path / "model"), "device": "cpu"})
+    found = told({"full": options}, ["mini_pope"])
+    assert found["weights"].ready and found["processor"].ready is False
+    assert named in found["processor"].note
+    assert found["one question of each task"].ready is None
+
+
+def test_a_template_that_shows_no_picture_is_not_ready(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "model")
+    (tmp_path / "model/chat_template.jinja").write_text("user : {{ messages | length }}")
+    found = find_processor(str(tmp_path / "model"), find_weights(str(tmp_path / "model")))
+    assert found.ready is False and "its prompt has 0 <image> instead of one" in found.note
+
+
+def test_one_question_of_each_task_is_answered_by_a_small_model(local, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "model")
+    config = tmp_path / "model/processor_config.json"
+    whole = {"pretrained": str(tmp_path / "model"), "device": "cpu"}
+    methods = {"full": read(whole), "release": read(whole | {"method": "release", "budget": 9})}
+    found = told(methods, ["real", "mini_mme"])["one question of each task"]
+    assert found.ready and found.note.startswith("10 answered and scored")
+    # A processor that makes room for another number of patches: no answer of a run would come.
+    settings = json.loads(config.read_text()) | {"num_additional_image_tokens": 0}
+    config.write_text(json.dumps(settings))
+    found = told({"full": methods["full"]}, ["mini_mme"])["one question of each task"]
+    assert found.ready is False and "do not match" in found.note
+
+
+def test_values_that_scoring_cannot_read_are_not_ready(local, tiny):
+    file = local / "MMBench/en/dev-00000-of-00001.parquet"
+    wrong = [row | {"index": f"q{row['index']}"} for row in MMBENCH]
+    write(file, [(encode_picture(np.zeros((40, 40, 3), dtype=np.uint8)), row) for row in wrong])
+    found = told({"full": read({"pretrained": tiny})}, ["prumerge_mmbench_en_dev"])
+    note = found["one question of each task"].note
+    assert "mmbench, item 0: index is 'q7', no whole number, it cannot be scored" in note
+
+
 def test_an_unusable_cache_is_named(tmp_path, monkeypatch, tiny, local):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(library, "HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
@@ -162,8 +219,12 @@ def test_all_shards_of_the_weights_must_be_here(tiny, tmp_path):
         "lacks model-1-of-2.safetensors, model-2-of-2.safetensors"
     )
     for name in shards.values():
-        (tmp_path / "model" / name).touch()
+        shutil.copy(Path(tiny) / "model.safetensors", tmp_path / "model" / name)
     assert find_weights(str(tmp_path / "model")).ready and find_weights("mini").ready
+    cut = tmp_path / "model/model-2-of-2.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-5])
+    found = find_weights(str(tmp_path / "model"))
+    assert not found.ready and found.note.endswith("cut-off or damaged model-2-of-2.safetensors")
 
 
 def test_memory_is_that_of_the_device_and_its_precision():
@@ -200,7 +261,7 @@ def test_the_time_of_all_methods_is_their_sum(monkeypatch):
     assert both["time of release"].note.startswith("30 questions, about 35 visual")
     assert "on one H100" in both["time of all methods"].note
     split = told(methods, ["prumerge_pope_random"])["time of full"].note
-    assert split.startswith(f"{PUBLISHED['prumerge_pope_random']} questions")
+    assert split.startswith(f"{PUBLISHED['pope']} questions")
     # Whatever card this machine has, a run on its CPU is none on a GPU.
     on_cpu = {"full": read({"pretrained": SEVEN, "device": "cpu"})}
     assert "measure a CPU" in told(on_cpu, ["prumerge_pope"])["time"].note

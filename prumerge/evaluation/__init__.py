@@ -20,7 +20,8 @@
     speed       questions per second, methods in turns
     runs        all of it in one call; ``python -m prumerge.evaluation`` from a shell
     preflight   what a run needs and how long it takes, before it starts; ``inventory`` looks for
-                the questions, ``length`` estimates the time
+                the questions, ``length`` estimates the time, ``trial`` asks one question of each
+                task
 
 lmms-eval comes with the extra ``eval``: ``harness``, ``scoring``, ``rows``, ``runs`` and what
 builds on them need it.

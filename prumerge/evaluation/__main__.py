@@ -6,7 +6,8 @@ python -m prumerge.evaluation --preflight pretrained=llava-hf/llava-1.5-7b-hf --
 """
 
 import argparse
-import shutil
+import contextlib
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 from prumerge.evaluation.options import FULL, read, value_of
 from prumerge.extras import needs
 from prumerge.paths import RUNS
+from prumerge.processes import process_group_ended
 
 with needs("eval"):
     import pandas as pd
 
 SHOWN = "label task metric value low high constant unit items".split()
-SHOWN += "tokens_mean tokens_min tokens_max images_per_s".split()
+SHOWN += "value_llava neither tokens_mean tokens_min tokens_max images_per_s".split()
 STATES = {True: "ready", False: "MISSING", None: "-"}
 
 
@@ -100,16 +102,29 @@ def _rows(chosen: argparse.Namespace, model: dict[str, Any]) -> pd.DataFrame:
 
     if chosen.compare is None:
         return evaluate(chosen.tasks, chosen.limit, **model)[0]
-    folder = None
+    folder, labels = None, chosen.compare or COMPARED
     if chosen.save and "answers" not in model:
         # A killed comparison goes on from here; a finished one needs it no more.
-        folder = RUNS / "evaluation" / chosen.save.resolve().name
-        model = model | {"answers": str(folder)}
-    labels = chosen.compare or COMPARED
+        folder = journal_of(chosen.save)
+        run = _hash(labels, chosen.tasks, chosen.limit, sorted(model.items()))
+        model = model | {"answers": str(folder), "run": run}
     rows, _ = compare(labels, chosen.tasks, chosen.limit, chosen.save, **model)
     if folder and len(rows):  # the process that saved
-        shutil.rmtree(folder, ignore_errors=True)
+        for own in folder.glob(f"{run}-*.jsonl"):
+            own.unlink()
+        with contextlib.suppress(OSError):  # another run's answers are there
+            folder.rmdir()
     return rows
+
+
+def journal_of(save: Path) -> Path:
+    """Return the folder in which answers are kept until the comparison in ``save`` is done."""
+    place = save.resolve()
+    return RUNS / "evaluation" / f"{place.name}-{_hash(str(place))}"
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 def _tell(chosen: argparse.Namespace, model: dict[str, Any]) -> int:
@@ -130,5 +145,5 @@ def _tell(chosen: argparse.Namespace, model: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    with needs("eval"):
+    with needs("eval"), process_group_ended():
         sys.exit(main())

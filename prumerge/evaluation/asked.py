@@ -46,7 +46,7 @@ def _row(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:
         said, right = (sample["pope_accuracy"][name] for name in ("prediction", "score"))
     elif benchmark == "mmbench":
         scored = sample["gpt_eval_score"]
-        unit, said = doc["index"] % CIRCLE, scored["prediction"]
+        unit, said = scored["index"] % CIRCLE, scored["prediction"]
         answers, one = {scored["index"]: scored["answer"]}, pd.DataFrame([scored])
         right = mmbench_evaluator.eval_sub_data(one, answers, static_only=True)
     else:

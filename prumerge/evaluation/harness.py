@@ -6,7 +6,9 @@ The harness's own LLaVA answers one question at a time and turns any exception i
 answer. This one batches, and an item that cannot be answered is named when all others are done.
 """
 
+import atexit
 import dataclasses
+import sys
 import time
 from datetime import timedelta
 from typing import Any
@@ -35,6 +37,7 @@ from prumerge.evaluation.requests import (
 from prumerge.evaluation.sharing import picture_hash
 from prumerge.models.loading import check_device
 from prumerge.preprocessing import to_rgb, truncation_told
+from prumerge.processes import end_process_group
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms_eval switches it on: grey for what is missing
 
@@ -70,11 +73,13 @@ class PruMergeLlava(lmms):
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
+        if self._world_size > 1:  # whoever launched them: our command, lmms-eval's, or a script
+            atexit.register(end_process_group)
         if device == "cuda" and self._world_size > 1:
             device = f"cuda:{self.accelerator.local_process_index}"
         reset_peak(device)
         self.answerer = Answerer(self.options, device)
-        self.journal = Journal(self.options.answers, f"answers-{self._rank}")
+        self.journal = Journal(self.options.answers, f"{self.options.run}-{self._rank}")
         self.efforts: dict[str, Effort] = {}
 
     @property
@@ -102,15 +107,25 @@ class PruMergeLlava(lmms):
         """
         answers: dict[int, Answer] = {}
         failures: list[str] = []
+        known = 0
         named = {"desc": self.options.method, "unit": "question", "leave": False}
         # False would overrule the variable TQDM_DISABLE.
         bar = tqdm(total=len(requests), **named | ({"disable": True} if self._rank else {}))
         for chosen in in_order([r.args for r in requests], self.task_dict):
             for start in range(0, len(chosen), self.batch_size):
                 batch = chosen[start : start + self.batch_size]
-                answers |= self._answer({i: requests[i] for i in batch}, failures)
+                found, fresh = self._answer({i: requests[i] for i in batch}, failures)
+                answers |= found
+                known += len(found) - fresh
+                if known:
+                    bar.set_postfix_str(f"{known} already answered", refresh=False)
                 bar.update(len(batch))
         bar.close()
+        if known and not self._rank:
+            tqdm.write(
+                f"{self.options.method}: {known} of {len(requests)} were already answered",
+                file=sys.stderr,
+            )
         if failures:
             raise RuntimeError(report(failures, len(answers), self.options.answers))
         return [
@@ -134,8 +149,10 @@ class PruMergeLlava(lmms):
         """Not offered: LLaVA-1.5's benchmarks have one round."""
         raise NotImplementedError("prumerge_llava answers in one round")
 
-    def _answer(self, requests: dict[int, Instance], failures: list[str]) -> dict[int, Answer]:
-        """Answer requests of one task, those in the journal from there."""
+    def _answer(
+        self, requests: dict[int, Instance], failures: list[str]
+    ) -> tuple[dict[int, Answer], int]:
+        """Answer requests of one task, those in the journal from there; count the new answers."""
         started = time.perf_counter()
         answers, waiting = {}, {}
         for index, request in requests.items():
@@ -161,7 +178,7 @@ class PruMergeLlava(lmms):
             effort.visual_tokens[number] = answer.visual_tokens
             effort.seconds += answer.seconds
             effort.fresh |= {number} if index in waiting else set()
-        return answers
+        return answers, len(waiting)
 
     def _question(self, request: Instance) -> Question:
         context, raw, doc_to_visual, number, task, split = request.args
@@ -196,10 +213,11 @@ class PruMergeLlava(lmms):
                 first.until,
             )
         except Exception as error:
-            error.add_note(
-                f"while answering {len(questions)} items of {first.task}: "
-                f"{[q.item for q in questions]}; a smaller batch_size needs less memory"
-            )
+            items = [q.item for q in questions]
+            note = f"while answering {len(questions)} items of {first.task}: {items}"
+            if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                note += "; a smaller batch_size needs less memory"
+            error.add_note(note)
             raise
         seconds = (time.perf_counter() - started) / len(questions)
         given = [dataclasses.replace(answer, seconds=seconds) for answer in given]

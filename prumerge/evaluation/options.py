@@ -37,6 +37,7 @@ class Options:
             see :mod:`prumerge.models.adapters`.
         module: Python file with methods of your own, run first. None for none.
         answers: Folder of the journal: answers found there are not asked again. None keeps none.
+        run: Begins the names of this run's own files there; all are read.
 
     Raises:
         ValueError: If one of them is not possible; the message says what is.
@@ -53,6 +54,7 @@ class Options:
     adapter: str | None = None
     module: str | None = None
     answers: str | None = None
+    run: str = "answers"
 
     def __post_init__(self) -> None:
         if self.pretrained.endswith("-random"):

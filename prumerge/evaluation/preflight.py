@@ -9,12 +9,15 @@ from pathlib import Path
 import psutil
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
 
+from prumerge.asking import prompt_of
 from prumerge.evaluation.inventory import Inventory, parts_of, take_inventory
 from prumerge.evaluation.length import TEXT_TOKENS, lengths, patches_of
 from prumerge.evaluation.options import Options
 from prumerge.evaluation.runs import task_manager, tasks_named
-from prumerge.models.loading import find_precision
+from prumerge.evaluation.trial import ask_one_of_each
+from prumerge.models.loading import find_precision, load_processor, read_config
 from prumerge.models.random_weights import RANDOM
 from prumerge.paths import MINI
 from prumerge.roofline import HARDWARE, ModelShape, Precision, estimate_memory, weight_bytes
@@ -50,7 +53,9 @@ def preflight(
         hardware: Card the length is estimated for, a name in ``prumerge.roofline.HARDWARE``.
 
     Returns:
-        Findings about weights, data, memory, disk, and length; nothing is fetched or loaded.
+        Findings about weights, processor, data, memory, disk, one question of each task, and
+        length. Nothing is fetched, and no weights are loaded: the questions are asked of a small
+        model, see :mod:`prumerge.evaluation.trial`.
 
     Raises:
         ValueError: If the card or a task is not known, or the limit impossible.
@@ -63,11 +68,48 @@ def preflight(
     weights, size = find_weights(options.pretrained), _size(options.pretrained)
     return [
         weights,
+        processor := find_processor(options.pretrained, weights),
         *(Finding(f"data of {own.task}", own.ready, own.note) for own in data),
         find_memory(options, size),
         find_disk(weights, size),
+        find_answers(methods, data, processor),
         *_lengths(methods, data, limit, size, hardware),
     ]
+
+
+def find_processor(pretrained: str, weights: Finding) -> Finding:
+    """Load the processor of a checkpoint that is here, and put a question into a prompt."""
+    if not weights.ready:
+        return Finding("processor", None, "not known before the checkpoint is here")
+    try:
+        read_config("mini" if pretrained in RANDOM else pretrained)
+        processor = load_processor("mini" if pretrained in RANDOM else pretrained)
+        prompt = prompt_of(processor, "What is this?")
+    except Exception as error:  # a template is a program, and can raise anything
+        return Finding("processor", False, _line(error))
+    if (shown := prompt.count(processor.image_token)) != 1:
+        note = f"its prompt has {shown} {processor.image_token} instead of one: {prompt!r}"
+        return Finding("processor", False, note)
+    return Finding("processor", True, f"asks {prompt!r}")
+
+
+def find_answers(
+    methods: Mapping[str, Options], data: Sequence[Inventory], processor: Finding
+) -> Finding:
+    """Ask one question of each task whose questions are here, with every method."""
+    need, here = "one question of each task", [own.task for own in data if own.ready]
+    if not processor.ready or not here:
+        return Finding(need, None, "not asked before the checkpoint and questions are here")
+    try:
+        ask_one_of_each(list(methods.values()), here, task_manager())
+    except Exception as error:  # a run would stop at it, whatever it is
+        return Finding(need, False, _line(error).replace("tried_", ""))
+    return Finding(need, True, f"{len(here)} answered and scored, by a small model of this kind")
+
+
+def _line(error: Exception) -> str:
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
 
 
 def find_weights(pretrained: str) -> Finding:
@@ -77,17 +119,17 @@ def find_weights(pretrained: str) -> Finding:
     name, _, revision = pretrained.partition("@")
     folder = MINI if name == "mini" else Path(name)
     if name == "mini" or folder.exists():
-        lacking = _lacking(lambda file: str(folder / file) if (folder / file).exists() else None)
-        return Finding("weights", not lacking, f"{folder}" + f" lacks {lacking}" * bool(lacking))
-    lacking = _lacking(lambda file: try_to_load_from_cache(name, file, revision=revision or None))
-    if not lacking:
+        faults = _faults(lambda file: str(folder / file) if (folder / file).exists() else None)
+        return Finding("weights", not faults, f"{folder} {faults}".rstrip())
+    faults = _faults(lambda file: try_to_load_from_cache(name, file, revision=revision or None))
+    if not faults:
         return Finding("weights", True, f"{pretrained} is in the hub's cache")
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-    return Finding("weights", False, f"the hub's cache lacks {lacking}: {command}")
+    return Finding("weights", False, f"the hub's cache {faults}: {command}")
 
 
-def _lacking(find: Callable[[str], object]) -> str:
-    """Name what is missing of a checkpoint, given where its files are; "" if nothing is."""
+def _faults(find: Callable[[str], object]) -> str:
+    """Name what is missing or cut off of a checkpoint, given where its files are; "" if nothing."""
     files = ["model.safetensors"]
     for name in ("model.safetensors", "pytorch_model.bin"):
         if isinstance(index := find(f"{name}.index.json"), str):
@@ -98,7 +140,22 @@ def _lacking(find: Callable[[str], object]) -> str:
         if isinstance(find(name), str):
             files = [name]
             break
-    return ", ".join(file for file in ["config.json", *files] if not isinstance(find(file), str))
+    files = ["config.json", *files]
+    if lacking := [file for file in files if not isinstance(find(file), str)]:
+        return f"lacks {', '.join(lacking)}"
+    torn = [file for file in files if not _is_whole(str(find(file)))]
+    return f"holds cut-off or damaged {', '.join(torn)}" if torn else ""
+
+
+def _is_whole(file: str) -> bool:
+    """Compare what a file's header says with its size; True for files without such a header."""
+    if not file.endswith(".safetensors"):
+        return Path(file).stat().st_size > 0
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def find_memory(options: Options, size: str | ModelShape | None) -> Finding:

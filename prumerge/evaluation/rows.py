@@ -20,6 +20,9 @@ MAIN_METRICS = {
 }
 """Metrics that become rows, by benchmark; the first is the one that papers print."""
 
+LLAVA = {"pope_f1_score": "pope_llava_f1_score", "pope_accuracy": "pope_llava_accuracy"}
+"""The same scores of POPE, with answers read as LLaVA's own script does."""
+
 _ALREADY_PERCENT = ("gpt_eval_score",)
 
 
@@ -54,9 +57,11 @@ def rows_of(results: dict[str, Any], model: PruMergeLlava) -> list[dict[str, Any
 
     Returns:
         One row per task and metric; groups such as ``prumerge_pope`` have rows of their own, with
-        the numbers of tokens over all their tasks.
+        the numbers of tokens over all their tasks. POPE's rows have two columns more:
+        ``value_llava``, the score where answers are read as LLaVA's own script does, and
+        ``neither``, the percentage of answers that are neither yes nor no.
     """
-    constant = parameters_of(model)
+    constant = {"limit": results["config"]["limit"]} | parameters_of(model)
     efforts = model.efforts
     groups = results.get("group_subtasks", {})
     rows = []
@@ -69,8 +74,16 @@ def rows_of(results: dict[str, Any], model: PruMergeLlava) -> list[dict[str, Any
             if isinstance(value, int | float):
                 value, unit = value_of(metric, float(value))
                 named = {"task": task, "benchmark": benchmark, "metric": metric}
-                rows.append(named | {"value": value, "unit": unit} | effort | constant)
+                named |= {"value": value, "unit": unit} | _read_otherwise(metric, scores)
+                rows.append(named | effort | constant)
     return rows
+
+
+def _read_otherwise(metric: str, scores: dict[str, Any]) -> dict[str, float]:
+    if metric not in LLAVA:
+        return {}
+    value, neither = (float(scores[f"{name},none"]) for name in (LLAVA[metric], "pope_neither"))
+    return {"value_llava": value_of(metric, value)[0], "neither": 100.0 * neither}
 
 
 def parameters_of(model: PruMergeLlava) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tenacity import RetryError
 from tqdm import tqdm
 
 from prumerge.evaluation.harness import PruMergeLlava
-from prumerge.evaluation.inventory import parts_of, take_inventory
+from prumerge.evaluation.inventory import is_local, parts_of, take_inventory
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
 from prumerge.evaluation.rows import rows_of
 from prumerge.limits import suggestion
@@ -115,6 +115,10 @@ def evaluate(
     logger.add(sys.stderr, level="WARNING")
     manager = task_manager(*folders)
     names = tasks_named(tasks, manager, limit)
+    parts = [part for name in names for part in parts_of(name, manager)]
+    # Files here are looked at before a model is loaded; what is on the hub may still be fetched.
+    if wrong := _unreadable([part for part in parts if is_local(part, manager)], manager):
+        raise ValueError(wrong)
     model = PruMergeLlava(**arguments)
     try:
         # Scoring takes a moment; its bars would show even where TQDM_DISABLE is set.
@@ -133,7 +137,9 @@ def evaluate(
         # What the harness makes of a ValueError about PRUMERGE_DATA, or about a data set.
         if isinstance(error, ImportError) and not isinstance(error.__cause__, ValueError):
             raise
-        raise _unreadable(names, manager, error.__cause__) from error
+        cause = error.__cause__
+        told = _unreadable(parts, manager) or f"{type(cause).__name__}: {cause}"
+        raise ValueError(told) from error
     model.gather()
     if results is None:
         return pd.DataFrame(), {}
@@ -143,12 +149,10 @@ def evaluate(
     return table.sort_values("task", key=lambda tasks: tasks.map(place), kind="stable"), results
 
 
-def _unreadable(names: Sequence[str], manager: TaskManager, cause: BaseException) -> ValueError:
-    """Name the data sets that cannot be read, and the remedies."""
-    parts = [part for name in names for part in parts_of(name, manager)]
+def _unreadable(parts: Sequence[str], manager: TaskManager) -> str:
+    """Name the tasks whose questions cannot be read, with the remedies; "" if all can."""
     found = [take_inventory(part, manager) for part in parts]
-    wrong = [f"{own.task}: {own.note}" for own in found if not own.ready]
-    return ValueError("\n".join(wrong) or f"{type(cause).__name__}: {cause}")
+    return "\n".join(f"{own.task}: {own.note}" for own in found if not own.ready)
 
 
 def _no_bar(*arguments: Any, **options: Any) -> tqdm:

@@ -1,14 +1,16 @@
 """Prompts and scores of the tasks, by the harness's own functions.
 
-Three things differ from lmms-eval 0.7.3. Columns are checked when a task is loaded, so that a wrong
-file is told before any question is asked. MME has its total as a metric, and a pair that a limit
-cuts in half is no error. MMBench is matched offline, without writing into the working folder.
+Four things differ from lmms-eval 0.7.3. Questions are checked when a task is loaded, so that a
+wrong or incomplete file is told before any is asked. MME has its total as a metric, and a pair that
+a limit cuts in half is no error. MMBench is matched offline, without writing into the working
+folder. POPE is scored a second time, by the rule of LLaVA's own script.
 """
 
 import contextlib
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 from datasets import Dataset
@@ -34,7 +36,17 @@ COLUMNS = {
 }
 """Columns that the harness reads."""
 
-_ANSWER = {"scienceqa": "answer", "pope": "answer", "mme": "answer", "mmbench": "answer"}
+PUBLISHED = {
+    "vqav2": 214_354,
+    "scienceqa": 2_017,
+    "textvqa": 5_000,
+    "pope": 3_000,
+    "mme": 2_374,
+    "mmbench": 4_329,
+}
+"""Questions that the publishers state, of the split that is asked; POPE's, of each of its three."""
+
+_YES_NO = ("yes", "no")
 
 
 def check_columns(benchmark: str, found: Sequence[str]) -> None:
@@ -50,30 +62,74 @@ def check_columns(benchmark: str, found: Sequence[str]) -> None:
         )
 
 
-def check(benchmark: str, rows: Dataset) -> Dataset:
+def check(benchmark: str, rows: Dataset, published: bool = False) -> Dataset:
     """Refuse a data set that scoring would stumble over.
 
     Args:
         benchmark: Whose columns are expected.
         rows: One split.
+        published: Whether it must have the number of questions in ``PUBLISHED``.
 
     Returns:
         The same rows.
 
     Raises:
-        ValueError: Naming the missing columns, or the first item without an answer.
+        ValueError: Naming the missing columns, how many questions are missing, or the first item
+            whose answer cannot be scored.
     """
     check_columns(benchmark, rows.column_names)
-    column = _ANSWER.get(benchmark, "answers")
-    for number, answer in enumerate(rows.select_columns([column])):
-        if answer[column] in (None, "", []):
-            raise ValueError(f"{benchmark}, item {number}: {column} is empty, it cannot be scored")
+    if published:
+        check_number(benchmark, len(rows))
+    kept = set(rows.column_names) & {"answer", "answers", "choices", "index", *"ABCDE"}
+    for number, row in enumerate(rows.select_columns(sorted(kept))):
+        if fault := _fault(benchmark, row):
+            raise ValueError(f"{benchmark}, item {number}: {fault}, it cannot be scored")
     return rows
 
 
-def _checker(benchmark: str) -> Callable[[Dataset], Dataset]:
+def check_number(benchmark: str, found: int) -> None:
+    """Refuse another number of questions than ``PUBLISHED``.
+
+    Raises:
+        ValueError: Naming both numbers.
+    """
+    if found != PUBLISHED[benchmark]:
+        raise ValueError(
+            f"the data set of {benchmark} has {found} questions here, {PUBLISHED[benchmark]} are "
+            "published: a part is missing, or it is another one"
+        )
+
+
+def _fault(benchmark: str, row: Row) -> str | None:
+    """Say what keeps a question's answer from being scored; None where nothing does."""
+    column = "answers" if benchmark in ("vqav2", "textvqa") else "answer"
+    answer = row[column]
+    if answer in (None, "", []):
+        return f"{column} is empty"
+    if benchmark in ("pope", "mme") and answer.lower().strip(" .") not in _YES_NO:
+        return f"{column} is {answer!r}, not yes or no"
+    if benchmark == "scienceqa" and not 0 <= _place(answer) < len(row["choices"]):
+        return f"{column} is {answer!r}, none of its {len(row['choices'])} choices"
+    if benchmark == "mmbench":
+        options = [o for o in "ABCDE" if row.get(o) not in (None, "", "nan")]
+        if answer not in options:
+            return f"{column} is {answer!r}, none of {', '.join(options)}"
+        if not str(row["index"]).isdecimal():
+            return f"index is {row['index']!r}, no whole number"
+    return None
+
+
+def _place(answer: int | str) -> int:
+    """Return the place of a choice, which some revisions name by its letter; -1 for neither."""
+    text = str(answer).strip().upper()
+    if len(text) == 1 and text in ascii_uppercase:
+        return ascii_uppercase.index(text)
+    return int(text) if text.isdecimal() else -1
+
+
+def _checker(benchmark: str, published: bool = False) -> Callable[[Dataset], Dataset]:
     def process_docs(rows: Dataset) -> Dataset:
-        return check(benchmark, rows)
+        return check(benchmark, rows, published)
 
     return process_docs
 
@@ -84,6 +140,12 @@ textvqa_check = _checker("textvqa")
 pope_check = _checker("pope")
 mme_check = _checker("mme")
 mmbench_check = _checker("mmbench")
+vqav2_published = _checker("vqav2", published=True)
+scienceqa_published = _checker("scienceqa", published=True)
+textvqa_published = _checker("textvqa", published=True)
+pope_published = _checker("pope", published=True)
+mme_published = _checker("mme", published=True)
+mmbench_published = _checker("mmbench", published=True)
 
 
 def mini_choice_text(row: Row, lmms_eval_specific_kwargs: Row | None = None) -> str:
@@ -103,7 +165,52 @@ def mini_choice_text(row: Row, lmms_eval_specific_kwargs: Row | None = None) -> 
 
 def mini_mmbench_process(row: Row, results: list[str]) -> Row:
     """Hand the answer to MMBench's scoring in capitals: the mini-LLaVA has no capital letters."""
-    return mmbench.mmbench_process_results(row, [results[0].upper()])
+    return mmbench_process(row, [results[0].upper()])
+
+
+def mmbench_process(row: Row, results: list[str]) -> Row:
+    """Hand the answer to MMBench's scoring; one published revision numbers questions by text."""
+    return mmbench.mmbench_process_results(row | {"index": int(row["index"])}, results)
+
+
+def scienceqa_target(row: Row) -> str:
+    """Return the letter of the right choice."""
+    return scienceqa.sqa_doc_to_target(row | {"answer": _place(row["answer"])})
+
+
+def scienceqa_process(row: Row, results: list[str]) -> Row:
+    """Score the letter of a choice."""
+    return scienceqa.sqa_process_results(row | {"answer": _place(row["answer"])}, results)
+
+
+def first_sentence(said: str) -> str:
+    """Read an answer to POPE as LLaVA's own script does.
+
+    Args:
+        said: Answer.
+
+    Returns:
+        ``no`` if the first sentence has the word "no", "No" or "not", ``yes`` for all else.
+
+    Source: LLaVA, ``llava/eval/eval_pope.py``.
+
+    Example:
+        >>> first_sentence("Yes, there is."), first_sentence("There is no dog."), first_sentence("")
+        ('yes', 'no', 'yes')
+    """
+    words = said.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"no", "No", "not"} & set(words) else "yes"
+
+
+def pope_process(row: Row, results: list[str]) -> Row:
+    """Score an answer for POPE, as lmms-eval does and by the rule of :func:`first_sentence`."""
+    scored = pope.pope_process_results(row, results)
+    read = pope.pope_process_results(row, [first_sentence(results[0].strip())])
+    return scored | {
+        "pope_llava_f1_score": read["pope_f1_score"],
+        "pope_llava_accuracy": read["pope_accuracy"],
+        "pope_neither": float(scored["pope_accuracy"]["prediction"] not in _YES_NO),
+    }
 
 
 def mmbench_aggregate(results: list[Row]) -> float:
@@ -161,11 +268,8 @@ image = vqav2.vqav2_doc_to_visual
 vqav2_text = vqav2.vqav2_doc_to_text
 scienceqa_image = scienceqa.sqa_doc_to_visual
 scienceqa_text = scienceqa.sqa_doc_to_text
-scienceqa_target = scienceqa.sqa_doc_to_target
-scienceqa_process = scienceqa.sqa_process_results
 textvqa_text = textvqa.textvqa_doc_to_text
 pope_text = pope.pope_doc_to_text
-pope_process = pope.pope_process_results
 pope_accuracy = pope.pope_aggregate_accuracy
 pope_precision = pope.pope_aggregate_precision
 pope_recall = pope.pope_aggregate_recall
@@ -173,4 +277,3 @@ pope_f1 = pope.pope_aggregate_f1_score
 pope_yes_ratio = pope.pope_aggregate_yes_ratio
 mme_text = mme.mme_doc_to_text
 mmbench_text = mmbench.mmbench_doc_to_text
-mmbench_process = mmbench.mmbench_process_results

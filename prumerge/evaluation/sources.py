@@ -11,6 +11,8 @@ from pathlib import Path
 
 OWNER = "lmms-lab-encoder"
 FOLDER_VARIABLE = "PRUMERGE_DATA"
+REAL_PREFIX = "prumerge_"
+"""How the names of the real tasks begin."""
 
 
 def source(name: str) -> str:

@@ -51,7 +51,7 @@ def load(
     check_device(device)
     dtype = find_precision(dtype, device)
     read_config(name)
-    source, revision = _source(name)
+    source, revision = find_source(name)
     with _told(name):
         model = load_whole(LlavaForConditionalGeneration, source, revision=revision, dtype=dtype)
     return model.to(device).eval(), load_processor(name)
@@ -62,7 +62,7 @@ def read_config(name: str | Path = "mini") -> LlavaConfig:
 
     Another kind of model is refused: transformers would make a LLaVA of its config, at random.
     """
-    source, revision = _source(name)
+    source, revision = find_source(name)
     with _told(name):
         found, _ = LlavaConfig.get_config_dict(source, revision=revision)
         config = LlavaConfig.from_pretrained(source, revision=revision)
@@ -103,7 +103,7 @@ def load_whole(kind: type, source: str | Path, **options: Any) -> PreTrainedMode
 
 def load_processor(name: str | Path = "mini") -> LlavaProcessor:
     """Load the processor alone; see :func:`load` for ``name``."""
-    source, revision = _source(name)
+    source, revision = find_source(name)
     with _told(name):
         pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
@@ -213,8 +213,12 @@ def _read(file: Path) -> Iterator[bytes]:
             yield opened.read(_PART_BYTES)
 
 
-def _source(name: str | Path) -> tuple[str, str]:
-    """Return what ``from_pretrained`` is given: a folder or hub id, and a revision."""
+def find_source(name: str | Path) -> tuple[str, str]:
+    """Return what ``from_pretrained`` is given: a folder or hub id, and a revision.
+
+    Raises:
+        ValueError: If the name is neither, or the folder holds no checkpoint.
+    """
     if str(name) == "mini":
         if not (MINI / "model.safetensors").exists():
             raise ValueError(
