@@ -12,16 +12,9 @@ from PIL import Image, ImageColor
 
 import prumerge
 from prumerge.draw import REASONS
-from prumerge.explorer import (
-    Explorer,
-    draw_picture,
-    encode_picture,
-    look,
-    paint_attention,
-    paint_kept,
-    paint_origin,
-    prefill,
-)
+from prumerge.draw.explorer import Explorer
+from prumerge.draw.looking import draw_picture, encode_picture, look, prefill
+from prumerge.draw.pictures import paint_attention, paint_kept, paint_origin
 from prumerge.llava import attachment_of
 from prumerge.models import load
 from prumerge.neighbours import key_similarity

@@ -12,7 +12,7 @@ from toy import PATCHES, pictures, tiny_llava
 
 from prumerge import Settings, attach, encode, names
 from prumerge.asking import answer
-from prumerge.explorer import encode_picture
+from prumerge.draw.looking import encode_picture
 from prumerge.finetuning.conversations import to_sample
 from prumerge.finetuning.records import Record
 from prumerge.mini.model import build_processor

@@ -1,13 +1,14 @@
 """Figures: pictures with what is seen and kept of them, diagrams, one manner for all.
 
-    overlays   a picture, its attention map, its kept patches outlined
+    pictures   a picture, its attention map, its kept patches outlined
     charts     how scores are spread, curves, tables as colours, methods with their intervals
     figures    fonts and palette; showing in a notebook, writing to ``figures/``
+    explorer   widgets that show at once what a method keeps of a picture; ``looking`` finds it
 
-Every function that draws takes an Axes and hands it back. The hues are Okabe and Ito's, told apart
-by all common kinds of colour vision.
+Every function that draws a figure takes an Axes and hands it back. The hues are Okabe and Ito's,
+told apart by all common kinds of colour vision.
 """
 
 from prumerge.draw.charts import bars, curves, distribution, dots, heat_map
 from prumerge.draw.figures import PALETTE, save, show, use_style
-from prumerge.draw.overlays import REASONS, attention, kept, legend, outline, picture
+from prumerge.draw.pictures import REASONS, attention, kept, legend, outline, picture

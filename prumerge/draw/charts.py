@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from prumerge.draw.figures import PALETTE
-from prumerge.draw.overlays import REASONS
+from prumerge.draw.pictures import REASONS
 from prumerge.selection import OUTLIER
 
 BINS = 40

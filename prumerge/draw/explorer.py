@@ -1,24 +1,42 @@
-"""The explorer: widgets that hold what is chosen, and pictures that follow them."""
+"""Try a method on a picture and see at once what it keeps: the widgets of ``explorer.ipynb``.
+
+    Controls    sliders and fields, without any logic
+    Explorer    holds what is chosen, and has pictures and words follow
+
+Needs the extra ``notebooks``.
+"""
 
 import base64
+import html
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
-from ipywidgets import HTML, HBox, Image, Layout, VBox
+import pandas as pd
+from ipywidgets import (
+    HTML,
+    Button,
+    Dropdown,
+    FileUpload,
+    FloatSlider,
+    HBox,
+    Image,
+    IntSlider,
+    Layout,
+    Text,
+    VBox,
+)
 from PIL import Image as Pillow
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 import prumerge
 from prumerge.asking import answer
 from prumerge.draw.figures import small_png
+from prumerge.draw.looking import Look, draw_picture, encode_picture, look, prefill
+from prumerge.draw.pictures import REASONS, paint_attention, paint_kept, paint_origin, to_png
 from prumerge.encoded import Encoded
-from prumerge.explorer import words
-from prumerge.explorer.controls import METHOD, PICTURE, ROW, Controls
-from prumerge.explorer.looking import Look, draw_picture, encode_picture, look, prefill
-from prumerge.explorer.painting import paint_attention, paint_kept, paint_origin, to_png
 from prumerge.methods import Method
 from prumerge.pictures import Picture, as_seen, grid_of, read_picture, to_pixels
 from prumerge.roofline import read_shape
@@ -26,6 +44,63 @@ from prumerge.settings import Settings
 
 PANELS = ("kept patches", "attention", "merged into the token")
 TEXT_TOKENS = 40  # of the prompt whose cost is shown
+
+ROW = Layout(flex_flow="row wrap", width="100%")  # narrow windows put what is beside below
+_WIDE = Layout(width="21em")
+PICTURE, METHOD = ("seed", "objects", "file"), ("budget", "whisker", "neighbours")
+
+
+class Controls:
+    """What can be chosen: a picture, a method, its settings, a token, a question.
+
+    Args:
+        patches: Visual tokens of an unreduced picture.
+        most_objects: Most objects that a drawn scene holds.
+        start: Values to begin with, by the name of the control.
+
+    Raises:
+        ValueError: If there is no such control.
+    """
+
+    def __init__(self, patches: int, most_objects: int, **start: object) -> None:
+        self.seed = IntSlider(0, 0, 99, description="scene", layout=_WIDE)
+        self.objects = IntSlider(6, 1, most_objects, description="objects", layout=_WIDE)
+        self.file = Text(
+            description="own file", placeholder="path", continuous_update=False, layout=_WIDE
+        )
+        self.upload = FileUpload(accept="image/*", description="upload")
+        self.method = Dropdown(options=prumerge.names(), description="method", layout=_WIDE)
+        self.budget = IntSlider(0, 0, patches, description="budget", layout=_WIDE)
+        self.whisker = FloatSlider(1.5, min=0, max=6, step=0.25, description="fence", layout=_WIDE)
+        self.neighbours = IntSlider(32, 0, 64, description="neighbours", layout=_WIDE)
+        self.token = IntSlider(1, 1, 1, description="token", layout=Layout(width="95%"))
+        self.question = Text(description="question", layout=Layout(width="26em"))
+        self.ask = Button(description="ask", tooltip="answer with all tokens and with the kept")
+        tips = {
+            "seed": "number of the drawn scene",
+            "budget": "visual tokens to send; 0: the picture decides",
+            "whisker": "distance of the fence, in interquartile ranges; read without a budget",
+            "neighbours": "patches merged into each kept one",
+            "token": "the token whose origin is shown, in the order sent",
+        }
+        for name, tip in tips.items():
+            getattr(self, name).tooltip = tip
+        for name, value in start.items():
+            if name not in vars(self):
+                raise ValueError(f"no control {name!r}: there are {', '.join(vars(self))}")
+            getattr(self, name).value = value
+
+    def picture_row(self) -> HBox:
+        """Lay out what chooses the picture."""
+        return HBox([self.seed, self.objects, self.file, self.upload], layout=ROW)
+
+    def method_row(self) -> HBox:
+        """Lay out what chooses the method."""
+        return HBox([self.method, self.budget, self.whisker, self.neighbours], layout=ROW)
+
+    def question_row(self) -> HBox:
+        """Lay out the question."""
+        return HBox([self.question, self.ask], layout=ROW)
 
 
 class Explorer(VBox):
@@ -91,7 +166,7 @@ class Explorer(VBox):
         ]
         choose, said = self.choose, self.said
         above = [choose.picture_row(), choose.method_row(), said["trouble"], said["counts"]]
-        middle = [HBox(frames, layout=ROW), HTML(words.legend()), choose.token, said["origin"]]
+        middle = [HBox(frames, layout=ROW), HTML(_legend()), choose.token, said["origin"]]
         return [*above, *middle, said["costs"], choose.question_row(), said["answers"]]
 
     def _listen(self) -> None:
@@ -115,7 +190,7 @@ class Explorer(VBox):
             action()
             self.said["trouble"].value = ""
         except ValueError as error:
-            self.said["trouble"].value = words.trouble(error)
+            self.said["trouble"].value = _trouble(error)
         finally:
             self._held = False
         self.reaction_ms = 1e3 * (time.perf_counter() - started)
@@ -157,10 +232,10 @@ class Explorer(VBox):
         grid = self.look.encoded.grid
         self.painted[0] = paint_kept(self.seen, self.look.reason, grid)
         self.painted[1] = paint_attention(self.seen, self.look.scores, grid)
-        self.said["counts"].value = words.counts(self.look, self.picture.name, method.name)
+        self.said["counts"].value = _counts(self.look, self.picture.name, method.name)
         patches = self.look.encoded.scores.shape[1]
         table = prefill(self.shape, patches, self.look.kept, TEXT_TOKENS, self.card)
-        self.said["costs"].value = words.costs(table, f"{self.shape.name} on one {self.card}")
+        self.said["costs"].value = _costs(table, f"{self.shape.name} on one {self.card}")
         self.said["answers"].value = ""
         self._show_token()
 
@@ -168,7 +243,7 @@ class Explorer(VBox):
         token, grid = self.choose.token.value - 1, self.look.encoded.grid
         weights, place = self.look.origin(token), self.look.place(token)
         self.painted[2] = paint_origin(self.seen, weights, place, grid)
-        self.said["origin"].value = words.origin(self.look, token)
+        self.said["origin"].value = _origin(self.look, token)
         for picture, canvas in zip(self.pictures, self.painted, strict=True):
             picture.value = to_png(canvas)
 
@@ -184,7 +259,7 @@ class Explorer(VBox):
                 with prumerge.attach(self.model, method) as reducer:
                     text, (sent,) = ask(), reducer.kept
             given[name] = (sent, text[0], time.perf_counter() - started)
-        self.said["answers"].value = words.answers(given)
+        self.said["answers"].value = _answers(given)
 
     def still(self) -> bytes:
         """Return the three pictures side by side as one small PNG."""
@@ -197,3 +272,75 @@ class Explorer(VBox):
         bundle = super()._repr_mimebundle_(**kwargs)
         bundle["text/plain"] = f"Explorer: {self.picture.name}, {self.look.kept} tokens"
         return bundle | {"image/png": base64.b64encode(self.still()).decode()}
+
+
+_CELL = 'style="text-align: left; padding: 0 1.5em 0 0"'
+
+
+def _legend() -> str:
+    """Explain the colours of the outlines."""
+    marks = [(colour, words) for words, colour in REASONS.values()]
+    return " &ensp; ".join(
+        f'<span style="border: 3px solid {colour}; background: #333">&emsp;</span> {words}'
+        for colour, words in [*marks, ("#555", "dropped")]
+    )
+
+
+def _counts(look: Look, name: str, method: str) -> str:
+    """Say how many tokens a picture sends under a method."""
+    patches = look.encoded.scores.shape[1]
+    return (
+        f"<b>{html.escape(name)}</b>: <b>{html.escape(method)}</b> sends <b>{look.kept}</b> of "
+        f"{patches} visual tokens ({look.kept / patches:.1%})"
+    )
+
+
+def _origin(look: Look, token: int) -> str:
+    """Say where a token stands and how many patches are merged into it; tokens count from 0."""
+    weights, place = look.origin(token), look.place(token)
+    row, column = divmod(place, look.encoded.grid[1])
+    merged = int((weights != 0).sum() - (weights[place] != 0))
+    return (
+        f"Token {token + 1} of {look.kept} stands at row {row + 1}, column {column + 1}: its own "
+        f"patch with weight {weights[place]:.3g}, and {merged} others, together "
+        f"{weights.sum() - weights[place]:.3g}."
+    )
+
+
+def _costs(table: pd.DataFrame, of: str) -> str:
+    """Write the two rows of :func:`prumerge.draw.looking.prefill`, and their ratio.
+
+    Args:
+        table: The rows.
+        of: Whose cost it is.
+    """
+    ratio = table["prefill_ms"].iloc[0] / table["prefill_ms"].iloc[1]
+    names = ["prompt tokens", "10¹² operations", "prefill, ms", "KV cache, MiB"]
+    lines = [[f"{of}, on paper", *names]]
+    for row in table.itertuples():
+        numbers = (f"{value:.3g}" for value in row[2:])
+        lines.append([row.Index, str(row.tokens), *numbers])
+    return _rows(lines) + f"Prefill with the kept tokens is {ratio:.1f} times faster."
+
+
+def _answers(given: Mapping[str, tuple[int, str, float]]) -> str:
+    """Write answers side by side.
+
+    Args:
+        given: By name: visual tokens, answer, seconds.
+    """
+    lines = [["", "visual tokens", "answer", "seconds"]]
+    lines += [[name, str(n), text, f"{s:.2f}"] for name, (n, text, s) in given.items()]
+    return _rows(lines)
+
+
+def _trouble(error: Exception) -> str:
+    """Say what is wrong with what was chosen."""
+    return f'<b style="color: #A34800">{html.escape(str(error))}</b>'
+
+
+def _rows(lines: list[list[str]]) -> str:
+    head, *body = [[html.escape(text) for text in line] for line in lines]
+    rows = ["".join(f"<th {_CELL}>{text}</th>" for text in head)]
+    rows += ["".join(f"<td {_CELL}>{text}</td>" for text in line) for line in body]
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"

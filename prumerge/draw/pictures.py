@@ -1,0 +1,284 @@
+"""A picture, and on it what the encoder attends to and what a method keeps and merges.
+
+    picture, attention, kept, outline, legend    on the axes of a figure, in units of patches, so
+                                                 that a grid of any size fits the picture under it
+    paint_attention, paint_kept, paint_origin    as pixels, in a few milliseconds, to follow a
+                                                 slider; ``to_png`` writes them
+
+Orange marks patches kept for their score, blue those kept for their place, pink those
+that fill a budget, green those kept for their features: Okabe and Ito's hues, made lighter for
+dark pictures.
+"""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Bool, Float, Integer, UInt8
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image, ImageColor
+from scipy.ndimage import binary_erosion
+
+from prumerge.selection import DISTINCT, DROPPED, FILL, OUTLIER, SPATIAL
+
+REASONS = {
+    OUTLIER: ("kept for its score", "#FFA600"),
+    SPATIAL: ("kept for its place", "#4CC9FF"),
+    FILL: ("fills the budget", "#FF8AD8"),
+    DISTINCT: ("kept for its features", "#35E0A8"),
+}
+HEAT = "inferno"  # rises evenly in lightness, also in grey
+DIMMED = 0.62  # share of light taken from dropped patches
+EDGE_PX = 336  # of a painted picture, about
+LINE_PX = 2
+
+
+def picture(
+    axes: Axes,
+    pixels: UInt8[np.ndarray, "height width 3"],
+    grid: tuple[int, int],
+    title: str = "",
+) -> Axes:
+    """Draw a picture, one unit per patch, without ticks.
+
+    Args:
+        axes: Where to.
+        pixels: The picture as the encoder sees it.
+        grid: Rows and columns of patches.
+        title: A few words above it.
+
+    Returns:
+        ``axes``.
+    """
+    axes.imshow(pixels, extent=_extent(grid))
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def attention(
+    axes: Axes,
+    pixels: UInt8[np.ndarray, "height width 3"],
+    scores: Float[np.ndarray, " patches"],
+    grid: tuple[int, int],
+    title: str = "",
+) -> Axes:
+    """Draw an attention map over a grey, darkened picture.
+
+    Light stands for attention, as a share of the picture's largest; its square root is drawn, so
+    that patches with a tenth of the largest score still show.
+
+    Args:
+        axes, pixels, grid, title: As for :func:`picture`.
+        scores: Attention each patch receives, in raster order; at least 0, else taken as 0.
+
+    Returns:
+        ``axes``.
+    """
+    grey = _darkened(pixels).repeat(3, axis=2).astype(np.uint8)
+    colours, cover = _heat(scores, grid)
+    colours[..., 3] = cover
+    return _cover(picture(axes, grey, grid, title), colours)
+
+
+def kept(
+    axes: Axes,
+    pixels: UInt8[np.ndarray, "height width 3"],
+    reason: Integer[np.ndarray, " patches"],
+    grid: tuple[int, int],
+    title: str = "",
+) -> Axes:
+    """Draw a picture with its kept patches outlined and the dropped ones dimmed.
+
+    Args:
+        axes, pixels, grid, title: As for :func:`picture`.
+        reason: Why each patch stays, 0 where it does not; see :class:`prumerge.Selection`.
+
+    Returns:
+        ``axes``. The colours are those of :data:`REASONS`; :func:`legend` explains them.
+    """
+    reason = reason.reshape(grid)
+    shade = np.zeros((*grid, 4))
+    shade[..., 3] = DIMMED * (reason == DROPPED)
+    _cover(picture(axes, pixels, grid, title), shade)
+    for code, (_, colour) in REASONS.items():
+        outline(axes, reason == code, colour)
+    return axes
+
+
+def outline(
+    axes: Axes, mask: Bool[np.ndarray, "rows columns"], colour: str, width: float = 1.0
+) -> Axes:
+    """Draw the borders of marked patches; neighbours have none between them.
+
+    Args:
+        axes: Where a picture is drawn in units of patches.
+        mask: True at the marked patches.
+        colour: Of the line.
+        width: Of the line, in points.
+
+    Returns:
+        ``axes``.
+    """
+    framed = np.pad(mask, 1)
+    rows, columns = np.nonzero(framed[1:, 1:-1] != framed[:-1, 1:-1])
+    level = [((column, row), (column + 1, row)) for row, column in zip(rows, columns, strict=True)]
+    rows, columns = np.nonzero(framed[1:-1, 1:] != framed[1:-1, :-1])
+    upright = [
+        ((column, row), (column, row + 1)) for row, column in zip(rows, columns, strict=True)
+    ]
+    lines = LineCollection(level + upright, colors=colour, linewidths=width, capstyle="projecting")
+    axes.add_collection(lines, autolim=False)
+    return axes
+
+
+def legend(figure: Figure, reasons: Sequence[int] = (OUTLIER, SPATIAL, FILL)) -> Figure:
+    """Explain the outlines of :func:`kept` below a figure.
+
+    Args:
+        figure: With constrained layout, which makes room.
+        reasons: Those that occur.
+
+    Returns:
+        ``figure``.
+    """
+    handles = [
+        Line2D([], [], color=REASONS[code][1], lw=2, label=REASONS[code][0]) for code in reasons
+    ]
+    handles.append(Line2D([], [], color="#555555", lw=5, label="dropped"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def enlarge(pixels: UInt8[np.ndarray, "height width 3"], grid: tuple[int, int]) -> np.ndarray:
+    """Resize a picture so that every patch has the same whole number of pixels.
+
+    Args:
+        pixels: The picture as the encoder sees it.
+        grid: Rows and columns of patches.
+
+    Returns:
+        About :data:`EDGE_PX` pixels on its longer edge, as numbers from 0 to 255.
+    """
+    cell = _cell(grid)
+    size = (grid[1] * cell, grid[0] * cell)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)).copy()
+
+
+def paint_kept(
+    pixels: UInt8[np.ndarray, "height width 3"],
+    reason: Integer[np.ndarray, " patches"],
+    grid: tuple[int, int],
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Paint a picture with its kept patches outlined and the dropped ones dimmed.
+
+    Args:
+        pixels, reason, grid: As for :func:`kept`.
+
+    Returns:
+        The painted picture.
+    """
+    canvas = enlarge(pixels, grid)
+    reason = reason.reshape(grid)
+    light = np.where(reason == DROPPED, 1 - DIMMED, 1.0)
+    canvas = (canvas * _spread(light, grid)[..., None]).astype(np.uint8)
+    for code, (_, colour) in REASONS.items():
+        _outline(canvas, reason == code, grid, colour)
+    return canvas
+
+
+def paint_attention(
+    pixels: UInt8[np.ndarray, "height width 3"],
+    scores: Float[np.ndarray, " patches"],
+    grid: tuple[int, int],
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Paint weights over a grey, darkened picture, as :func:`attention` does.
+
+    Args:
+        pixels: The picture as the encoder sees it.
+        scores: As for :func:`attention`; patches with 0 stay uncovered.
+        grid: Rows and columns of patches.
+
+    Returns:
+        The painted picture.
+    """
+    grey, (colours, cover) = _darkened(enlarge(pixels, grid)), _heat(scores, grid)
+    cover = _spread(np.where(scores.reshape(grid) > 0, cover, 0), grid)[..., None]
+    return (grey * (1 - cover) + _spread(255 * colours[..., :3], grid) * cover).astype(np.uint8)
+
+
+def paint_origin(
+    pixels: UInt8[np.ndarray, "height width 3"],
+    weights: Float[np.ndarray, " patches"],
+    place: int,
+    grid: tuple[int, int],
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Paint what one token is made of, and outline the patch at which it stands.
+
+    Args:
+        pixels: The picture as the encoder sees it.
+        weights: How much of each patch the token holds. The token's own patch weighs so much more
+            than its neighbours that it is left out of the colours.
+        place: The patch of the token.
+        grid: Rows and columns of patches.
+
+    Returns:
+        The painted picture.
+    """
+    others = weights.copy()
+    others[place] = 0
+    canvas = paint_attention(pixels, others, grid)
+    own = np.zeros(weights.size, bool)
+    own[place] = True
+    _outline(canvas, own.reshape(grid), grid, "#4CC9FF")
+    return canvas
+
+
+def to_png(canvas: UInt8[np.ndarray, "rows columns 3"]) -> bytes:
+    """Write pixels as PNG, quickly rather than small."""
+    file = io.BytesIO()
+    Image.fromarray(canvas).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+def _cover(axes: Axes, colours: Float[np.ndarray, "rows columns 4"]) -> Axes:
+    """Lay one translucent colour over each patch of a drawn picture."""
+    axes.imshow(colours, extent=_extent(colours.shape[:2]), interpolation="nearest")
+    return axes
+
+
+def _darkened(pixels: np.ndarray) -> Float[np.ndarray, "height width 1"]:
+    return pixels.mean(axis=2, keepdims=True) * 0.6
+
+
+def _heat(
+    scores: Float[np.ndarray, " patches"], grid: tuple[int, int]
+) -> tuple[Float[np.ndarray, "rows columns 4"], Float[np.ndarray, "rows columns"]]:
+    """Colour the square root of each share of the largest score, and tell how much it covers."""
+    weights = np.maximum(scores, 0)
+    shares = np.sqrt(weights / max(float(weights.max()), np.finfo(np.float32).tiny)).reshape(grid)
+    return plt.get_cmap(HEAT)(shares), 0.25 + 0.7 * shares
+
+
+def _extent(grid: tuple[int, int]) -> tuple[int, int, int, int]:
+    rows, columns = grid
+    return 0, columns, rows, 0
+
+
+def _cell(grid: tuple[int, int]) -> int:
+    return max(2 * LINE_PX + 1, EDGE_PX // max(grid))
+
+
+def _spread(values: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Give each pixel the value of its patch."""
+    return values.repeat(_cell(grid), axis=0).repeat(_cell(grid), axis=1)
+
+
+def _outline(canvas: np.ndarray, mask: np.ndarray, grid: tuple[int, int], colour: str) -> None:
+    marked = _spread(mask, grid)
+    canvas[marked & ~binary_erosion(marked, iterations=LINE_PX)] = ImageColor.getrgb(colour)
