@@ -10,7 +10,7 @@ import prumerge
 PACKAGE = Path(prumerge.__file__).parent
 # From the ground up. Rooms of one line stand side by side and do not import each other.
 FLOORS = [
-    {"paths": "paths extras", "settings": "settings presets limits"},
+    {"paths": "paths extras processes", "settings": "settings presets limits"},
     {
         "method": "encoder encoded scores values outliers spatial supplement neighbours reduction "
         "selection",
