@@ -11,10 +11,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from prumerge.caches import Read, cache_in, check_mask, read_by, remember
 from prumerge.covers import BoundCover, Cover
 from prumerge.encoder import check_pictures, open_tower
-from prumerge.generation import RUNNING, Prefill, infer_mask, running, scale_chunks
+from prumerge.generation import (
+    RUNNING,
+    Prefill,
+    check_options,
+    infer_mask,
+    record,
+    running,
+    scale_chunks,
+)
 from prumerge.inputs import (
     PICTURE_ARGUMENTS,
     ShortInputs,
@@ -144,38 +154,58 @@ class Attachment:
         return _complete(model, encode(tower, pixel_values, self.settings, layer))
 
     def _shorten(
-        self, model: nn.Module, arguments: dict[str, Any], side: Literal["left", "right"]
+        self,
+        model: nn.Module,
+        arguments: dict[str, Any],
+        side: Literal["left", "right"],
+        read: Read | None = None,
     ) -> ShortInputs:
         check_call(arguments)
         layer = feature_layer(model, arguments)
-        pictures = arguments["pixel_values"]
-        given = isinstance(pictures, Encoded)
-        # Training under autocast must keep the tokens that inference without it keeps.
-        with torch.autocast(model.device.type, enabled=False):
-            encoded = _complete(model, pictures) if given else self._encode(model, pictures, layer)
-            reduction = self.method(encoded)
-        patches = encoded.features.shape[1]
-        short = shorten_inputs(model, arguments, reduction, patches, self.settings.positions, side)
-        tokens = [tokens.detach() for tokens in reduction.tokens]
-        self._last.reduction = dataclasses.replace(reduction, tokens=tokens)
-        self._last.prompts = short.prompts
+        pictures, reduction = arguments.get("pixel_values"), None
+        patches = model.config.image_seq_length
+        if pictures is not None:
+            given = isinstance(pictures, Encoded)
+            # Training under autocast must keep the tokens that inference without it keeps.
+            with torch.autocast(model.device.type, enabled=False):
+                encoded = pictures if given else self._encode(model, pictures, layer)
+                reduction = self.method(_complete(model, encoded))
+            patches = encoded.features.shape[1]
+        how = (self.settings.positions, side, read)
+        short = shorten_inputs(model, arguments, reduction, patches, *how)
+        if reduction is not None:
+            tokens = [tokens.detach() for tokens in reduction.tokens]
+            self._last.reduction = dataclasses.replace(reduction, tokens=tokens)
+            self._last.prompts = short.prompts
         return short
 
     def _forward(
         self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
         if len(args) < 2 and kwargs.get("pixel_values") is None:
+            check_mask({"input_ids": args[0]} | kwargs if args else kwargs)
             return stock(*args, **kwargs)
         arguments = _by_name(stock, args, kwargs)
         if arguments.get("pixel_values") is None:
+            check_mask(arguments)
             return stock(**arguments)
+        check_cache(cache_in(arguments))
         mask = arguments.get("attention_mask")
         right = mask is not None and bool(mask[:, 0].all()) and not bool(mask[:, -1].all())
         short = self._shorten(model, arguments, "right" if right else "left")
-        arguments = short.arguments | {"input_ids": None, "inputs_embeds": short.embeddings}
-        outputs = stock(**arguments)
-        if not isinstance(outputs, tuple):
+        changed = short.arguments | {"input_ids": None, "inputs_embeds": short.embeddings}
+        kept = self.kept
+        outputs = stock(**changed)
+        if isinstance(outputs, tuple):
+            return outputs
+        if hasattr(outputs, "image_outputs"):  # from transformers 5.24 on
+            sent = list(short.visual_tokens.split(kept))
+            outputs.image_outputs = BaseModelOutputWithPooling(pooler_output=sent)
+        else:
             outputs.image_hidden_states = short.visual_tokens
+        if bool(short.prompts.attention_mask.all()):  # else positions count padding, later not
+            full_ids = arguments["input_ids"]
+            remember(cache_in(outputs), full_ids, short.prompts.source, full_ids.shape[1])
         return outputs
 
     def _generate(
@@ -184,21 +214,22 @@ class Attachment:
         arguments = _by_name(stock, args, kwargs)
         if arguments.get("inputs") is not None:
             arguments["input_ids"] = arguments.pop("inputs")
-        full_ids = arguments.get("input_ids")
-        if arguments.get("pixel_values") is None:
-            if full_ids is not None and bool((full_ids == model.config.image_token_id).any()):
-                check_cache(arguments.get("past_key_values"))
+        read = read_by(arguments, model.config.image_token_id)
+        if arguments.get("pixel_values") is None and read is None:
             with running(None):
                 return stock(**arguments)
+        full_ids = arguments.get("input_ids")
         if arguments.get("attention_mask") is None and full_ids is not None:
             arguments["attention_mask"] = infer_mask(arguments, model, full_ids)
         with torch.no_grad():
-            short = self._shorten(model, arguments, "left")
-        columns = full_ids.shape[1]
-        arguments = {name: v for name, v in arguments.items() if name not in SENT_OTHERWISE}
-        scale_chunks(arguments, model, columns, short.prompts.input_ids.shape[1])
-        with running(Prefill(model, short, columns)):
-            return stock(**arguments)
+            short = self._shorten(model, arguments, "left", read)
+        passed = {name: v for name, v in arguments.items() if name not in SENT_OTHERWISE}
+        check_options(passed, model, read)
+        scale_chunks(passed, model, full_ids.shape[1], short.prompts.input_ids.shape[1])
+        with running(Prefill(model, short, full_ids.shape[1])):
+            output = stock(**passed)
+        record(output, arguments, model, short.prompts, read)
+        return output
 
     def _prepare_inputs_for_generation(
         self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any

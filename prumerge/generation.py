@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import Cache
 
+from prumerge.caches import Read, cache_in, forget, remember, slots_of
 from prumerge.inputs import ShortInputs
+from prumerge.prompts import ShortPrompts
 
-CACHE_NAMES = ("past_key_values", "cache")  # transformers renamed it in 5.24
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 
 
@@ -38,8 +38,8 @@ class Prefill:
 
     Attributes:
         model: The model that generates.
-        short: The shortened prompts, embedded.
-        columns: Columns of the full prompts.
+        short: The shortened prompts, embedded from the slot behind the cache on.
+        columns: Columns of ``input_ids`` as handed in.
     """
 
     model: nn.Module
@@ -54,6 +54,7 @@ class Prefill:
             places = (prompts.attention_mask.cumsum(1) - 1).clamp(min=0)
         after = places[:, -1:] + 1
         self.places = places
+        self.first = places.shape[1] - self.short.embeddings.shape[1]
         self.after = after if self.short.continuation is None else after + self.short.continuation
 
     def prepare(
@@ -91,13 +92,14 @@ class Prefill:
                 types = rows(self.short.arguments[name])
                 kwargs[name] = torch.cat([types, torch.zeros_like(new).to(types)], dim=1)
         cache = cache_in(kwargs)
-        start = cached(cache)
+        start = slots_of(cache)
         kwargs["next_sequence_length"] = ids.shape[1] - start
         inputs = stock(ids, **kwargs)
         if cache is None and inputs.get("attention_mask") is None:
             # Without mask and cache, gaps in the position ids would be read as packed sequences.
             inputs["attention_mask"] = torch.ones_like(ids)
-        prompt = self.short.embeddings[:, start:stop].repeat_interleave(copies, dim=0)
+        prompt = self.short.embeddings[:, start - self.first : stop - self.first]
+        prompt = prompt.repeat_interleave(copies, dim=0)
         if prompt.shape[1]:
             answer = inputs["input_ids"][:, prompt.shape[1] :]
             answer = self.model.get_input_embeddings()(answer)
@@ -129,16 +131,6 @@ def running(prefill: Prefill | None) -> Iterator[None]:
         yield
     finally:
         RUNNING.reset(token)
-
-
-def cache_in(arguments: dict[str, Any]) -> Cache | None:
-    """The KV cache among the arguments of a call, whatever its name in this ``transformers``."""
-    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
-
-
-def cached(cache: Cache | None) -> int:
-    """How many tokens a KV cache holds; 0 without one."""
-    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def option(arguments: dict[str, Any], model: nn.Module, name: str) -> Any:
@@ -192,3 +184,62 @@ def scale_chunks(arguments: dict[str, Any], model: nn.Module, columns: int, shor
         # A chunk tells by them where it stands.
         ids = arguments["input_ids"]
         arguments["position_ids"] = torch.arange(columns, device=ids.device).expand(len(ids), -1)
+
+
+def check_options(arguments: dict[str, Any], model: nn.Module, read: Read | None) -> None:
+    """Refuse ways to decode that shortened prompts cannot follow.
+
+    Args:
+        arguments: Keyword arguments of the call.
+        model: The model that generates.
+        read: What the call's cache has read.
+
+    Raises:
+        ValueError: With what to leave out.
+    """
+    if read is not None:
+        if option(arguments, model, "use_cache") is False:
+            raise ValueError("use_cache=False with past_key_values: leave one of them out")
+        if option(arguments, model, "prefill_chunk_size") is not None:
+            raise ValueError(
+                "prefill_chunk_size cannot go on from past_key_values of shortened prompts: the "
+                "chunks of full prompts do not line up with them; leave it out"
+            )
+    assisted = arguments.get("assistant_model") is not None or option(
+        arguments, model, "prompt_lookup_num_tokens"
+    )
+    shown = [n for n in ("attentions", "hidden_states") if option(arguments, model, f"output_{n}")]
+    if assisted and shown and option(arguments, model, "return_dict_in_generate"):
+        raise ValueError(
+            f"output_{shown[0]} with assisted decoding: the stock model cuts them up by columns of "
+            "full prompts, which shortened ones lack; leave one of the two out"
+        )
+
+
+def record(
+    output: Any,
+    arguments: dict[str, Any],
+    model: nn.Module,
+    prompts: ShortPrompts,
+    read: Read | None,
+) -> None:
+    """Write down on the cache of a generation what it has read, for the next turn.
+
+    Args:
+        output: What ``generate`` returned.
+        arguments: Keyword arguments of the call, ``attention_mask`` of the whole conversation.
+        model: The model that generated.
+        prompts: The shortened conversation before the new tokens.
+        read: What the cache had read before the call.
+    """
+    single = isinstance(output, Tensor)
+    cache = cache_in(arguments if single else output)
+    if (option(arguments, model, "num_beams") or 1) > 1:
+        return forget(cache)
+    sequences = output if single else output.sequences
+    columns = arguments["attention_mask"].shape[1]
+    if arguments["input_ids"].shape[1] < columns:  # the new turn alone
+        before = read.input_ids.to(sequences.device)
+        before = before.repeat_interleave(len(sequences) // len(before), dim=0)
+        sequences = torch.cat([before, sequences], dim=1)
+    remember(cache, sequences, prompts.source, columns)

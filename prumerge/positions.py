@@ -67,3 +67,36 @@ def position_ids(
     short = layout.pick(full, 0).clamp(min=0)
     move = full.masked_fill(~real, -1).amax(dim=1, keepdim=True) - short[:, -1:]
     return short, move if bool(move.any()) else None
+
+
+def is_packed(given: Int[Tensor, "rows length"] | None) -> bool:
+    """Whether position ids begin again within a row: several documents, packed into it.
+
+    Args:
+        given: Position ids of the full prompts, where the caller has some.
+
+    Returns:
+        False without ids. As in ``transformers``, any step that is not 1 begins a document.
+    """
+    return given is not None and bool((given.diff(dim=1) != 1).any())
+
+
+def packed_ids(
+    layout: ShortPrompts, given: Int[Tensor, "rows length"]
+) -> Int[Tensor, "prompts short"]:
+    """Make compact position ids of shortened prompts that pack several documents.
+
+    Args:
+        layout: Which column of the full prompt each slot comes from.
+        given: Position ids of the full prompts, which begin again at each document.
+
+    Returns:
+        0, 1, 2, ... within each document; 0 for padding, each a document of its own.
+    """
+    first = given[:, :1] - 1
+    documents = (given.diff(dim=1, prepend=first) != 1).cumsum(1)
+    documents = documents.expand(len(layout.source), -1).to(layout.source.device)
+    own = layout.pick(documents, -1)
+    begins = (own.diff(dim=1, prepend=own[:, :1] - 1) != 0) | (layout.source < 0)
+    slots = torch.arange(own.shape[1], device=own.device).expand_as(own)
+    return slots - slots.masked_fill(~begins, 0).cummax(dim=1).values

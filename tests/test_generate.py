@@ -214,11 +214,101 @@ def test_total_lengths_count_the_full_prompt():
         assert first not in longer[:, length : length + 2]
 
 
-def test_repetition_penalty_sees_the_prompt():
+PROMPT_READERS = {
+    "repetition_penalty": 9.0,
+    "encoder_repetition_penalty": 9.0,
+    "no_repeat_ngram_size": 2,
+    "encoder_no_repeat_ngram_size": 1,
+    "exponential_decay_length_penalty": (2, 3.0),
+    "forced_eos_token_id": 9,
+    "begin_suppress_tokens": list(range(4, 40)),
+    "min_new_tokens": 5,
+    "sequence_bias": {(7,): 20.0},
+    "guidance_scale": 1.5,
+}
+
+
+@pytest.mark.parametrize("reader", PROMPT_READERS)
+def test_options_that_look_at_the_prompt_do_as_in_the_stock_model(reader):
     model, inputs = tiny_llava(), inputs_of(0, 1)
+    option = {reader: PROMPT_READERS[reader]}
     with prumerge.attach(model, "all", order="raster"):
-        ours = generate(model, inputs, repetition_penalty=9.0)
-    assert torch.equal(ours, generate(model, inputs, repetition_penalty=9.0))
+        ours = generate(model, inputs, **option)
+    assert torch.equal(ours, generate(model, inputs, **option))
+    with attached(model):  # the penalties see the same prompt when tokens are dropped
+        fewer = generate(model, inputs, **option)
+    assert torch.equal(fewer[:, :-NEW], inputs["input_ids"])
+
+
+class Keyword:
+    """LLaVA's way to stop: remember the prompt's length, and look at what follows."""
+
+    def __init__(self, keyword, input_ids):
+        self.keyword, self.start = keyword, input_ids.shape[1]
+
+    def __call__(self, input_ids, scores, **_):
+        answers = input_ids[:, self.start :]
+        return torch.tensor([self.keyword in row for row in answers.tolist()])
+
+
+@pytest.mark.parametrize("method", ["all", "prumerge"])
+def test_stopping_at_a_keyword_behind_the_prompt(method):
+    model, inputs = tiny_llava(), inputs_of(0)
+    length = inputs["input_ids"].shape[1]
+    with prumerge.attach(model, method, order="raster") as reducer:
+        answer = generate(model, inputs)[0, length:].tolist()
+        assert answer[2] not in answer[:2]
+        stop = {"stopping_criteria": [Keyword(answer[2], inputs["input_ids"])]}
+        ours = generate(model, inputs, **stop)
+    assert ours[0, length:].tolist() == answer[:3]
+    if method == "all":
+        assert torch.equal(ours, generate(model, inputs, **stop))
+    assert reducer.kept
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 4, "do_sample": True}])
+def test_callables_see_full_prompts_and_are_obeyed(options):
+    """Greedy and beams, and several returned sequences."""
+    model, inputs = tiny_llava(), inputs_of(0, 4)
+    length, seen = inputs["input_ids"].shape[1], []
+
+    def prefix(row, ids):
+        return [4 + (len(ids) - length) % 40, 5 + row]
+
+    def look(ids, scores, **_):
+        seen.append(ids)
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    def process(ids, scores):
+        seen.append(ids)
+        return scores.index_fill(1, ids[0, :1] + 7, 0.0)
+
+    def run():
+        torch.manual_seed(0)
+        given = {"stopping_criteria": [look], "logits_processor": [process]}
+        given |= {"prefix_allowed_tokens_fn": prefix, "num_return_sequences": 1}
+        return generate(model, inputs, **(given | options))
+
+    stock, count = run(), len(seen)
+    with prumerge.attach(model, "all", order="raster"):
+        assert torch.equal(run(), stock)
+    assert len(seen) == 2 * count
+    assert all(torch.equal(a, b) for a, b in zip(seen[:count], seen[count:], strict=True))
+    with attached(model):
+        fewer = run()
+    prompts = {tuple(row) for row in inputs["input_ids"].tolist()}
+    assert {tuple(row) for ids in seen for row in ids[:, :length].tolist()} == prompts
+    assert torch.equal(fewer[:, :length], inputs["input_ids"])
+
+
+def test_assisted_decoding_shows_no_states():
+    model, inputs = tiny_llava(), inputs_of(0)
+    options = {"prompt_lookup_num_tokens": 2, "return_dict_in_generate": True}
+    with (
+        attached(model),
+        pytest.raises(ValueError, match="output_hidden_states with assisted decoding"),
+    ):
+        generate(model, inputs, output_hidden_states=True, **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"num_beams": 2}])
