@@ -4,8 +4,8 @@ import sys
 
 import torch
 
+from prumerge.encoder import Encoded
 from prumerge.paths import ROOT
-from prumerge.scores import Encoded
 
 sys.path.append(str(ROOT / "tests"))  # the slow reference and the drawn scores are those of tests
 

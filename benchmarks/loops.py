@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from prumerge import Settings
-from prumerge.scores import Encoded
-from prumerge.selection import Selection
+from prumerge.encoder import Encoded
+from prumerge.reduction import Selection
 
 
 def plain(encoded: Encoded, function: Callable) -> list:

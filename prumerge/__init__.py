@@ -9,23 +9,23 @@
 
 Where to find the paper's ideas:
 
+    encoder      the stock encoder, run as far as needed, and what it says: ``Encoded``
     scores       class attention and keys from a vision encoder
     outliers     the interquartile fence: how many patches stand out
     spatial      the evenly spaced patches of PruMerge+
     supplement   nearest keys, weighted merge, extra token
-    selection    which patches stay and in which order
-    reduction    all of it: ``reduce_tokens``
-    settings     every choice paper and release leave open; ``presets`` names the readings
+    reduction    which patches stay and in which order, and all of it: ``reduce_tokens``
+    settings     every choice paper and release leave open, and the readings that have a name
     methods      the same interface for other methods; ``rivals`` has them, one file each
     llava        ``attach``: all of it inside a LLaVA of transformers
 """
 
 import prumerge.rivals  # registers them
+from prumerge.encoder import Encoded
 from prumerge.methods import names, register, resolve
-from prumerge.presets import PRESETS
 from prumerge.reduction import Reduction, Selection, reduce_tokens
-from prumerge.scores import Encoded, encode
-from prumerge.settings import Settings
+from prumerge.scores import encode
+from prumerge.settings import PRESETS, Settings
 
 __all__ = [
     "PRESETS",

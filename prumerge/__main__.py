@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 import prumerge
-from prumerge import paths, presets
+from prumerge import paths, settings
 from prumerge.models import checks
 
 COMMANDS = {
@@ -72,7 +72,7 @@ def _memory() -> Iterator[str]:
 
 def methods() -> Iterator[str]:
     """Yield each registered method with the first line of its docstring; presets tell theirs."""
-    told = dict(re.findall(r"^(\S+)  +(\S.*)$", presets.__doc__, re.MULTILINE))
+    told = dict(re.findall(r"^(\S+)  +(\S.*)$", settings.__doc__, re.MULTILINE))
     for name in prumerge.names():
         said = told.get(name) or prumerge.resolve(name).function.__doc__ or "no docstring"
         yield f"{name:<15} {said.strip().splitlines()[0]}"

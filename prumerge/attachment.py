@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from prumerge.caches import Read, cache_in, check_mask, read_by, remember
 from prumerge.covers import BoundCover, Cover
-from prumerge.encoder import check_pictures, open_tower
+from prumerge.encoder import Encoded, check_pictures, open_tower
 from prumerge.generation import (
     RUNNING,
     Prefill,
@@ -36,7 +36,7 @@ from prumerge.inputs import (
 from prumerge.methods import Method
 from prumerge.prompts import ShortPrompts
 from prumerge.reduction import Reduction
-from prumerge.scores import Encoded, encode
+from prumerge.scores import encode
 from prumerge.settings import Settings
 
 COVERED = ("forward", "generate", "prepare_inputs_for_generation")

@@ -1,5 +1,6 @@
-"""Running a stock vision encoder only as far as needed.
+"""A stock vision encoder, run only as far as needed, and what it says about pictures.
 
+    Encoded         all that a reduction method may look at
     open_tower      find embeddings and blocks
     needed_layers   which hidden states the features, scores and keys are read from
     hidden_states   run the blocks before them, and no other
@@ -7,12 +8,154 @@
 
 Hidden state number i is the input of block i, counted from 0; the last one is the output of the
 last block. transformers numbers ``hidden_states`` the same way.
+
+Shapes
+    images   pictures in the batch
+    patches  visual tokens of one picture, class token excluded
+    width    of the encoder
 """
 
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from prumerge.settings import Settings
+from prumerge.spatial import check_grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What a vision encoder says about pictures, before any token is dropped.
+
+    The first four fields are enough for most methods. The last two are maps, not values, so that
+    nothing is computed for methods that do not ask.
+
+    Args:
+        features: Visual tokens of the selected layer, class token dropped, before the projector.
+        keys: Keys of the patches, heads side by side, from the block named by ``key_layer``; in
+            float32 where :func:`prumerge.encode` makes them.
+        scores: Attention each patch receives, in float32.
+        grid: Rows and columns of patches.
+        class_feature: The class token of the selected layer; None where the encoder has none.
+        heads: Attention heads that stand side by side in ``keys``.
+        project: The map from features to the language model's width; None outside a model.
+        at_grid: Encodes the pictures again, shrunk to the rows and columns of patches it is given,
+            and returns their features; see :func:`prumerge.encoder.shrunk_features`. None where
+            the pictures themselves are not at hand.
+
+    Raises:
+        ValueError: If features, keys, scores and grid are not about the same patches.
+    """
+
+    features: Float[Tensor, "images patches width"]
+    keys: Float[Tensor, "images patches width"]
+    scores: Float[Tensor, "images patches"]
+    grid: tuple[int, int]
+    class_feature: Float[Tensor, "images width"] | None = None
+    heads: int = 1
+    project: Callable[[Tensor], Tensor] | None = dataclasses.field(default=None, repr=False)
+    at_grid: Callable[..., Tensor] | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_shapes(self.features, self.keys, self.scores)
+        check_grid(self.grid, self.scores.shape[1])
+
+    @property
+    def head_mean_keys(self) -> Float[Tensor, "images patches depth"]:
+        """Keys averaged over the heads, in float32."""
+        return self.keys.float().unflatten(-1, (self.heads, -1)).mean(dim=-2)
+
+    def at(self, pictures: slice | Int64[Tensor, " chosen"]) -> "Encoded":
+        """Choose pictures; one that is named several times is there as often.
+
+        Example:
+            >>> pair = Encoded(torch.eye(4).expand(2, 4, 4), torch.eye(4).expand(2, 4, 4),
+            ...                torch.tensor([[1.0] * 4, [2.0] * 4]), (2, 2))
+            >>> pair.at(torch.tensor([1, 1])).scores.sum(dim=1).tolist()
+            [8.0, 8.0]
+        """
+        again = self.at_grid
+        places = torch.arange(len(self.scores), device=self.scores.device)[pictures]
+        return dataclasses.replace(
+            self,
+            **{name: rows[places.to(rows.device)] for name, rows in self._rows().items()},
+            at_grid=again and (lambda grid, some: again(grid, places[some.to(places.device)])),
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "Encoded":
+        """Move all to a device, and what features there are or will be to a floating-point type.
+
+        The encoder and the projector stay where they are; their results are moved.
+        """
+        project, again = self.project, self.at_grid
+        home, target = (self.features.device, self.features.dtype), (device, dtype)
+        moved = {name: rows.to(device) for name, rows in self._rows().items()}
+        moved |= {name: moved[name].to(dtype) for name in moved if "feature" in name}
+        return dataclasses.replace(
+            self,
+            **moved,
+            project=project and (lambda features: project(features.to(*home)).to(*target)),
+            at_grid=again and (lambda *smaller: again(*smaller).to(*target)),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence["Encoded"]) -> "Encoded":
+        """Put pictures that were encoded alike, a part at a time, behind each other again."""
+        rows = [part._rows() for part in parts]
+        again = parts[0].at_grid and functools.partial(_again, parts)
+        together = {name: torch.cat([some[name] for some in rows]) for name in rows[0]}
+        return dataclasses.replace(parts[0], **together, at_grid=again)
+
+    def _rows(self) -> dict[str, Tensor]:
+        named = {name: getattr(self, name) for name in ("features", "keys", "scores")}
+        own = self.class_feature
+        return named if own is None else named | {"class_feature": own}
+
+
+def _again(parts: Sequence[Encoded], grid: tuple[int, int], pictures: Tensor) -> Tensor:
+    """Encode pictures of several parts on a smaller grid; neighbours of one part together."""
+    places = [(number, row) for number, part in enumerate(parts) for row in range(len(part.scores))]
+    chosen = itertools.groupby([places[i] for i in pictures.tolist()], key=lambda place: place[0])
+    rows = [(number, torch.tensor([row for _, row in some])) for number, some in chosen]
+    return torch.cat([parts[number].at_grid(grid, some) for number, some in rows])
+
+
+def check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:
+    """Refuse features, keys and scores that are not about the same patches.
+
+    Args:
+        features: Visual tokens.
+        keys: Keys of the patches.
+        scores: Attention each patch receives.
+
+    Raises:
+        ValueError: Naming what is no tensor, both shapes, that there is no patch at all, or whole
+            numbers, in which merged tokens would be cut.
+    """
+    for name, tensor in (("features", features), ("keys", keys), ("scores", scores)):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"{name} must be a tensor, got {type(tensor).__name__}: pass "
+                f"torch.as_tensor({name})"
+            )
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"{name} must be floating-point numbers, got {tensor.dtype}: pass {name}.float()"
+            )
+    for name, tensor in (("features", features), ("keys", keys)):
+        if scores.ndim != 2 or tensor.ndim != 3 or tensor.shape[:2] != scores.shape:
+            raise ValueError(
+                f"{name} have shape {tuple(tensor.shape)} and scores {tuple(scores.shape)}: they "
+                "must be (images, patches, width) and (images, patches), class token excluded"
+            )
+    if scores.shape[1] == 0:
+        raise ValueError("scores have no patches: a picture needs at least one")
 
 
 def open_tower(vision_tower: nn.Module) -> nn.Module:

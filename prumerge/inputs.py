@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from prumerge.caches import Read, cache_in, slots_of
+from prumerge.encoder import Encoded
 from prumerge.positions import is_packed, packed_ids, position_ids, stretch
 from prumerge.prompts import ShortPrompts, find_placeholders, shorten
 from prumerge.reduction import Reduction
-from prumerge.scores import Encoded
 
 IGNORED_LABEL = -100
 PICTURE_ARGUMENTS = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")

@@ -20,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from prumerge.encoder import Encoded
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene
 from prumerge.models.loading import grid_of  # noqa: F401  handed on
 from prumerge.preprocessing import open_picture, prepare
-from prumerge.scores import Encoded, encode
+from prumerge.scores import encode
 from prumerge.settings import Settings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

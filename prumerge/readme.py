@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prumerge.extras import needs
-from prumerge.limits import suggestion
 from prumerge.paths import ROOT
+from prumerge.settings import suggestion
 
 with needs("notebooks"):
     from prumerge import results

@@ -28,13 +28,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from prumerge.encoded import Encoded
-from prumerge.encoder import hidden_states, needed_layers, open_tower, shrunk_features
-from prumerge.presets import resolve_settings
-from prumerge.settings import Settings
-from prumerge.values import weigh_by_values
-
-__all__ = ["Encoded", "class_attention", "encode", "received_attention", "weigh_by_values"]
+from prumerge.encoder import Encoded, hidden_states, needed_layers, open_tower, shrunk_features
+from prumerge.settings import Settings, resolve_settings
 
 
 def class_attention(
@@ -217,3 +212,28 @@ def _score(queries: Tensor, keys: Tensor, settings: Settings, first: int, heads:
         return received_attention(queries, keys, heads)[:, first:]
     heads = 1 if settings.score == "full_width" else heads
     return class_attention(queries[:, 0], keys, heads)[:, first:]
+
+
+def weigh_by_values(
+    scores: Float[Tensor, "images patches"], values: Float[Tensor, "images patches width"]
+) -> Float[Tensor, "images patches"]:
+    """Weigh the attention a patch receives by how much it hands on: the length of its value.
+
+    Args:
+        scores: Attention each patch receives.
+        values: Values of the patches, heads side by side.
+
+    Returns:
+        Products in float32, each row divided by its sum.
+
+    Source:
+        Not in the paper; the score of ATS, :mod:`prumerge.rivals.ats`.
+
+    Example:
+        >>> import torch
+        >>> values = torch.tensor([[[3.0, 4.0], [0.0, 5.0], [10.0, 0.0]]])
+        >>> weigh_by_values(torch.tensor([[0.4, 0.2, 0.2]]), values).tolist()
+        [[0.4, 0.2, 0.4]]
+    """
+    products = scores.float() * values.float().norm(dim=-1)
+    return products / products.sum(dim=1, keepdim=True)

@@ -1,18 +1,53 @@
-"""Every choice that the paper or its released code leaves open, as one field each.
+"""Every choice that the paper or its released code leaves open, and the readings that have a name.
 
 The paper's text and the code its authors released disagree in fifteen places, numbered D1 to D15
-here and in the notebooks. ``Settings()`` is the released behaviour; :mod:`prumerge.presets` names
-the other readings.
+here and in the notebooks: one field of :class:`Settings` each. ``Settings()`` is the released
+behaviour, and ``PRESETS`` names readings.
+
+========== ==================================================================================
+name       meaning
+========== ==================================================================================
+release    PruMerge as released: outliers of the class attention, merged, and one extra token
+release+   PruMerge+ as released, adaptive branch: about three evenly spaced patches per outlier
+release+fixed  PruMerge+ as released, branch for training: 72 by score, 72 evenly spaced, one extra
+paper      PruMerge as the paper words it
+paper+     PruMerge+ as the paper words it: as many lattice patches as outliers
+prumerge   the same as release
+prumerge+  the same as release+
+tuned      the release with the changes that its own sweeps chose, see notebook 05
+========== ==================================================================================
+
+Where the release is broken the presets named after it do the right thing instead:
+
+* each picture of a batch is treated as if it came alone (D5; ``pooling="batch"`` mimics);
+* a patch chosen both by score and for its place is sent once (the fixed branch sends it twice and
+  then loses the first unselected patches from the extra token);
+* a picture without outliers keeps its best-scored patch (the release sends the extra token alone,
+  or divides by zero in PruMerge+);
+* evenly spaced patches reach to the last one (the release stops one short).
+
+The paper's merge is a sum of neighbours weighted by attention probabilities, without normalisation
+and without the token's own feature. Taken to the letter that leaves the sum of a few tiny shares:
+with ``paper``'s other settings a token of the mini-LLaVA shrinks to about a hundredth of its length
+(notebook 04 measures it). So ``paper`` divides by the total weight; ``normalise_weights=False``
+gives the letter.
+
+``tuned`` is chosen by ``python -m prumerge.sweeps tuned`` from the rows of sweeps on the mini-LLaVA
+(:mod:`prumerge.sweeps.tuning` has the rule); ``tuned.json`` beside this module holds its changes.
+Notebook 06 reports it on other questions.
 
 Source: LLaVA-PruMerge, arXiv 2403.15388v6, and its release at commit 097c041,
 ``llava/model/multimodal_encoder/clip_encoder.py`` ("the release" below).
 """
 
 import dataclasses
+import difflib
+import json
+import math
 import numbers
-from typing import Any, Literal
-
-from prumerge.limits import check, suggestion
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,3 +222,136 @@ class Settings:
         if self.extra_token and tokens is not None and 1 < tokens < patches:
             return tokens - 1
         return tokens
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def _is_budget(value: Any) -> bool:
+    if value is None or _whole(value):
+        return value is None or value >= 1
+    return _number(value) and 0 < value <= 1
+
+
+_SHARE = (lambda value: _number(value) and 0 <= value <= 1, "a number in [0, 1]")
+_LAYER = (lambda value: value is None or _whole(value), "None or an int")
+_COUNT = (lambda value: _whole(value) and value >= 0, "an int of at least 0")
+_RULES: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    "budget": (_is_budget, "None, an int of at least 1 (tokens) or a float in (0, 1] (share)"),
+    "whisker": (lambda value: _number(value) and value >= 0, "a finite number of at least 0"),
+    "lower_quantile": _SHARE,
+    "upper_quantile": _SHARE,
+    "outlier_share": _SHARE,
+    "fixed_ratio": (lambda value: _number(value) and 0 < value <= 1, "a number in (0, 1]"),
+    "spatial_factor": (lambda value: _whole(value) and value >= 1, "an int of at least 1"),
+    "neighbours": _COUNT,
+    "seed": _COUNT,
+    "score_layer": _LAYER,
+    "key_layer": _LAYER,
+}
+
+
+def check(name: str, kind: Any, value: Any) -> None:
+    """Refuse a setting's value outside its limits.
+
+    Args:
+        name: The field.
+        kind: Its type; a ``Literal`` lists the values allowed.
+        value: What was given.
+
+    Raises:
+        ValueError: Naming field, limits and value.
+    """
+    if get_origin(kind) is Literal:
+        accepts, limits = get_args(kind).__contains__, f"one of {list(get_args(kind))}"
+    else:
+        accepts, limits = _RULES[bool if kind is bool else name]
+    if not accepts(value):
+        raise ValueError(f"{name} must be {limits}, got {value!r}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Say which known name is meant, and which there are.
+
+    Args:
+        name: As it was typed.
+        known: Names that exist.
+
+    Returns:
+        The rest of an error message.
+
+    Example:
+        >>> suggestion("wisker", ["whisker", "seed"])
+        "did you mean 'whisker'? There are: whisker, seed"
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(known)}"
+
+
+_RELEASE = Settings()
+_RELEASE_PLUS = Settings(spatial="stride")
+_PAPER = Settings(
+    score="head_mean",
+    softmax_class=False,
+    score_layer=-2,
+    key_layer=-1,
+    similarity="dot",
+    candidates="pruned",
+    own_term=False,
+    normalise_weights=True,
+    extra_token=False,
+    order="raster",
+)
+
+TUNED = Path(__file__).with_name("tuned.json")
+"""Changes to the release that make the preset ``tuned``."""
+
+PRESETS: dict[str, Settings] = {
+    "prumerge": _RELEASE,
+    "prumerge+": _RELEASE_PLUS,
+    "release": _RELEASE,
+    "release+": _RELEASE_PLUS,
+    "release+fixed": _RELEASE_PLUS.with_changes(branch="fixed"),
+    "paper": _PAPER,
+    "paper+": _PAPER.with_changes(spatial="lattice", spatial_factor=1),
+    "tuned": _RELEASE.with_changes(**json.loads(TUNED.read_text())),
+}
+
+
+def resolve_settings(settings: Settings | str, **overrides: Any) -> Settings:
+    """Turn a preset's name or a ``Settings`` object, and changes to it, into ``Settings``.
+
+    Args:
+        settings: A name of ``PRESETS`` or an object.
+        overrides: Fields to change.
+
+    Returns:
+        The changed settings.
+
+    Raises:
+        ValueError: If there is no such preset or field, a value is outside its limits, or it is
+            neither a name nor ``Settings``.
+
+    Example:
+        >>> resolve_settings("prumerge+", budget=64).spatial
+        'stride'
+    """
+    if isinstance(settings, str):
+        if settings not in PRESETS:
+            raise ValueError(f"unknown preset {settings!r}: {suggestion(settings, PRESETS)}")
+        settings = PRESETS[settings]
+    if not isinstance(settings, Settings):
+        told = "Settings(**settings)" if isinstance(settings, dict) else "a name such as 'prumerge'"
+        raise ValueError(
+            f"settings must be a preset's name or Settings, got {type(settings).__name__}: pass "
+            f"{told}"
+        )
+    return settings.with_changes(**overrides)

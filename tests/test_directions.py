@@ -10,13 +10,12 @@ import prumerge
 PACKAGE = Path(prumerge.__file__).parent
 # From the ground up. Rooms of one line stand side by side and do not import each other.
 FLOORS = [
-    {"paths": "paths extras processes", "settings": "settings presets limits"},
+    {"paths": "paths extras processes", "settings": "settings"},
     {
-        "method": "encoder encoded scores values outliers spatial supplement neighbours reduction "
-        "selection",
+        "method": "encoder scores outliers spatial supplement reduction",
         "roofline": "roofline",
     },
-    {"methods": "methods returned"},
+    {"methods": "methods"},
     {
         "rivals": "rivals",
         "models": "models attachment llava inputs prompts positions generation asking covers "

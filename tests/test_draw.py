@@ -15,7 +15,7 @@ from PIL import Image
 from prumerge import draw, paths
 from prumerge.draw import figures
 from prumerge.draw.charts import bands
-from prumerge.selection import DROPPED, FILL, OUTLIER, SPATIAL
+from prumerge.reduction import DROPPED, FILL, OUTLIER, SPATIAL
 
 matplotlib.use("agg")
 GRIDS = [(24, 24), (2, 3), (1, 1), (5, 2)]

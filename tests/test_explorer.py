@@ -17,8 +17,8 @@ from prumerge.draw.looking import draw_picture, encode_picture, look, prefill
 from prumerge.draw.pictures import paint_attention, paint_kept, paint_origin
 from prumerge.llava import attachment_of
 from prumerge.models import load
-from prumerge.neighbours import key_similarity
 from prumerge.pictures import to_pixels
+from prumerge.supplement import key_similarity
 
 CLASS_TOKEN_FIRST = ("visionzip",)
 OF_OTHER_FEATURES = ("small_picture",)

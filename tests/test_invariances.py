@@ -8,7 +8,7 @@ from samples import encoded
 
 from prumerge import PRESETS, Settings, reduce_tokens
 from prumerge.outliers import count_outliers, keep_outliers
-from prumerge.selection import rank_scores, select
+from prumerge.reduction import rank_scores, select
 
 steady = settings(deadline=None, derandomize=True, database=None, max_examples=40)
 seeds = some.integers(0, 2**20)

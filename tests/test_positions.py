@@ -7,7 +7,7 @@ from toy import batch, by_hand, pictures, prompt, tiny_llava
 import prumerge
 from prumerge import Settings
 from prumerge.positions import stretch
-from prumerge.selection import DISTINCT, FILL, OUTLIER, SPATIAL, arrange
+from prumerge.reduction import DISTINCT, FILL, OUTLIER, SPATIAL, arrange
 
 NEW = 5
 KINDS = ["compact", "original", "stretched"]

@@ -11,8 +11,7 @@ from toy import pictures as toy_pictures
 import prumerge
 from prumerge import Encoded, Reduction, Settings, names, register, resolve
 from prumerge import methods as registry
-from prumerge.reduction import OUTLIER, reduce_to
-from prumerge.selection import rank_scores
+from prumerge.reduction import OUTLIER, rank_scores, reduce_to
 
 EXACT = ["random", "uniform", "down_sampled", "top_k", "fastervlm", "evit"]
 EXACT += ["tome", "visionzip", "vispruner", "divprune"]

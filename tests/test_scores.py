@@ -15,8 +15,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, 
 
 from prumerge import PRESETS, Settings, encode, resolve
 from prumerge.encoder import hidden_states, needed_layers
+from prumerge.reduction import select
 from prumerge.scores import class_attention, read_states, received_attention
-from prumerge.selection import select
 
 BLOCKS = 4
 SHAPE = {

@@ -8,8 +8,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from prumerge import PRESETS, Settings, reduce_tokens
-from prumerge.limits import check
-from prumerge.presets import resolve_settings
+from prumerge.settings import check, resolve_settings
 
 # Tests run with types checked as well: a wrong type is then refused before its value is.
 REFUSALS = (ValueError, TypeCheckError)

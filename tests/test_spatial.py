@@ -6,7 +6,7 @@ import torch
 from samples import DEVICES
 
 from prumerge import Settings
-from prumerge.selection import select
+from prumerge.reduction import select
 from prumerge.spatial import check_grid, keep_even, keep_lattice, keep_stride, released_step
 
 # Outliers of 576 and tokens the released PruMerge+ then sends on average over where they lie.

@@ -6,8 +6,7 @@ import torch
 from samples import DEVICES, encoded
 
 from prumerge import Settings, reduce_tokens
-from prumerge.neighbours import key_similarity, nearest
-from prumerge.supplement import extra_token, merge
+from prumerge.supplement import extra_token, key_similarity, merge, nearest
 
 FEATURES = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [-4.0, 8.0]]])
 KEYS = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [0.0, 3.0], [5.0, 5.0]]])

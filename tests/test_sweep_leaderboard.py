@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prumerge import presets
+from prumerge.settings import PRESETS, TUNED
 from prumerge.sweeps import grids, points, tuning
 from prumerge.sweeps.leaderboard import table_of
 from prumerge.sweeps.rows import read_rows
@@ -37,8 +37,8 @@ def test_committed_rows_are_those_of_the_grid(name):
 
 
 def test_the_preset_tuned_is_what_the_rule_chooses():
-    assert json.loads(presets.TUNED.read_text()) == tuning.choose()
-    assert presets.PRESETS["tuned"] == presets.PRESETS["release"].with_changes(**tuning.choose())
+    assert json.loads(TUNED.read_text()) == tuning.choose()
+    assert PRESETS["tuned"] == PRESETS["release"].with_changes(**tuning.choose())
 
 
 def test_a_new_choice_is_written_and_an_old_one_stays(tmp_path):

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullLocator
 
 from prumerge.draw.figures import PALETTE
 from prumerge.draw.pictures import REASONS
-from prumerge.selection import OUTLIER
+from prumerge.reduction import OUTLIER
 
 BINS = 40
 PLAIN = "#9AA5B1"

@@ -36,7 +36,7 @@ from prumerge.asking import answer
 from prumerge.draw.figures import small_png
 from prumerge.draw.looking import Look, draw_picture, encode_picture, look, prefill
 from prumerge.draw.pictures import REASONS, paint_attention, paint_kept, paint_origin, to_png
-from prumerge.encoded import Encoded
+from prumerge.encoder import Encoded
 from prumerge.methods import Method
 from prumerge.pictures import Picture, as_seen, grid_of, read_picture, to_pixels
 from prumerge.roofline import read_shape

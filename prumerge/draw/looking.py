@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from prumerge.encoder import Encoded
 from prumerge.methods import Method
 from prumerge.mini.benchmark import HELD_OUT_SEED
 from prumerge.mini.scenes import draw_scene
 from prumerge.pictures import Picture, encode_pictures, to_pixels
 from prumerge.reduction import Reduction
 from prumerge.roofline import ModelShape, estimate_costs
-from prumerge.scores import Encoded
 from prumerge.settings import Settings
 
 

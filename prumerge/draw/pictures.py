@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from PIL import Image, ImageColor
 from scipy.ndimage import binary_erosion
 
-from prumerge.selection import DISTINCT, DROPPED, FILL, OUTLIER, SPATIAL
+from prumerge.reduction import DISTINCT, DROPPED, FILL, OUTLIER, SPATIAL
 
 REASONS = {
     OUTLIER: ("kept for its score", "#FFA600"),

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from prumerge.limits import suggestion
 from prumerge.methods import Method, import_file, names, resolve
-from prumerge.settings import Settings
+from prumerge.settings import Settings, suggestion
 
 FULL = "full"
 """The method's name for the stock model, with nothing attached."""

@@ -19,7 +19,7 @@ from prumerge.evaluation.harness import PruMergeLlava
 from prumerge.evaluation.inventory import is_local, parts_of, take_inventory
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
 from prumerge.evaluation.rows import rows_of
-from prumerge.limits import suggestion
+from prumerge.settings import suggestion
 
 TASKS = Path(__file__).parent / "tasks"
 MINI = tuple(f"mini_{name}" for name in BENCHMARKS)

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
 from prumerge.reduction import OUTLIER, Reduction
 from prumerge.rivals.shared import HEAD_MEAN, counts_to_keep, send
-from prumerge.scores import Encoded
 from prumerge.settings import Settings
 
 

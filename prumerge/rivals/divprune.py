@@ -13,10 +13,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
 from prumerge.reduction import DISTINCT, Reduction
 from prumerge.rivals.shared import PLAIN, counts_to_keep, send
-from prumerge.scores import Encoded
 from prumerge.settings import Settings
 
 

@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.reduction import SPATIAL, Reduction
+from prumerge.reduction import SPATIAL, Reduction, arrange
 from prumerge.rivals.shared import PLAIN, counts_to_keep, cut
-from prumerge.scores import Encoded
-from prumerge.selection import arrange
 from prumerge.settings import Settings
 from prumerge.spatial import keep_lattice
 from prumerge.supplement import weighted_sums

@@ -2,10 +2,10 @@
 
 import torch
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
 from prumerge.reduction import OUTLIER, Reduction
 from prumerge.rivals.shared import PLAIN, send
-from prumerge.scores import Encoded
 from prumerge.settings import Settings
 
 

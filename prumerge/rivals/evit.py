@@ -3,11 +3,11 @@
 Source: EViT, "Not All Patches are What You Need" (ICLR 2022).
 """
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
 from prumerge.reduction import Reduction
 from prumerge.rivals.shared import HEAD_MEAN
 from prumerge.rivals.top_k import keep_top
-from prumerge.scores import Encoded
 from prumerge.settings import Settings
 
 

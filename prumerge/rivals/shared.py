@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int8, Int64
 from torch import Tensor
 
+from prumerge.encoder import Encoded
 from prumerge.outliers import count_outliers
 from prumerge.reduction import Reduction, Selection, reduce_to
-from prumerge.scores import Encoded
 from prumerge.settings import Settings
 
 PLAIN = Settings(neighbours=0, extra_token=False, order="raster")

@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.reduction import SPATIAL, Reduction
+from prumerge.reduction import SPATIAL, Reduction, arrange
 from prumerge.rivals.shared import PLAIN, counts_to_keep
-from prumerge.scores import Encoded
-from prumerge.selection import arrange
 from prumerge.settings import Settings
 from prumerge.spatial import keep_even
 

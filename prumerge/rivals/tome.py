@@ -15,11 +15,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.reduction import DISTINCT, Reduction
+from prumerge.reduction import DISTINCT, Reduction, arrange, rank_scores
 from prumerge.rivals.shared import PLAIN, counts_to_keep, cut, members
-from prumerge.scores import Encoded
-from prumerge.selection import arrange, rank_scores
 from prumerge.settings import Settings
 from prumerge.supplement import weighted_sums
 

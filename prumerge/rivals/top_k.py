@@ -1,10 +1,9 @@
 """The patches the class token attends to most: PruMerge without fence, merging and extra token."""
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.reduction import OUTLIER, Reduction
+from prumerge.reduction import OUTLIER, Reduction, rank_scores
 from prumerge.rivals.shared import HEAD_MEAN, PLAIN, counts_to_keep, send
-from prumerge.scores import Encoded
-from prumerge.selection import rank_scores
 from prumerge.settings import Settings
 
 

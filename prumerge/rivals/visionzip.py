@@ -13,14 +13,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.neighbours import take
-from prumerge.reduction import OUTLIER, SPATIAL, Reduction
+from prumerge.reduction import OUTLIER, SPATIAL, Reduction, arrange, rank_scores
 from prumerge.rivals.shared import HEAD_MEAN, counts_to_keep, cut, members
-from prumerge.scores import Encoded
-from prumerge.selection import arrange, rank_scores
 from prumerge.settings import Settings
-from prumerge.supplement import weighted_sums
+from prumerge.supplement import take, weighted_sums
 
 # Published: 162 + 30 of 192 tokens, 108 + 20 of 128, 54 + 10 of 64.
 DOMINANT_SHARE = 27 / 32

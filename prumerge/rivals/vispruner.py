@@ -14,11 +14,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.reduction import DISTINCT, OUTLIER, Reduction
+from prumerge.reduction import DISTINCT, OUTLIER, Reduction, rank_scores
 from prumerge.rivals.shared import HEAD_MEAN, counts_to_keep, send_for
-from prumerge.scores import Encoded
-from prumerge.selection import rank_scores
 from prumerge.settings import Settings
 
 STEP = 8  # patches dropped per round, as released

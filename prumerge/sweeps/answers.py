@@ -20,11 +20,11 @@ from torch import Tensor
 from transformers import BatchEncoding, DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.asking import prompt_of
+from prumerge.encoder import Encoded
 from prumerge.inputs import shorten_inputs
 from prumerge.methods import Method
 from prumerge.mini.benchmark import is_right
 from prumerge.mini.benchmark import plain as plain
-from prumerge.scores import Encoded
 from prumerge.sweeps.questions import PER_PICTURE
 
 MAX_NEW_TOKENS = 8

@@ -22,8 +22,7 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge import paths
-from prumerge.encoded import Encoded
-from prumerge.encoder import hidden_states, needed_layers, open_tower, shrunk_features
+from prumerge.encoder import Encoded, hidden_states, needed_layers, open_tower, shrunk_features
 from prumerge.mini import families, glyphs, scenes
 from prumerge.mini import questions as mini_questions
 from prumerge.models import load

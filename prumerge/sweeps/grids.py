@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from prumerge import paths
-from prumerge.limits import suggestion
+from prumerge.settings import suggestion
 from prumerge.sweeps.points import Point
 
 GRIDS = paths.ROOT / "sweeps"

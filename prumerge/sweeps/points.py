@@ -13,10 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from prumerge import paths
-from prumerge.limits import suggestion
 from prumerge.methods import Method, import_file, names, resolve
 from prumerge.models.loading import fingerprint, grid_of, read_config
-from prumerge.settings import Settings
+from prumerge.settings import Settings, suggestion
 from prumerge.sweeps.questions import check_questions
 
 _SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))

@@ -7,7 +7,7 @@
 3. Winners are taken up in the order of their gain; one that would change a setting already decided
    is left out.
 
-The result is ``prumerge/tuned.json``, which :mod:`prumerge.presets` reads. It is reported on the
+The result is ``prumerge/tuned.json``, which :mod:`prumerge.settings` reads. It is reported on the
 other questions, in notebook 06.
 """
 
@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prumerge import presets
 from prumerge.experiments.statistics import paired
-from prumerge.settings import Settings
+from prumerge.settings import PRESETS, TUNED, Settings
 from prumerge.sweeps.grids import CHOOSING, read_sweep
 from prumerge.sweeps.tables import Answered, read_sweep_rows
 
@@ -79,7 +78,7 @@ def choose(suffix: str = "") -> dict[str, Any]:
     return {k: v for changes in best.loc[best["taken"], "changes"] for k, v in changes.items()}
 
 
-def update(path: Path = presets.TUNED) -> str:
+def update(path: Path = TUNED) -> str:
     """Write what the rule chooses where it differs from what is there.
 
     Args:
@@ -100,7 +99,7 @@ def update(path: Path = presets.TUNED) -> str:
 
 def _by_changes(name: str, answered: Answered) -> dict[str, np.ndarray]:
     """Mean over budgets per question, by the changes to the release as sorted JSON."""
-    release, rows = presets.PRESETS[BASE], answered.rows
+    release, rows = PRESETS[BASE], answered.rows
     asked = {"per_family": int(rows["per_family"].iloc[0]), "model": rows["model"].iloc[0]}
     points = read_sweep(name, **asked).points
     by: dict[str, list[str]] = {}

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
-from prumerge.limits import suggestion
 from prumerge.methods import names
+from prumerge.settings import suggestion
 from prumerge.timing.stages import Case
 
 

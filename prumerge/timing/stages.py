@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prumerge.encoded import Encoded
+from prumerge.encoder import Encoded
 from prumerge.inputs import shorten_inputs
 from prumerge.llava import attach
 from prumerge.methods import resolve

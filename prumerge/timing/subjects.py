@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from prumerge.limits import suggestion
 from prumerge.models import load
 from prumerge.models.loading import patches_of
 from prumerge.models.random_weights import build, known_name
 from prumerge.roofline import NAMED
+from prumerge.settings import suggestion
 
 RANDOM = "random-"
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
