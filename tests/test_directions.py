@@ -19,7 +19,7 @@ FLOORS = [
     {
         "rivals": "rivals",
         "models": "models attachment llava inputs prompts positions generation asking covers "
-        "preprocessing",
+        "caches preprocessing",
     },
     {"prumerge": "prumerge"},  # the package itself: what `import prumerge` hands on
     {"mini": "mini pictures"},
