@@ -90,16 +90,18 @@ record: setup
 THREADS ?= $(shell env -u OMP_NUM_THREADS nproc)
 # Where `make bench` computes: cpu or cuda.
 DEVICE ?= cpu
-ALL_CORES := $(IN_ENV) && export OMP_NUM_THREADS=$(THREADS) TORCH_CPP_LOG_LEVEL=ERROR
+ALL_CORES := $(IN_ENV) && export OMP_NUM_THREADS=$(THREADS) TORCH_CPP_LOG_LEVEL=ERROR TQDM_DISABLE=
 
 timing: setup
 	@$(ALL_CORES) && python -m prumerge.timing
-	@$(ALL_CORES) && python -m prumerge.timing --batches 1 8 --attention eager
+	@$(ALL_CORES) && python -m prumerge.timing --batches 1 8 --attention eager \
+		--rows data/results/timing/mini-cpu.csv
 	@$(ALL_CORES) && python -m prumerge.timing --model random-7b --layers 2 --batches 1 4 \
-		--new-tokens 16 --repeats 3
+		--new-tokens 16 --repeats 3 --rows data/results/timing/7b-random-cpu.csv
 
 bench: setup
-	@$(ALL_CORES) && python benchmarks/rows.py --device $(DEVICE)
+	@$(ALL_CORES) && python benchmarks/rows.py --device $(DEVICE) \
+		--rows data/results/bench/reduction-$(firstword $(subst :, ,$(DEVICE))).csv
 
 readme: setup
 	@$(IN_ENV) && python -m prumerge.readme

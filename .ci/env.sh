@@ -13,6 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY=1
 # Bars and notices carry times and process ids.
 export TQDM_DISABLE=1
 export HF_HUB_DISABLE_PROGRESS_BARS=1
+export HF_DATASETS_DISABLE_PROGRESS_BARS=1 # shown the first time a data set is read, whatever TQDM says
 export TRANSFORMERS_VERBOSITY=error
 export PYDEVD_DISABLE_FILE_VALIDATION=1
 

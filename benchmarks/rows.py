@@ -22,18 +22,21 @@ HERE = Path(__file__).parent
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line; what is not known here is left for pytest."""
+    """Read the command line and say where rows go; what is not known here is left for pytest."""
     parser = argparse.ArgumentParser(prog="benchmarks/rows.py", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", help="by default float32 on a CPU and bfloat16 elsewhere")
-    told = "CSV file; by default data/results/bench/reduction-DEVICE.csv, or data/runs for a part"
+    told = "CSV file; by default data/results/bench/reduction-cpu.csv, for a part in data/runs"
     parser.add_argument("--rows", type=Path, help=told)
-    return parser.parse_known_args(arguments)
+    chosen, for_pytest = parser.parse_known_args(arguments)
+    part = bool(for_pytest) or (chosen.device, chosen.dtype) != ("cpu", None)
+    chosen.rows = chosen.rows or rows_file(chosen.device, part)
+    return chosen, for_pytest
 
 
 def rows_file(device: str, part: bool) -> Path:
-    """Return where rows go: those of a part of the benchmarks never over those of all."""
+    """Return where rows go: those of a part, or in another precision, never over the usual."""
     return (RUNS if part else BENCH) / f"reduction-{device.partition(':')[0]}.csv"
 
 
@@ -70,12 +73,11 @@ def main(arguments: list[str]) -> int:
     if status := run(raw, [*options, *for_pytest]):
         return status
     rows = rows_of(raw, chosen.device)
-    path = chosen.rows or rows_file(chosen.device, bool(for_pytest))
-    write_rows(rows, path)
+    write_rows(rows, chosen.rows)
     for table in (reduction_times(rows).round(1), encoder_shares(rows).round(3)):
         if len(table):
             print(table.to_string(na_rep="-"))
-    print(f"rows: {path}")
+    print(f"rows: {chosen.rows}")
     return 0
 
 

@@ -32,7 +32,8 @@ def stopped(notebook: Path, partial: Path, output: Path, error: Exception) -> Ru
 
     Args:
         notebook: Notebook that was run.
-        partial: Where the run wrote; moved to ``NAME.failed.ipynb`` beside ``output`` if there.
+        partial: Where the run wrote; moved to ``NAME.failed.ipynb`` beside ``output`` if it is
+            there and whole, and taken away if a full disk cut it short.
         output: The name a finished run would have got.
         error: What was raised.
 
@@ -41,12 +42,22 @@ def stopped(notebook: Path, partial: Path, output: Path, error: Exception) -> Ru
     """
     reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
     kept = ""
-    if partial.exists():
+    if (cells := _readable(partial)) is None:
+        kept = "; what it had written was cut short and is not kept"
+        partial.unlink()
+    elif cells:
         failed = partial.replace(output.with_suffix(".failed.ipynb"))
-        cells = nbformat.read(failed, as_version=4).cells
         count = max((c.execution_count or 0 for c in cells if c.cell_type == "code"), default=0)
         kept = f" in cell [{count}]; as far as it got: {_shown(failed)}"
     return RunError(f"{notebook.name} stopped{kept}\n  {reason.strip()}")
+
+
+def _readable(partial: Path) -> list[nbformat.NotebookNode] | None:
+    """Return a notebook's cells: none where there is no file, None where it was cut short."""
+    try:
+        return nbformat.read(partial, as_version=4).cells if partial.exists() else []
+    except (ValueError, OSError):  # nbformat's error is a ValueError
+        return None
 
 
 def _shown(path: Path) -> str:

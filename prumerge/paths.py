@@ -4,6 +4,7 @@ nbval and JupyterLab run a notebook in its own folder, papermill in the caller's
 works under one of them only.
 """
 
+import argparse
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,3 +27,25 @@ RUNS = DATA / "runs"
 
 MINI = DATA / "mini-llava"
 """The trained mini-LLaVA: weights, config, tokenizer, processor, model card."""
+
+
+def rows_place(parser: argparse.ArgumentParser, chosen: argparse.Namespace, usual: Path) -> Path:
+    """Return where a command writes its rows: only a run with the defaults among the committed.
+
+    Args:
+        parser: Of the command; knows the defaults.
+        chosen: What was asked for; ``rows``, if given, is the answer.
+        usual: File or folder in ``data/results``.
+
+    Returns:
+        ``rows``, or ``usual``, or the same place in ``data/runs`` if any argument differs.
+    """
+    if chosen.rows is not None:
+        return chosen.rows
+    given = {name: value for name, value in vars(chosen).items() if name != "rows"}
+    defaults = all(_same(value, parser.get_default(name)) for name, value in given.items())
+    return usual if defaults else RUNS / usual.relative_to(RESULTS)
+
+
+def _same(value: object, default: object) -> bool:
+    return list(value) == list(default) if isinstance(value, list | tuple) else value == default

@@ -6,6 +6,7 @@ variables of ``.ci/env.sh`` that the check uses too (``make record``).
 """
 
 import argparse
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -59,12 +60,13 @@ def record_notebook(notebook: Path) -> Path:
     )
     try:
         client.execute()
-    except Exception as error:
+        drop_widgets(document)
         nbformat.write(document, partial)
+        subprocess.run([sys.executable, "-m", "nbstripout", *CLEAN, str(partial)], check=True)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            nbformat.write(document, partial)
         raise stopped(notebook, partial, notebook, error) from error
-    drop_widgets(document)
-    nbformat.write(document, partial)
-    subprocess.run([sys.executable, "-m", "nbstripout", *CLEAN, str(partial)], check=True)
     finish(partial, notebook)
     return notebook
 

@@ -1,12 +1,15 @@
 """Arms on a tiny model: equal data for all, nothing finished is done again; costs."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from test_finetuning import tiny_mini
 
-from prumerge.finetuning import costs
+from prumerge.finetuning import arms, command, costs
 from prumerge.finetuning.arms import TOKENS, Plan, run_arms, training_arguments, write_rows
 from prumerge.finetuning.lora import Lora
+from prumerge.paths import RUNS
 
 GRID = 9  # the smallest in which all families of questions can be asked
 LORA = Lora(rank=2, alpha=4, dropout=0.0, rate=1e-2)
@@ -57,3 +60,17 @@ def test_costs_are_measured_at_both_lengths(plan):
     assert (full["visual_tokens"], few["visual_tokens"]) == (GRID**2, 7)
     for row in (full, few):
         assert row["samples_per_s"] == pytest.approx(2000 / row["step_ms"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [([], arms.ROWS), (["--steps", "2"], RUNS / "finetuning"), (["--rows", "mine"], Path("mine"))],
+)
+def test_only_arms_with_the_defaults_are_written_over_the_committed_ones(
+    arguments, folder, monkeypatch
+):
+    written = []
+    monkeypatch.setattr(arms, "run_arms", lambda plan: (None, None))
+    monkeypatch.setattr(arms, "write_rows", lambda tables, folder: written.append(folder))
+    command.arms(arguments)
+    assert written == [folder]

@@ -1,5 +1,10 @@
 """Running and recording notebooks: values arrive, mistakes are refused, nothing half-done stays."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import nbformat
 import pytest
 from notebook_check import in_recording_environment
@@ -100,9 +105,32 @@ def test_a_failed_recording_leaves_the_notebook_as_it_was(tmp_path, capsys):
     assert "ZeroDivisionError" in told.err
 
 
+@pytest.mark.parametrize("command", ["runs", "record"])
+def test_a_full_disk_leaves_no_half_notebook(command, tmp_path):
+    copy = Path(shutil.copy(GRID, tmp_path))
+    words = [str(copy)] if command == "record" else [str(copy), str(tmp_path / "out.ipynb")]
+    # Files of this process end at so many bytes, as on a disk without room for more.
+    code = (
+        "import resource, sys; from prumerge import record, runs\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"
+        f"sys.exit({command}.main({words!r}))"
+    )
+    before = copy.read_bytes()
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1, run.stderr
+    assert "cut short and is not kept\n  OSError: [Errno 27]" in run.stderr
+    assert copy.read_bytes() == before and list(tmp_path.iterdir()) == [copy]
+
+
 def test_the_shell_runs_a_copy_and_refuses_in_one_line(tmp_path, capsys):
     output = tmp_path / "copy.ipynb"
     assert runs.main([str(GRID), str(output), "-p", "side", "5", "-p", "label", "n"]) == 0
     assert "n: 25 patches" in printed(output)
     assert runs.main([str(GRID), str(output), "-p", "sied", "5"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_no_bar_is_shown_the_first_time_a_data_set_is_read(monkeypatch):
+    told = "from datasets.utils import are_progress_bars_disabled as off; print(off())"
+    run = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert run.stdout == "True\n"

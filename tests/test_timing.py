@@ -13,8 +13,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from prumerge import PRESETS, reduce_tokens, timing
 from prumerge.evaluation.options import Options
+from prumerge.paths import RESULTS, RUNS
 from prumerge.roofline import NAMED, Precision, estimate_costs
-from prumerge.timing.__main__ import main
+from prumerge.timing.__main__ import main, parse
 from prumerge.timing.peaks import SIDE, known_card
 from prumerge.timing.stages import Answering
 from prumerge.timing.subjects import check_attention
@@ -215,6 +216,26 @@ def test_memory_that_runs_out_is_told_noted_and_not_tried_again(subject, tmp_pat
     written = path.read_bytes()
     timing.time_grid(subject, small(**how), path)  # with all memory, but nothing is left to try
     assert path.read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        ([], RESULTS),
+        (["--budgets", "576", "144", "64", "32", "--repeats", "5"], RESULTS),
+        (["--repeats", "1"], RUNS),
+        (["--model", "random-7b"], RUNS),
+    ],
+)
+def test_only_a_run_with_the_defaults_joins_the_committed_rows(arguments, folder):
+    assert parse(arguments).folder == folder / "timing"
+
+
+def test_cases_that_are_timed_already_are_counted(subject, tmp_path, capsys):
+    timing.time_grid(subject, small(batches=(1,)), tmp_path / "rows.csv")
+    assert "already" not in capsys.readouterr().out
+    timing.time_grid(subject, small(batches=(1,)), tmp_path / "rows.csv")
+    assert "batch 1, sdpa: 2 cases are timed already\n" in capsys.readouterr().out
 
 
 # What rows say

@@ -81,6 +81,9 @@ def test_rows_are_filed_by_device_and_a_part_never_over_all():
     assert bench.rows_file("cuda:1", part=False) == bench.BENCH / "reduction-cuda.csv"
     assert bench.rows_file("cpu", part=False) == bench.BENCH / "reduction-cpu.csv"
     assert bench.rows_file("cpu", part=True) == RUNS / "reduction-cpu.csv"
+    assert bench.parse([])[0].rows == bench.BENCH / "reduction-cpu.csv"
+    for other in (["--dtype", "bfloat16"], ["-k", "encoder"], ["--device", "cuda"]):
+        assert bench.parse(other)[0].rows.parent == RUNS
 
 
 def test_a_part_is_run_and_its_rows_say_where_and_how(tmp_path, capfd, monkeypatch):

@@ -4,6 +4,7 @@
                --output_dir FOLDER, and every argument of the Trainer (--bf16, --max_steps ...)
     arms       tune and ask the four arms; rows in data/results/finetuning
     cost       time and memory of a step; a table in data/results/finetuning
+               (both with any option in data/runs/finetuning, or where --rows says)
     scenes     write drawn scenes as instruction data in LLaVA's format
     convert    a LoRA in LLaVA's own format to PEFT's
 
@@ -15,6 +16,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from prumerge.paths import rows_place
 
 WORDS = ("train", "arms", "cost", "scenes", "convert")
 
@@ -109,9 +112,10 @@ def arms(arguments: list[str]) -> None:
     for name in ("budget", "steps", "batch_size", "turns", "per_family"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Plan, name))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(Plan.seeds))
-    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the tables")
-    chosen = vars(parser.parse_args(arguments))
-    rows = chosen.pop("rows")
+    parser.add_argument("--rows", type=Path, help="folder of the tables; see above")
+    parsed = parser.parse_args(arguments)
+    rows, chosen = rows_place(parser, parsed, ROWS), vars(parsed)
+    chosen.pop("rows")
     runs, answers = run_arms(Plan(**chosen | {"seeds": tuple(chosen["seeds"])}))
     write_rows({"runs": runs, "answers": answers}, rows)
 
@@ -127,9 +131,10 @@ def cost(arguments: list[str]) -> None:
     parser.add_argument("--budget", type=int, default=32)
     for name, default in (("batch-size", 8), ("steps", 5), ("rounds", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--rows", type=Path, default=ROWS, help="folder of the table")
-    chosen = vars(parser.parse_args(arguments))
-    rows, budget = chosen.pop("rows"), chosen.pop("budget")
+    parser.add_argument("--rows", type=Path, help="folder of the table; see above")
+    parsed = parser.parse_args(arguments)
+    rows, chosen = rows_place(parser, parsed, ROWS), vars(parsed)
+    budget, _ = chosen.pop("budget"), chosen.pop("rows")
     table = measure_costs(budgets=(None, budget), **chosen)
     write_rows({"cost": table}, rows)
     print(table[["visual_tokens", "step_ms", "samples_per_s", "peak_mib"]].round(1).to_string())

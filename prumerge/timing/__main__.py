@@ -2,13 +2,16 @@
 
 python -m prumerge.timing --batches 1 8 --budgets 576 64
 python -m prumerge.timing --model random-7b --device cuda --until-full
+
+Rows join those in data/results/timing if no option is given; else they go to data/runs/timing, or
+where --rows says.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from prumerge.paths import RESULTS
+from prumerge.paths import RESULTS, rows_place
 from prumerge.timing.grid import Grid
 from prumerge.timing.runs import time_grid
 from prumerge.timing.subjects import load_subject
@@ -16,7 +19,7 @@ from prumerge.timing.tables import answer_times
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line and say where the rows go."""
     usual = Grid()
     parser = argparse.ArgumentParser(prog="python -m prumerge.timing", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -33,8 +36,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--attention", nargs="+", default=usual.attention, help="sdpa, eager, flash_attention_2")
     add("--text-tokens", type=int, default=usual.text_tokens, help="text tokens of a prompt")
     add("--repeats", type=int, default=usual.repeats, help="timed calls of each stage")
-    add("--rows", type=Path, help="CSV file; by default data/results/timing/MODEL-DEVICE.csv")
-    return parser.parse_args(arguments)
+    told = "CSV file; by default data/results/timing/mini-cpu.csv, with any option data/runs/timing"
+    add("--rows", type=Path, help=told)
+    chosen = parser.parse_args(arguments)
+    chosen.folder = rows_place(parser, chosen, RESULTS / "timing")
+    return chosen
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         subject = load_subject(chosen.model, chosen.device, chosen.dtype, chosen.layers)
         name = f"{Path(subject.name).name.partition('@')[0]}-{chosen.device.partition(':')[0]}.csv"
-        path = chosen.rows or RESULTS / "timing" / name
+        path = chosen.rows or chosen.folder / name
         rows = time_grid(subject, grid, path)
     except ValueError as error:
         print(f"timing: {error}", file=sys.stderr)

@@ -52,6 +52,8 @@ def time_grid(subject: Subject, grid: Grid, path: Path | None = None) -> pd.Data
             constants = {case: parameters_of(subject, attention, case) for case in cases}
             cases = [case for case in cases if fits(rows, constants[case])]
             wanted = [case for case in cases if not is_timed(rows, constants[case], case)]
+            if there := len(cases) - len(wanted):
+                print(f"batch {batch}, {attention}: {there} cases are timed already", flush=True)
             if wanted:
                 peaks = peaks or _peaks(subject)
                 found = time_in_turns(subject, wanted, grid)

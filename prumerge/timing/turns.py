@@ -5,11 +5,13 @@ budget.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from prumerge.timing.clock import Spread, elapsed_ms, peak_mib
 from prumerge.timing.grid import Grid
@@ -70,8 +72,11 @@ def time_in_turns(
     rounds = [(None, times, None)] * grid.warm_ups + [(clock, times, None)] * grid.repeats
     rounds += [(scales, held, (length,)) for length in grid.new_tokens if grid.memory]
     answering: dict[Case, Answering] = {}
-    for measured, found, lengths in rounds:
-        for case in list(times):
+    told = f"batch {cases[0].batch}"
+    for (measured, found, lengths), case in tqdm(
+        list(itertools.product(rounds, cases)), told, unit=" answers"
+    ):
+        if case in times:
             try:
                 if case not in answering:
                     answering[case] = Answering(subject, case)
