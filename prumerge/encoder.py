@@ -129,11 +129,6 @@ def _again(parts: Sequence[Encoded], grid: tuple[int, int], pictures: Tensor) ->
 def check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:
     """Refuse features, keys and scores that are not about the same patches.
 
-    Args:
-        features: Visual tokens.
-        keys: Keys of the patches.
-        scores: Attention each patch receives.
-
     Raises:
         ValueError: Naming what is no tensor, both shapes, that there is no patch at all, or whole
             numbers, in which merged tokens would be cut.
@@ -161,12 +156,8 @@ def check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:
 def open_tower(vision_tower: nn.Module) -> nn.Module:
     """Find the module that holds the embeddings and the blocks.
 
-    Args:
-        vision_tower: ``CLIPVisionModel``, ``SiglipVisionModel``, or one built alike.
-
-    Returns:
-        The module itself, or the ``vision_model`` inside that older versions and other wrappers
-        have.
+    That is a ``CLIPVisionModel``, ``SiglipVisionModel`` or one built alike itself, or the
+    ``vision_model`` inside that older versions and other wrappers have.
 
     Raises:
         ValueError: If neither is built that way.
@@ -226,10 +217,6 @@ def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[
 
 def check_pictures(tower: nn.Module, pixel_values: Tensor) -> None:
     """Refuse pictures that the encoder would misread or cut.
-
-    Args:
-        tower: As :func:`open_tower` finds it.
-        pixel_values: Preprocessed pictures.
 
     Raises:
         ValueError: If they are no batch of pictures of the encoder's size.

@@ -48,15 +48,9 @@ class Method:
     def __call__(self, encoded: Encoded) -> Reduction:
         """Reduce the tokens of encoded pictures.
 
-        Args:
-            encoded: What the encoder says.
-
-        Returns:
-            What the function returned.
-
         Raises:
-            ValueError: If that is no reduction of these pictures, misses the budget, or sends a
-                patch twice; the message names the method.
+            ValueError: If what the function returns is no reduction of these pictures, misses the
+                budget, or sends a patch twice; the message names the method.
         """
         reduction = self.function(encoded, self.settings)
         images, patches = encoded.scores.shape
@@ -193,8 +187,10 @@ def check_returned(
 ) -> None:
     """Refuse what cannot be the reduction of these pictures.
 
+    A slip of a method is not blamed on the model: the message names the method and what is wrong.
+
     Args:
-        name: The method, for the message.
+        name: The method.
         reduction: What it returned.
         images: Pictures it was given.
         patches: Visual tokens of one picture.
@@ -202,9 +198,8 @@ def check_returned(
         sends: Whether exactly ``budget`` tokens are wanted or at most.
 
     Raises:
-        ValueError: Naming the method and what is wrong: no reduction, another number of pictures,
-            tokens without positions, positions outside the picture, a patch kept twice, or another
-            number of tokens than the budget.
+        ValueError: For no reduction, another number of pictures, tokens without positions,
+            positions outside the picture, a patch kept twice, or a budget missed.
     """
     problem = _problem(reduction, images, patches)
     if problem is None and budget is not None:

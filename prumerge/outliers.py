@@ -62,14 +62,8 @@ def keep_outliers(
 
     A patch stays when its score is strictly above the picture's :func:`fence`. Rows keep different
     numbers of patches, with the paper's quartiles at most ``ceil((patches - 1) / 4)``: 144 of 576.
-
-    Args:
-        scores: Attention each patch receives. Only ratios within a row matter, so removing the
-            class token before or after the softmax gives the same answer.
-        whisker: Fence distance in interquartile ranges. 1.5 is the paper's value; larger keeps
-            fewer patches.
-        lower_quantile: Level of the lower quartile.
-        upper_quantile: Level of the upper quartile.
+    Only ratios within a row matter, so removing the class token before or after the softmax gives
+    the same answer. A larger whisker keeps fewer patches.
 
     Returns:
         True where the patch stays. A row without outliers is all False; what to do with such a

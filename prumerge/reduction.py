@@ -57,12 +57,6 @@ class Selection:
 def rank_scores(scores: Float[Tensor, "images patches"]) -> Int64[Tensor, "images patches"]:
     """Number the patches of each picture by falling score, from 0; the first of equals is first.
 
-    Args:
-        scores: Attention each patch receives.
-
-    Returns:
-        Rank of each patch.
-
     Example:
         >>> rank_scores(torch.tensor([[0.1, 0.5, 0.1, 0.3]])).tolist()
         [[2, 0, 3, 1]]
@@ -159,12 +153,7 @@ def arrange(
     scores: Float[Tensor, "images patches"],
     settings: Settings,
 ) -> Selection:
-    """Put the kept patches into the order in which they are sent.
-
-    Args:
-        reason: Why each patch stays; 0 where it does not.
-        scores: Attention each patch receives.
-        settings: ``order`` is read.
+    """Put the kept patches into the order in which they are sent, as ``settings.order`` says.
 
     Returns:
         The selection. Unless ``order`` is ``"raster"``, patches kept for their score come first,

@@ -230,7 +230,6 @@ def weigh_by_values(
         Not in the paper; the score of ATS, :mod:`prumerge.rivals.ats`.
 
     Example:
-        >>> import torch
         >>> values = torch.tensor([[[3.0, 4.0], [0.0, 5.0], [10.0, 0.0]]])
         >>> weigh_by_values(torch.tensor([[0.4, 0.2, 0.2]]), values).tolist()
         [[0.4, 0.2, 0.4]]

@@ -168,13 +168,7 @@ class Settings:
             )
 
     def with_changes(self, **changes: Any) -> "Settings":
-        """Return a copy with some fields changed.
-
-        Args:
-            changes: New values by field name.
-
-        Returns:
-            A new, validated object; this one stays as it is.
+        """Return a copy with some fields changed; this one stays as it is.
 
         Raises:
             ValueError: If a name is not a field (the message offers the nearest) or a value is
@@ -187,13 +181,9 @@ class Settings:
         return dataclasses.replace(self, **changes)
 
     def tokens_of(self, patches: int) -> int | None:
-        """Turn the budget into a number of tokens for pictures of ``patches`` patches.
+        """Turn the budget into tokens per picture of ``patches`` patches, extra token included.
 
-        Args:
-            patches: Visual tokens of one unreduced picture.
-
-        Returns:
-            Tokens to send, extra token included, between 1 and ``patches``; None without a budget.
+        Between 1 and ``patches``; None without a budget.
 
         Example:
             >>> Settings(budget=0.25).tokens_of(576), Settings(budget=600).tokens_of(576)
@@ -206,13 +196,7 @@ class Settings:
         return min(max(round(self.budget * patches), 1), patches)
 
     def patches_of(self, patches: int) -> int | None:
-        """Turn the budget into a number of patches to keep, room for the extra token left.
-
-        Args:
-            patches: Visual tokens of one unreduced picture.
-
-        Returns:
-            Patches to keep, at least 1; None without a budget.
+        """Turn the budget into patches to keep, at least 1, room for the extra token left.
 
         Example:
             >>> Settings(budget=64).patches_of(576), Settings(budget=576).patches_of(576)
@@ -259,12 +243,7 @@ _RULES: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 
 def check(name: str, kind: Any, value: Any) -> None:
-    """Refuse a setting's value outside its limits.
-
-    Args:
-        name: The field.
-        kind: Its type; a ``Literal`` lists the values allowed.
-        value: What was given.
+    """Refuse a field's value outside its limits; a ``Literal`` kind lists the values allowed.
 
     Raises:
         ValueError: Naming field, limits and value.
@@ -278,14 +257,7 @@ def check(name: str, kind: Any, value: Any) -> None:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Say which known name is meant, and which there are.
-
-    Args:
-        name: As it was typed.
-        known: Names that exist.
-
-    Returns:
-        The rest of an error message.
+    """Say which known name is meant, and which there are: the rest of an error message.
 
     Example:
         >>> suggestion("wisker", ["whisker", "seed"])
@@ -328,13 +300,6 @@ PRESETS: dict[str, Settings] = {
 
 def resolve_settings(settings: Settings | str, **overrides: Any) -> Settings:
     """Turn a preset's name or a ``Settings`` object, and changes to it, into ``Settings``.
-
-    Args:
-        settings: A name of ``PRESETS`` or an object.
-        overrides: Fields to change.
-
-    Returns:
-        The changed settings.
 
     Raises:
         ValueError: If there is no such preset or field, a value is outside its limits, or it is

@@ -133,14 +133,7 @@ def keep_lattice(
 
 
 def check_grid(grid: tuple[int, int] | None, patches: int) -> tuple[int, int]:
-    """Return rows and columns, square where none are given.
-
-    Args:
-        grid: Rows and columns, or None.
-        patches: Patches they have to hold.
-
-    Returns:
-        Rows and columns.
+    """Return rows and columns that hold the patches, square where none are given.
 
     Raises:
         ValueError: If they are no two whole numbers or hold another number of patches, or none

@@ -71,15 +71,9 @@ def key_similarity(
     order: Int64[Tensor, "images kept"],
     kind: str = "cosine",
 ) -> Float[Tensor, "images kept patches"]:
-    """Compare the keys of kept patches with those of all patches.
+    """Compare the keys of kept patches with those of all patches, in float32.
 
-    Args:
-        keys: Keys of one encoder block, heads side by side.
-        order: Kept patches.
-        kind: ``"cosine"`` or ``"dot"``.
-
-    Returns:
-        Similarities in float32.
+    ``kind`` is ``"cosine"`` or ``"dot"``; one block's keys stand with their heads side by side.
 
     Source:
         D6: cosine in the release, dot product in the paper. They rank alike only where all keys
@@ -144,12 +138,7 @@ def weighted_sums(
 ) -> Float[Tensor, "images kept width"]:
     """Sum the features of each picture under every row of weights.
 
-    Args:
-        features: Visual tokens.
-        weights: Of each patch in each sum.
-
-    Returns:
-        The sums in float32, or in float64 where the features are.
+    In float32, or in float64 where the features are.
 
     Example:
         >>> weighted_sums(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[0.5, 0.25]]])).tolist()
@@ -168,11 +157,7 @@ def extra_token(
 ) -> Float[Tensor, "images width"]:
     """Sum the features of all dropped patches, weighted by their attention.
 
-    Args:
-        features: Visual tokens.
-        scores: Attention each patch receives.
-        dropped: Patches to sum.
-        normalise: Divide by the sum of the weights.
+    ``normalise`` divides by the sum of the weights.
 
     Returns:
         One token per picture in the type of ``features``; zero where nothing is dropped.
