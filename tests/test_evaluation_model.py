@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from evaluated import PATCHES, save_tiny
-from PIL import Image
+from PIL import Image, ImageFile
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
@@ -171,6 +171,11 @@ def test_padding_to_a_square_shows_the_edges(tiny, pictures):
         )
         padded.answerer.answer([wide], [prompt], {"max_new_tokens": 1})
     assert seen[True] > 0.9 and seen[False] < -0.9  # the crop is black, the white edge cut off
+
+
+def test_the_harness_leaves_pillow_as_strict_as_it_was():
+    assert "lmms_eval.api.task" in sys.modules  # what makes it lenient
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
 @pytest.mark.parametrize("do_pad", [True, False])

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 import datasets  # noqa: F401  lmms_eval imported first prints of a circular import
+import lmms_eval.api.task  # noqa: F401  switches on what is switched off below
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
@@ -39,7 +40,7 @@ from prumerge.models.loading import check_device
 from prumerge.preprocessing import to_rgb, truncation_told
 from prumerge.processes import end_process_group
 
-ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms_eval switches it on: grey for what is missing
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms_eval.api.task has Pillow fill up with grey
 
 PATIENCE = InitProcessGroupKwargs(timeout=timedelta(weeks=52))
 """Processes wait for each other while one prepares a data set or scores; ten minutes are usual."""
