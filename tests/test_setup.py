@@ -65,6 +65,27 @@ def test_jupyterlab_is_told_when_root_starts_it(clone):
         assert made.stdout == f"lab --notebook-dir notebooks{told}\n", made.stderr
 
 
+def test_what_pip_is_doing_is_told_while_it_does_it(clone):
+    tools, told = clone / ".venv/bin", clone / "told"
+    tools.mkdir(parents=True)
+    lines = {  # what pip writes, and what must be told before it goes on
+        "Collecting numpy\nCollecting torch==2.11.0": "set-up: collecting torch==2.11.0 (2 of",
+        "  Downloading torch-2.11.0-cp311-linux.whl (1 MB)": "set-up: downloading torch-2.11.0 (2",
+        "Installing collected packages: numpy, torch": "set-up: installing (2",
+    }
+    steps = [
+        f"printf '%s\\n' '{line}'; until grep -qF '{wanted}' '{told}'; do sleep 0.1; done"
+        for line, wanted in lines.items()
+    ]
+    script = '#!/bin/sh\ncase "$*" in *" -e "*)\n' + "\n".join(steps) + "\nesac\n"
+    (tools / "python").write_text(script)
+    (tools / "python").chmod(0o755)
+    environment = os.environ | {"SETUP_TELLS": "0.1"}
+    with told.open("w") as file:
+        command = [clone / ".ci/setup", sys.executable]
+        subprocess.run(command, stdout=file, env=environment, check=True, timeout=120)
+
+
 def test_a_missing_network_is_told(clone):
     # Port 9 of this machine discards: nothing answers there, and no other index is looked at.
     unreachable = {
