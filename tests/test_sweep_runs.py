@@ -143,12 +143,18 @@ def test_a_leaderboard_with_a_method_that_fails_shows_the_others(folder, monkeyp
     assert "prumerge" in shown and "top_k" in shown and "breaks_at_nine" not in shown
 
 
-def test_points_done_and_the_time_left_are_told_while_a_run_goes_on(tmp_path, capsys):
-    write = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(1.5)"
-    rows = [tmp_path / "first", tmp_path / "second"]
+def test_points_done_and_the_time_left_are_told_while_a_run_goes_on(tmp_path, monkeypatch):
+    write = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(120)"
+    rows, told = [tmp_path / "first", tmp_path / "second"], []
     process = subprocess.Popen([sys.executable, "-c", write, str(rows[0])])
+
+    def tell(text, **_):
+        told.append(text)
+        process.kill()
+
+    monkeypatch.setattr(runner, "print", tell, raising=False)
     runner._watch(process, rows, every_s=0.3)
-    assert re.match(r"1 of 2 points done, about \d+ s left\n", capsys.readouterr().out)
+    assert re.fullmatch(r"1 of 2 points done, about \d+ s left", told[0])
 
 
 def test_one_point_that_fails_leaves_the_others_their_rows(folder):
