@@ -3,8 +3,8 @@
 from lmms_eval.api.model import lmms
 
 from prumerge.evaluation import runs
-from prumerge.evaluation.asked import questions_of
 from prumerge.evaluation.effort import Effort
+from prumerge.evaluation.results import questions_of
 
 
 class Parrot(lmms):

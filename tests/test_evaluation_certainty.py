@@ -11,11 +11,10 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the ext
 
 from scored import Parrot, results_of
 
-from prumerge.evaluation.asked import questions_of
 from prumerge.evaluation.certainty import best_constant, score, score_interval
 from prumerge.evaluation.effort import Effort
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
-from prumerge.evaluation.rows import MAIN_METRICS, benchmark_of, value_of
+from prumerge.evaluation.results import MAIN_METRICS, benchmark_of, questions_of, value_of
 from prumerge.evaluation.saved import read_results
 from prumerge.evaluation.scoring import PUBLISHED, first_sentence
 from prumerge.experiments.statistics import interval

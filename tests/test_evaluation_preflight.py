@@ -21,8 +21,8 @@ from lmms_eval.api.task import ConfigurableTask
 
 from prumerge.evaluation.__main__ import main
 from prumerge.evaluation.inventory import take_inventory
+from prumerge.evaluation.mini_tasks import encode_picture, write
 from prumerge.evaluation.options import read
-from prumerge.evaluation.parquet import encode_picture, write
 from prumerge.evaluation.preflight import (
     find_disk,
     find_memory,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from prumerge.evaluation import mini_tasks
-from prumerge.evaluation.mini_benchmarks import BENCHMARKS
+from prumerge.evaluation.mini_tasks import BENCHMARKS
 from prumerge.mini.families import LETTERS
 from prumerge.mini.model import token_ids
 

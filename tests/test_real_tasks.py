@@ -17,7 +17,7 @@ from snapshots import (
 )
 
 from prumerge.evaluation.__main__ import main
-from prumerge.evaluation.parquet import encode_picture, write
+from prumerge.evaluation.mini_tasks import encode_picture, write
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 

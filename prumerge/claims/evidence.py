@@ -8,7 +8,7 @@ import pandas as pd
 
 from prumerge.claims.claim import Missing
 from prumerge.evaluation.beside import size_of
-from prumerge.evaluation.rows import benchmark_of
+from prumerge.evaluation.results import benchmark_of
 from prumerge.evaluation.saved import read_results
 from prumerge.evaluation.tables import losses, main_scores
 from prumerge.paths import RESULTS

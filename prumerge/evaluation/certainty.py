@@ -4,7 +4,7 @@ Every score of the six benchmarks is a function of sums over questions, so it ca
 for questions drawn with replacement. Whole pictures are drawn, with all questions about them.
 
 Shapes
-    questions   rows of :func:`prumerge.evaluation.asked.questions_of`
+    questions   rows of :func:`prumerge.evaluation.results.questions_of`
     quantities  what a score adds up
     sets        sets of questions: all of them, or resampled ones
 
@@ -26,7 +26,7 @@ def score(metric: str, questions: pd.DataFrame) -> float:
     """Score answers by one of the harness's metrics.
 
     Args:
-        metric: Such as ``pope_f1_score``, as in ``prumerge.evaluation.rows.MAIN_METRICS``.
+        metric: Such as ``pope_f1_score``, as in ``prumerge.evaluation.results.MAIN_METRICS``.
         questions: Of one task, or of the tasks of a group whose scores are averaged.
 
     Returns:

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from prumerge.evaluation.asked import questions_of
 from prumerge.evaluation.certainty import best_constant, score_interval
 from prumerge.evaluation.options import read
+from prumerge.evaluation.results import questions_of
 from prumerge.evaluation.runs import evaluate
 from prumerge.evaluation.saved import merge_into
 
@@ -67,9 +67,9 @@ def compare(
 
     Returns:
         Rows, one per method, task and metric: those of
-        :func:`prumerge.evaluation.rows.rows_of`, with the method's ``label``, the bounds ``low``
+        :func:`prumerge.evaluation.results.rows_of`, with the method's ``label``, the bounds ``low``
         and ``high`` of the score, and in ``constant`` what ``constant_answer``, given to every
-        question, scores. And the table of :func:`prumerge.evaluation.asked.questions_of` with
+        question, scores. And the table of :func:`prumerge.evaluation.results.questions_of` with
         the method's ``label``. On any process but the first of several: two empty tables.
 
     Raises:

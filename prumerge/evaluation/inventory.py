@@ -19,7 +19,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
-from prumerge.evaluation.rows import benchmark_of
+from prumerge.evaluation.results import benchmark_of
 from prumerge.evaluation.scoring import PUBLISHED, check_columns, check_number
 from prumerge.evaluation.sources import OWNER, REAL_PREFIX, REPOSITORIES, command
 

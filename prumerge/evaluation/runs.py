@@ -18,7 +18,7 @@ from tqdm import tqdm
 from prumerge.evaluation.harness import PruMergeLlava
 from prumerge.evaluation.inventory import is_local, parts_of, take_inventory
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
-from prumerge.evaluation.rows import rows_of
+from prumerge.evaluation.results import rows_of
 from prumerge.settings import suggestion
 
 TASKS = Path(__file__).parent / "tasks"

@@ -13,8 +13,7 @@ import pandas as pd
 from prumerge.evaluation.answering import Answerer
 from prumerge.evaluation.comparison import method_of
 from prumerge.evaluation.memory import reset_peak
-from prumerge.evaluation.mini_benchmarks import BENCHMARKS
-from prumerge.evaluation.mini_tasks import path_of
+from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
 from prumerge.evaluation.options import read
 from prumerge.preprocessing import open_picture
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from prumerge.evaluation.rows import MAIN_METRICS
+from prumerge.evaluation.results import MAIN_METRICS
 from prumerge.experiments.statistics import paired
 
 CONSTANT = "constant answer"

@@ -13,10 +13,9 @@ import torch
 from lmms_eval.tasks import TaskManager
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from prumerge.evaluation.asked import questions_of
 from prumerge.evaluation.inventory import first_question
 from prumerge.evaluation.options import Options
-from prumerge.evaluation.rows import benchmark_of
+from prumerge.evaluation.results import benchmark_of, questions_of
 from prumerge.evaluation.runs import evaluate
 from prumerge.models.loading import find_source, load_processor, read_config
 from prumerge.models.random_weights import RANDOM, build
