@@ -1,5 +1,6 @@
 """Adapters by name: the same logits on a stock model, and every refusal with its reason."""
 
+import contextlib
 import json
 from functools import partial
 
@@ -15,6 +16,7 @@ import prumerge
 from prumerge.models.adapters import (
     adapter_fingerprint,
     apply_adapter,
+    check_card,
     convert_adapter,
     convert_base,
     open_adapter,
@@ -226,6 +228,16 @@ def test_a_lora_in_llavas_format_is_converted(released, tmp_path):
     with torch.no_grad():
         expected = tuned(**call()).logits
         torch.testing.assert_close(loaded(**call()).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("aspect, told", [("pad", True), ("square", False), ("anyres", None)])
+def test_a_converted_card_tells_how_llava_prepared_pictures(released, tmp_path, aspect, told):
+    (released[0] / "config.json").write_text(json.dumps({"image_aspect_ratio": aspect}))
+    folder = convert_adapter(released[0], tmp_path / "converted")
+    for do_pad in (True, False):
+        refused = pytest.raises(ValueError, match=f"give do_pad={told}")
+        with refused if told is (not do_pad) else contextlib.nullcontext():
+            check_card(folder, do_pad)
 
 
 def test_unconverted_it_is_refused_because_its_base_is_another(released):

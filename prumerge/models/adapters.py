@@ -184,7 +184,7 @@ def check_card(folder: Path, do_pad: bool) -> None:
     path = folder / CARD
     data = ModelCard.load(path, ignore_metadata_errors=True).data if path.exists() else {}
     tuned = data.get("do_pad")
-    if tuned is not None and tuned != do_pad:
+    if isinstance(tuned, bool) and tuned != do_pad:
         raise ValueError(
             f"adapter {folder} was tuned on pictures {PREPARED[tuned]}, not {PREPARED[do_pad]}: "
             f"give do_pad={tuned}"
@@ -219,7 +219,7 @@ def _other_format(name: str | Path, folder: Path, keys: list[str]) -> str:
 
 
 def convert_adapter(name: str | Path, folder: Path) -> Path:
-    """Write a LoRA in LLaVA's format as PEFT has it."""
+    """Write a LoRA in LLaVA's format as PEFT has it, with what its config tells of pictures."""
     source = open_adapter(name)
     projector = source / f"{NON_LORA}.safetensors"
     if not projector.exists():
@@ -239,6 +239,10 @@ def convert_adapter(name: str | Path, folder: Path) -> Path:
     save_file(renamed, folder / f".{WEIGHTS}", metadata={"format": "pt"})
     (folder / f".{WEIGHTS}").replace(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=1))
+    trained = source / "config.json"
+    shape = json.loads(trained.read_text()) if trained.exists() else {}
+    if shape.get("image_aspect_ratio") in ("pad", "square"):  # LLaVA's words; square ones are cut
+        write_card(folder, shape["image_aspect_ratio"] == "pad")
     return folder
 
 
