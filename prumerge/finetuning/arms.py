@@ -22,7 +22,6 @@ from prumerge.finetuning.data import SceneInstructions
 from prumerge.finetuning.lora import Lora
 from prumerge.finetuning.quiz import Quiz
 from prumerge.finetuning.tuning import tune
-from prumerge.llava import attach
 from prumerge.methods import Method, resolve
 from prumerge.models import load
 from prumerge.models.loading import fingerprint
@@ -138,9 +137,7 @@ def _run(
         losses = [row["loss"] for row in log if "loss" in row]
     trained_s = time.perf_counter() - began
     model.eval()
-    with attach(model, method) as reducer:
-        correct = quiz.ask(model)
-        kept = reducer.kept[0]
+    correct, kept = quiz.ask(model, method)
     run: dict[str, Any] = {"model": plan.model, "tokens": tokens, "tuned": tuned, "seed": seed}
     run |= {"visual_tokens": kept, "questions": len(correct)}
     run |= {"right_percent": 100 * sum(correct) / len(correct)}

@@ -1,9 +1,9 @@
 """Held-out questions about scenes that are encoded once, for many models with one vision tower."""
 
-import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from prumerge.asking import prompt_of
+from prumerge.asking import Reply, ask, prompt_of
+from prumerge.methods import Method
 from prumerge.mini.benchmark import held_out, is_right
 from prumerge.pictures import encode_pictures, grid_of, to_pixels
 
@@ -38,29 +38,19 @@ class Quiz:
         self.truth = [item.question.answer for item in items]
         pixels = to_pixels(processor, [item.picture for item in items])
         self.encoded = encode_pictures(model, pixels)
-        image = processor.image_token
-        self.prompts = [
-            prompt_of(processor, item.question.text).replace(image, image * grid**2)
-            for item in items
-        ]
-        self.tokenizer, self.batch_size = processor.tokenizer, batch_size
+        self.prompts = [prompt_of(processor, item.question.text) for item in items]
+        self.processor, self.batch_size = processor, batch_size
 
-    def ask(self, model: LlavaForConditionalGeneration) -> list[int]:
-        """Ask a model with a reducer attached; return 1 for a right answer, 0 for a wrong one."""
-        correct: list[int] = []
+    def ask(self, model: LlavaForConditionalGeneration, method: Method) -> tuple[list[int], int]:
+        """Ask a model; 1 for a right answer and 0 for a wrong one, and the first's visual tokens."""
+        replies: list[Reply] = []
         for start in range(0, len(self.prompts), self.batch_size):
             chosen = slice(start, start + self.batch_size)
-            inputs = self.tokenizer(self.prompts[chosen], return_tensors="pt", padding=True)
-            with torch.no_grad():
-                output = model.generate(
-                    input_ids=inputs["input_ids"].to(model.device),
-                    attention_mask=inputs["attention_mask"].to(model.device),
-                    pixel_values=self.encoded.at(chosen).to(model.device, model.dtype),
-                    max_new_tokens=8,
-                    do_sample=False,
-                )
-            new = output[:, inputs["input_ids"].shape[1] :]
-            given = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-            pairs = zip(given, self.truth[chosen], strict=True)
-            correct += [int(is_right(text, truth)) for text, truth in pairs]
-        return correct
+            prompts, pictures = self.prompts[chosen], self.encoded.at(chosen)
+            pictures = pictures.to(model.device, model.dtype)
+            how = (pictures, prompts, range(len(prompts)), method)
+            replies += ask(model, self.processor, *how, max_new_tokens=8)
+        pairs = zip(replies, self.truth, strict=True)
+        return [int(is_right(reply.text, truth)) for reply, truth in pairs], replies[
+            0
+        ].visual_tokens
