@@ -42,7 +42,7 @@ class Quiz:
         self.processor, self.batch_size = processor, batch_size
 
     def ask(self, model: LlavaForConditionalGeneration, method: Method) -> tuple[list[int], int]:
-        """Ask a model; 1 for a right answer and 0 for a wrong one, and the first's visual tokens."""
+        """Ask a model; return 1 or 0 per answer, right or wrong, and visual tokens sent."""
         replies: list[Reply] = []
         for start in range(0, len(self.prompts), self.batch_size):
             chosen = slice(start, start + self.batch_size)
