@@ -26,7 +26,9 @@ from transformers import BatchEncoding, DynamicCache, LlavaForConditionalGenerat
 from prumerge.attachment import _complete as complete
 from prumerge.generation import cache_in
 from prumerge.inputs import shorten_inputs
+from prumerge.llava import attachment_of
 from prumerge.methods import Method
+from prumerge.models.loading import patches_of
 from prumerge.scores import Encoded
 
 
@@ -95,20 +97,23 @@ def answer(
 
 
 @dataclasses.dataclass(frozen=True)
-class Reply:
-    """An answer and what the language model read and wrote for it.
+class Answer:
+    """An answer and what it took.
 
     Attributes:
         text: The answer, stripped; may be empty where the model says nothing.
         visual_tokens: Visual tokens the language model saw.
         input_tokens: Length of the prompt that the language model read, visual tokens included.
         output_tokens: Tokens generated, the end token included.
+        seconds: Its share of the time its batch took, where that was measured. Equal answers may
+            have taken unequal times.
     """
 
     text: str
     visual_tokens: int
     input_tokens: int
     output_tokens: int
+    seconds: float = dataclasses.field(default=0.0, compare=False)
 
 
 @torch.no_grad()
@@ -120,11 +125,11 @@ def ask(
     places: Sequence[int],
     method: Method | None = None,
     **generation: Any,
-) -> list[Reply]:
+) -> list[Answer]:
     """Answer several questions about each picture, greedily.
 
     Args:
-        model: A LLaVA. An attached reducer is passed over: ``method`` says how pictures are sent.
+        model: A LLaVA without attachment: ``method`` says how pictures are sent.
         processor: Its words.
         pictures: Different pictures, encoded as the method's settings want it; or as the
             processor prepares them, for the stock model.
@@ -134,13 +139,15 @@ def ask(
         **generation: For ``generate``, such as ``max_new_tokens``.
 
     Returns:
-        One reply per prompt. They do not depend on which questions share a batch, except for
+        One answer per prompt. They do not depend on which questions share a batch, except for
         methods that pool over it (``pooling="batch"``) and for rounding in half precision.
 
     Raises:
-        ValueError: If prompts begin unlike or do not show one picture each, or the method hands
-            back what cannot be a reduction.
+        ValueError: If a reducer is attached, prompts begin unlike or do not show one picture
+            each, or the method hands back what cannot be a reduction.
     """
+    if attachment_of(model) is not None:
+        raise ValueError("a reducer is attached to the model: detach it, method says what is sent")
     before, behind = _split(model, processor, prompts)
     read = _read(model, before, pictures, method)
     copies = generation.get("num_beams") or 1
@@ -153,15 +160,12 @@ def ask(
         "attention_mask": torch.cat([read.attention_mask[rows], real], dim=1),
         "position_ids": torch.cat([read.position_ids[rows], after], dim=1),
     }
-    # The prompts are short already: an attached reducer must not shorten them again.
-    output = type(model).generate(
-        model, **inputs, past_key_values=read.cache, do_sample=False, **generation
-    )
+    output = model.generate(**inputs, past_key_values=read.cache, do_sample=False, **generation)
     new = output[:, inputs["input_ids"].shape[1] :].cpu()
     texts = processor.batch_decode(new, skip_special_tokens=True)
     sent = [read.kept[place] for place in places]
     counts = (sent, inputs["attention_mask"].sum(dim=1).tolist(), _lengths(model, new))
-    return [Reply(text.strip(), *count) for text, *count in zip(texts, *counts, strict=True)]
+    return [Answer(text.strip(), *count) for text, *count in zip(texts, *counts, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +187,7 @@ def _read(
     method: Method | None,
 ) -> _Read:
     """Let the language model read what comes before the pictures, and the pictures."""
-    shown = [[model.config.image_token_id] * model.config.image_seq_length]
+    shown = [[model.config.image_token_id] * patches_of(model)]
     ids = torch.cat([before, before.new_tensor(shown)], dim=1)
     if method is None:
         ids = ids.expand(len(pictures), -1)
@@ -199,9 +203,8 @@ def _read(
         position_ids, more = short.arguments.get("position_ids"), short.continuation
     if position_ids is None:
         position_ids = (mask.cumsum(1) - 1).clamp(min=0)
-    # The class's own: a reducer at work in the model has no part in this.
     inputs |= {"attention_mask": mask, "position_ids": position_ids}
-    outputs = type(model).forward(model, **inputs, use_cache=True, logits_to_keep=1)
+    outputs = model(**inputs, use_cache=True, logits_to_keep=1)
     end = position_ids[:, -1:] + 1
     return _Read(
         cache_in(outputs), ids, mask, position_ids, end if more is None else end + more, kept

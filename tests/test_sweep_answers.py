@@ -11,9 +11,10 @@ from prumerge import attach, paths
 from prumerge.asking import answer
 from prumerge.encoder import hidden_states
 from prumerge.methods import Method, resolve
+from prumerge.mini.benchmark import plain
 from prumerge.mini.questions import FAMILIES
 from prumerge.sweeps import encodings
-from prumerge.sweeps.answers import answer_set, plain
+from prumerge.sweeps.answers import answer_set
 from prumerge.sweeps.encodings import open_encodings
 from prumerge.sweeps.questions import PER_PICTURE, draw_questions
 

@@ -23,7 +23,8 @@ from lmms_eval.api.model import lmms
 from PIL import Image, ImageFile
 from tqdm import tqdm
 
-from prumerge.evaluation.answering import Answer, Answerer
+from prumerge.asking import Answer
+from prumerge.evaluation.answering import Answerer, picture_hash
 from prumerge.evaluation.effort import Effort
 from prumerge.evaluation.journal import Journal, key_of
 from prumerge.evaluation.memory import reset_peak
@@ -35,7 +36,6 @@ from prumerge.evaluation.requests import (
     in_order,
     report,
 )
-from prumerge.evaluation.sharing import picture_hash
 from prumerge.models.loading import check_device
 from prumerge.preprocessing import to_rgb, truncation_told
 from prumerge.processes import end_process_group

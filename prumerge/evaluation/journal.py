@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prumerge.evaluation.answering import Answer
+from prumerge.asking import Answer
 
 
 def key_of(**parts: Any) -> str:

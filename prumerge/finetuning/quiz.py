@@ -2,7 +2,7 @@
 
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from prumerge.asking import Reply, ask, prompt_of
+from prumerge.asking import Answer, ask, prompt_of
 from prumerge.methods import Method
 from prumerge.mini.benchmark import held_out, is_right
 from prumerge.pictures import encode_pictures, grid_of, to_pixels
@@ -43,14 +43,14 @@ class Quiz:
 
     def ask(self, model: LlavaForConditionalGeneration, method: Method) -> tuple[list[int], int]:
         """Ask a model; return 1 or 0 per answer, right or wrong, and visual tokens sent."""
-        replies: list[Reply] = []
+        answers: list[Answer] = []
         for start in range(0, len(self.prompts), self.batch_size):
             chosen = slice(start, start + self.batch_size)
             prompts, pictures = self.prompts[chosen], self.encoded.at(chosen)
             pictures = pictures.to(model.device, model.dtype)
             how = (pictures, prompts, range(len(prompts)), method)
-            replies += ask(model, self.processor, *how, max_new_tokens=8)
-        pairs = zip(replies, self.truth, strict=True)
-        return [int(is_right(reply.text, truth)) for reply, truth in pairs], replies[
+            answers += ask(model, self.processor, *how, max_new_tokens=8)
+        pairs = zip(answers, self.truth, strict=True)
+        return [int(is_right(reply.text, truth)) for reply, truth in pairs], answers[
             0
         ].visual_tokens

@@ -65,8 +65,8 @@ def answer_set(
         rows = slice(start * PER_PICTURE, (start + step) * PER_PICTURE)
         places = [row // PER_PICTURE for row in range(len(part.features) * PER_PICTURE)]
         lengths = {"max_new_tokens": MAX_NEW_TOKENS}
-        replies = ask(model, processor, part, prompts[rows], places, method, **lengths)
-        pairs = zip(replies, truths[rows], strict=True)
-        right += [is_right(reply.text, truth) for reply, truth in pairs]
-        kept += [reply.visual_tokens for reply in replies[::PER_PICTURE]]
+        answers = ask(model, processor, part, prompts[rows], places, method, **lengths)
+        pairs = zip(answers, truths[rows], strict=True)
+        right += [is_right(answer.text, truth) for answer, truth in pairs]
+        kept += [answer.visual_tokens for answer in answers[::PER_PICTURE]]
     return Outcome(np.array(right), np.array(kept))
