@@ -23,13 +23,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BatchEncoding, DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
 
-from prumerge.attachment import _complete as complete
-from prumerge.generation import cache_in
+from prumerge.caches import cache_in
+from prumerge.encoder import Encoded
 from prumerge.inputs import shorten_inputs
 from prumerge.llava import attachment_of
 from prumerge.methods import Method
 from prumerge.models.loading import patches_of
-from prumerge.scores import Encoded
 
 
 def prompt_of(processor: LlavaProcessor, question: str) -> str:
@@ -195,7 +194,8 @@ def _read(
         inputs = {"input_ids": ids, "pixel_values": pictures}
         position_ids = more = None
     else:
-        reduction = method(complete(model, pictures))
+        projector = model.model.multi_modal_projector
+        reduction = method(dataclasses.replace(pictures, project=projector))
         full = {"input_ids": ids.expand(len(reduction.tokens), -1)}
         short = shorten_inputs(model, full, reduction, len(shown[0]), method.settings.positions)
         ids, mask, kept = short.prompts.input_ids, short.prompts.attention_mask, reduction.kept

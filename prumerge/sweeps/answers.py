@@ -8,9 +8,9 @@ from jaxtyping import Bool, Int
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.asking import ask, prompt_of
+from prumerge.encoder import Encoded
 from prumerge.methods import Method
 from prumerge.mini.benchmark import is_right
-from prumerge.scores import Encoded
 from prumerge.sweeps.questions import PER_PICTURE
 
 MAX_NEW_TOKENS = 8
