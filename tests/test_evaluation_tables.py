@@ -13,6 +13,7 @@ from evaluated import save_tiny
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
+from prumerge import attach
 from prumerge.evaluation import speed
 from prumerge.evaluation.answering import Answerer
 from prumerge.evaluation.memory import peak_mib, reset_peak
@@ -125,6 +126,7 @@ def test_without_the_unix_module_resource_windows_is_asked(monkeypatch):
 def test_an_earlier_model_is_gone_before_speed_is_measured(tmp_path, monkeypatch):
     tiny = save_tiny(tmp_path)
     earlier = Answerer(read({"pretrained": tiny, "method": "release"}), "cpu")
+    attach(earlier.model, "release")
     alive = weakref.ref(earlier.model)
     seen = []
 
