@@ -8,6 +8,7 @@
 # make timing   measure every stage of answering on this machine: rows in data/results/timing
 # make bench    measure the reduction against loops: rows in data/results/bench
 # make readme   fill the README's tables from their rows
+# make transformers  models under the oldest, the pinned and the newest transformers allowed
 # make wheel    build the package, install and try it in an empty environment
 # Each makes .venv by itself; name an interpreter with PYTHON=/path/to/python3.11.
 
@@ -70,6 +71,24 @@ test: setup
 
 launches: setup
 	@$(IN_ENV) && python -m pytest tests/test_evaluation_model.py -k launch_ends_well --launches 10
+
+# Not part of `make test`: installs each version beside the pinned packages, a minute or two per version.
+TRANSFORMERS ?= 5.17.0 5.23.0 5.24.0
+ATTACHED := $(addprefix tests/test_,$(addsuffix .py,llava forward generate prompts positions calls \
+	conversations))
+
+transformers: setup
+	@$(IN_ENV) && mkdir -p data/runs/transformers && cd data/runs/transformers && \
+		grep -vE '^(transformers|huggingface[_-]hub|tokenizers)==' ../../../constraints.txt > constraints.txt && \
+		for version in $(TRANSFORMERS); do \
+			test -d $$version || { python -m pip install -q --disable-pip-version-check \
+				-c constraints.txt --target $$version.partial transformers==$$version \
+				> $$version.log 2>&1 && mv $$version.partial $$version || \
+				{ tail -n 3 $$version.log >&2; exit 1; }; }; \
+			(cd ../../.. && export PYTHONPATH=data/runs/transformers/$$version && \
+				python -c 'import transformers; print("transformers", transformers.__version__)' && \
+				python -m pytest -q -n $(TEST_JOBS) --dist loadfile $(ATTACHED)) || exit 1; \
+		done
 
 # Not part of `make test`: needs a Chromium, which .ci/chromium installs where it can.
 browser: setup

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -101,6 +102,40 @@ def test_streams_of_two_threads():
         for thread in threads:
             thread.join()
     assert streamed == expected  # prompt and answer, as the stock model streams them
+
+
+WAYS = {
+    "greedy": {},
+    "beams": {"num_beams": 2},
+    "stream": {},
+    "penalty": {"repetition_penalty": 9.0, "use_cache": False},
+}
+
+
+def test_two_hundred_requests_from_four_threads():
+    """Texts, one picture, several, in every way; each gets the answer it gets alone."""
+    model = tiny_llava()
+    kinds = [(rows, way) for rows in ((2,), (4,), (0, 1)) for way in WAYS]
+
+    def answer(kind):
+        rows, way = kind
+        options, inputs = WAYS[way], inputs_of(*rows[: 1 if way == "stream" else None])
+        if way != "stream":
+            found = generate(model, inputs, **options).tolist()
+        else:
+            stream = TextIteratorStreamer(Words(), timeout=60)
+            generate(model, inputs, streamer=stream)
+            found = "".join(stream)
+        return found, None if rows == (2,) else reducer.kept
+
+    with attached(model) as reducer:
+        alone = {kind: answer(kind) for kind in kinds}
+        requests = (kinds * 17)[:200]
+        random.Random(0).shuffle(requests)
+        with ThreadPoolExecutor(4) as threads:
+            together = list(threads.map(answer, requests))
+    right = sum(alone[kind] == found for kind, found in zip(requests, together, strict=True))
+    assert right == len(requests) == 200
 
 
 def test_a_saved_model_comes_back_attached():

@@ -78,6 +78,15 @@ def test_the_installed_set_is_pinned_down_to_the_last_package():
     assert len(seen) > 100  # the walk did walk
 
 
+def test_transformers_is_tried_from_its_lowest_to_its_highest_version():
+    (allowed,) = (r.specifier for r in DIRECT if r.name == "transformers")
+    listed = re.search(r"^TRANSFORMERS \?= (.+)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    oldest, pinned, newest = map(Version, listed.split())
+    assert oldest <= pinned <= newest and str(pinned) == CONSTRAINTS["transformers"]
+    bound = f"<{newest.major}.{newest.minor + 1}"  # just above what was tried
+    assert allowed == SpecifierSet(f">={oldest.major}.{oldest.minor},{bound}")
+
+
 def test_torchvision_is_pinned_nowhere():
     assert "torchvision" not in CONSTRAINTS
     assert "torchvision" not in {requirement.name for requirement in DIRECT + EVAL}
