@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from prumerge.claims import CLAIMS, VERDICTS, Cell, Evidence, judge
-from prumerge.claims.claim import FAILS, HOLDS, PART, UNTESTED
-from prumerge.claims.rules import better, direction
+from prumerge.claims.judging import FAILS, HOLDS, PART, UNTESTED, better, direction
 from prumerge.experiments.statistics import Interval
 from prumerge.paths import RESULTS
 from prumerge.sweeps import points

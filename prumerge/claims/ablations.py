@@ -2,10 +2,19 @@
 
 from collections.abc import Callable
 
-from prumerge.claims.claim import UNTESTED, Cell, Claim, Finding
-from prumerge.claims.evidence import Evidence
-from prumerge.claims.rules import all_or_some, better, computed, points, untested
-from prumerge.claims.text import REPORTED
+from prumerge.claims.judging import (
+    UNTESTED,
+    Cell,
+    Claim,
+    Evidence,
+    Finding,
+    all_or_some,
+    better,
+    computed,
+    points,
+    untested,
+)
+from prumerge.claims.method import REPORTED
 from prumerge.experiments.statistics import at_equal_tokens
 from prumerge.printed import read_printed
 
@@ -30,12 +39,7 @@ def video_count(name: str, share: float) -> Callable[[Evidence], Finding]:
 
 
 def beats_spaced(tokens: float, families: tuple[str, ...]) -> Callable[[Evidence], Finding]:
-    """Make the rule that PruMerge answers more than methods blind to the picture.
-
-    Args:
-        tokens: Visual tokens at which they are compared, interpolated between budgets.
-        families: Questions of the sweep ``rivals`` that the mini benchmark asks, too.
-    """
+    """Make the rule that PruMerge answers more than methods blind to the picture."""
 
     def rule(evidence: Evidence) -> Finding:
         own, on = evidence.sweep("rivals")

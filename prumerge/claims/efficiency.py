@@ -5,9 +5,19 @@ from collections.abc import Callable
 import pandas as pd
 
 from prumerge import roofline
-from prumerge.claims.claim import FAILS, HOLDS, PART, Cell, Claim, Finding, Missing
-from prumerge.claims.evidence import Evidence
-from prumerge.claims.rules import all_or_some, at_most, computed
+from prumerge.claims.judging import (
+    FAILS,
+    HOLDS,
+    PART,
+    Cell,
+    Claim,
+    Evidence,
+    Finding,
+    Missing,
+    all_or_some,
+    at_most,
+    computed,
+)
 from prumerge.printed import reads_as
 from prumerge.timing.efficiency import STATED
 from prumerge.timing.stages import FULL
@@ -27,7 +37,6 @@ def tool(model: str, tokens: tuple[int, int]) -> pd.DataFrame:
 
     Args:
         model: As in the table, such as ``7B INT4``; operations of INT4 are divided by 4 there.
-        tokens: Of both prompts.
 
     Returns:
         Columns of the table, in its units.

@@ -1,0 +1,336 @@
+"""What a claim is, the committed rows it rests on, and verdicts from them.
+
+Rows are LLaVA-1.5's where there are some, else the mini-LLaVA's. An effect is an
+:class:`prumerge.experiments.statistics.Interval` that is positive where the claim is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from prumerge.evaluation.beside import size_of
+from prumerge.evaluation.results import benchmark_of
+from prumerge.evaluation.saved import read_results
+from prumerge.evaluation.tables import losses, main_scores
+from prumerge.experiments.statistics import Interval, paired
+from prumerge.paths import RESULTS
+from prumerge.printed import read_printed
+from prumerge.sweeps.tables import Answered, find_table, read_sweep_rows
+
+HOLDS, PART, FAILS = "holds", "holds in part", "does not hold"
+UNTESTED = "cannot be tested here"
+VERDICTS = (HOLDS, PART, FAILS, UNTESTED)
+ARITHMETIC = "arithmetic"
+
+
+class Missing(ValueError):
+    """Rows that a claim needs are not there; the message is the command that makes them."""
+
+
+class Finding(NamedTuple):
+    """What was found about a claim.
+
+    Attributes:
+        verdict: One of ``VERDICTS``.
+        found: The finding in words, with its numbers.
+        on: What it was found on: ``arithmetic``, ``mini-LLaVA``, ``LLaVA-1.5 7B`` ...
+        ratio: The number found, where the claim's two printed cells make a ratio.
+    """
+
+    verdict: str
+    found: str
+    on: str = ARITHMETIC
+    ratio: float | None = None
+
+
+class Cell(NamedTuple):
+    """Where a number is printed: file of ``data/paper``, row and column."""
+
+    file: str
+    row: str
+    column: str
+
+    def read(self) -> pd.Series:
+        """Return the printed number's row.
+
+        Raises:
+            ValueError: If nothing is printed there.
+        """
+        table = read_printed(self.file)
+        own = table[(table["row"] == self.row) & (table["column"] == self.column)]
+        if len(own) != 1:
+            raise ValueError(f"{self.file} has {len(own)} numbers at {self.row!r}, {self.column!r}")
+        return own.iloc[0]
+
+    @property
+    def value(self) -> float:
+        """The printed number."""
+        return float(self.read()["value"])
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        name: Short and unique; the number of the table first.
+        group: Heading it stands under, such as ``Table 4``.
+        says: The claim in own words.
+        where: Place in the paper, or address.
+        rule: From rows to the finding.
+        cells: Printed numbers it rests on.
+        printed_as: What is printed; ``{}`` stand for the digits of the cells, in turn.
+    """
+
+    name: str
+    group: str
+    says: str
+    where: str
+    rule: Callable[[Evidence], Finding]
+    cells: tuple[Cell, ...] = ()
+    printed_as: str = "{} against {}"
+
+    @property
+    def printed(self) -> str:
+        """What is printed, the digits from ``data/paper``."""
+        return self.printed_as.format(*(cell.read()["printed"] for cell in self.cells))
+
+    @property
+    def printed_ratio(self) -> float | None:
+        """The first cell divided by the second, where there are two."""
+        if len(self.cells) != 2:
+            return None
+        first, second = self.cells
+        return first.value / second.value
+
+    def judge(self, evidence: Evidence) -> Finding:
+        """Apply the rule; missing rows make a claim untested."""
+        try:
+            return self.rule(evidence)
+        except Missing as missing:
+            return Finding(UNTESTED, str(missing), "-")
+
+
+def judge(claims: Iterable[Claim], evidence: Evidence) -> pd.DataFrame:
+    """Find out about each claim.
+
+    Returns:
+        One row per claim, by name: ``group``, ``claim``, ``printed``, ``where``, ``found``,
+        ``on``, ``verdict``, and ``printed_ratio`` and ``found_ratio``, NaN where there is none.
+
+    Raises:
+        ValueError: If a name stands twice.
+    """
+    rows: dict[str, dict] = {}
+    for claim in claims:
+        if claim.name in rows:
+            raise ValueError(f"two claims are called {claim.name!r}: rename one")
+        finding = claim.judge(evidence)
+        ratios = (None, None) if finding.ratio is None else (claim.printed_ratio, finding.ratio)
+        rows[claim.name] = {
+            "group": claim.group,
+            "claim": claim.says,
+            "printed": claim.printed,
+            "where": claim.where,
+            "found": finding.found,
+            "on": finding.on,
+            "verdict": finding.verdict,
+            "printed_ratio": ratios[0],
+            "found_ratio": ratios[1],
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+    return table.astype({"printed_ratio": float, "found_ratio": float})
+
+
+SUFFIX = "-llava-1.5-7b-hf"
+EVALUATE = "python -m prumerge.evaluation --compare --tasks {} --save data/results/evaluation/{} {}"
+_ON_GPU = "pretrained=llava-hf/llava-1.5-{}-hf device=cuda"
+
+
+def model_name(model: str) -> str:
+    """Return a model as the tables name it.
+
+    Example:
+        >>> model_name("mini"), model_name("llava-hf/llava-1.5-7b-hf")
+        ('mini-LLaVA', 'LLaVA-1.5 7B')
+    """
+    size = size_of(model)
+    return f"LLaVA-1.5 {size}" if size else {"mini": "mini-LLaVA"}.get(model, model)
+
+
+class Evidence:
+    """Reads rows once and says what they were measured on.
+
+    Args:
+        results: Folder of rows; those of sweeps are the committed ones in any case.
+    """
+
+    def __init__(self, results: Path = RESULTS) -> None:
+        self.results = results
+        self._read: dict[Any, Any] = {}
+
+    def _once(self, key: Any, read: Callable[[], Any]) -> Any:
+        if key not in self._read:
+            self._read[key] = read()
+        return self._read[key]
+
+    def sweep(self, name: str) -> tuple[Answered, str]:
+        """Return a sweep, and the model it was measured on."""
+        for own in (name + SUFFIX, name):
+            if find_table(own):
+                rows = self._once(own, lambda own=own: read_sweep_rows(own))
+                return rows, model_name(str(rows.rows["model"].iloc[0]))
+        raise Missing(f"no rows yet: make sweep SWEEP={name}")
+
+    def scores(self, size: str = "7B") -> tuple[pd.DataFrame, str]:
+        """Return the scores that papers print of each benchmark, by method and benchmark.
+
+        Args:
+            size: ``7B``, for which the mini-LLaVA stands in, or ``13B``.
+
+        Raises:
+            Missing: If there are none.
+        """
+        folder, on = self._folder(size)
+        rows = self._once((folder, "scores"), lambda: _printed(read_results(folder)[0]))
+        return rows.set_index(["label", "benchmark"]), on
+
+    def lost(self, label: str, base: str) -> tuple[pd.DataFrame, str]:
+        """Return what a method loses against another, question by question, by benchmark."""
+        folder, on = self._folder("7B")
+        rows, asked = self._once((folder, "all"), lambda: read_results(folder))
+        tasks = _printed(rows)["task"].unique()
+        names = asked["task"].astype(str).drop_duplicates()
+        # POPE is printed as the mean of its splits, which are tasks of their own.
+        own = names[names.map(lambda n: n in tasks or n.rpartition("_")[0] in tasks)]
+        pairs = asked[asked["label"].isin([label, base]) & asked["task"].isin(own)]
+        return self._once((folder, label, base), lambda: _by_benchmark(pairs, base)), on
+
+    def _folder(self, size: str) -> tuple[Path, str]:
+        found = {}
+        for file in sorted((self.results / "evaluation").glob("*/rows.csv")):
+            models = pd.read_csv(file, usecols=["model"])["model"].astype(str).unique()
+            found[model_name(models[0])] = file.parent
+        names = [f"LLaVA-1.5 {size}"] + ["mini-LLaVA"] * (size == "7B")
+        for name in names:
+            if name in found:
+                return found[name], name
+        if size == "7B":
+            raise Missing("no rows yet: " + EVALUATE.format("mini", "mini", "").strip())
+        raise Missing(missing_llava(size))
+
+    def table(self, folder: str, name: str, command: str) -> pd.DataFrame:
+        """Return a plain file of rows.
+
+        Args:
+            name: Of the file, without its ending; ``*`` joins several.
+
+        Raises:
+            Missing: If it is not there.
+        """
+        files = sorted((self.results / folder).glob(f"{name}.csv"))
+        if not files:
+            raise Missing(f"no rows yet: {command}")
+        join = lambda: pd.concat(map(pd.read_csv, files), ignore_index=True)  # noqa: E731
+        return self._once((folder, name), join)
+
+    def tuned(self) -> tuple[pd.DataFrame, str]:
+        """Return right or wrong (0 to 1, mean over seeds) by tokens sent and whether tuned."""
+        command = "python -m prumerge.finetuning arms"
+        answers = self.table("finetuning", "answers", command)
+        models = self.table("finetuning", "runs", command)["model"]
+        right = answers.pivot_table("correct", "question", ["tokens", "tuned"])
+        return right, model_name(str(models.iloc[0]))
+
+
+def _by_benchmark(pairs: pd.DataFrame, base: str) -> pd.DataFrame:
+    tasks = pairs["task"].astype(str)
+    named = pairs.assign(
+        task=tasks.map(benchmark_of), item=tasks + " " + pairs["item"].astype(str)
+    )  # fmt: skip
+    return losses(named, base).set_index("task")
+
+
+def _printed(rows: pd.DataFrame) -> pd.DataFrame:
+    # TextVQA without OCR tokens in the prompt is measured too, but never printed.
+    return main_scores(rows[rows["task"] != "prumerge_textvqa_val"])
+
+
+def missing_llava(size: str = "7B") -> str:
+    """Return the command that measures LLaVA-1.5 on a GPU."""
+    name = f"llava-1.5-{size.lower()}"
+    command = EVALUATE.format("real", name, _ON_GPU.format(size.lower()))
+    return f"needs LLaVA-1.5 {size} and a GPU: {command}"
+
+
+UNDECIDED = "chance explains it; more questions would tell"
+
+
+def direction(effects: Mapping[str, Interval]) -> str:
+    """Judge a claim that something is better.
+
+    Returns:
+        Holds if all intervals lie above 0, in part if some do; does not hold if none does and some
+        lie below; cannot be tested if all of them hold 0.
+
+    Example:
+        >>> direction({"a": Interval(2, 1, 3), "b": Interval(1, -1, 3)})
+        'holds in part'
+    """
+    up = sum(effect.low > 0 for effect in effects.values())
+    down = sum(effect.high < 0 for effect in effects.values())
+    if up:
+        return HOLDS if up == len(effects) else PART
+    return FAILS if down else UNTESTED
+
+
+def better(effects: Mapping[str, Interval], on: str) -> Finding:
+    """Judge effects in points and put them into words."""
+    words = "; ".join(
+        f"{name}: {effect.mean:+.1f} ({effect.low:+.1f} to {effect.high:+.1f})"
+        for name, effect in effects.items()
+    )
+    verdict = direction(effects)
+    note = f" points: {UNDECIDED}" if verdict == UNTESTED else " points"
+    return Finding(verdict, words + note, on)
+
+
+def points(first: object, second: object, clusters: object = None) -> Interval:
+    """Return the paired difference of shares right, in points of a hundred."""
+    return Interval(*(100 * value for value in paired(first, second, clusters)))
+
+
+def interval_of(row: pd.Series) -> Interval:
+    """Take an interval from the columns ``mean``, ``low`` and ``high``."""
+    return Interval(float(row["mean"]), float(row["low"]), float(row["high"]))
+
+
+def at_most(value: float | int, holds: float | int, part: float | int) -> str:
+    """Judge a number that should be small.
+
+    Example:
+        >>> at_most(1.3, 1.25, 1.6)
+        'holds in part'
+    """
+    return HOLDS if value <= holds else PART if value <= part else FAILS
+
+
+def all_or_some(right: int | np.integer, of: int) -> str:
+    """Judge by how many of several cases are right."""
+    return HOLDS if right == of else PART if right else FAILS
+
+
+def untested(why: str) -> Callable[[Evidence], Finding]:
+    """Make a rule that only says why a claim cannot be tested here."""
+    return lambda evidence: Finding(UNTESTED, why, "-")
+
+
+def computed(verdict: str, found: str, ratio: float | None = None) -> Finding:
+    """Make a finding of arithmetic."""
+    return Finding(verdict, found, ARITHMETIC, ratio)
