@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.caches import cache_in
-from prumerge.encoder import Encoded
+from prumerge.encoder import Encoded, device_of
 from prumerge.inputs import shorten_inputs
 from prumerge.llava import attachment_of
 from prumerge.methods import Method
@@ -87,7 +87,7 @@ def answer(
             text=[prompt_of(processor, question) for question in questions[chosen]],
             padding=True,
             return_tensors="pt",
-        ).to(model.device, model.dtype)
+        ).to(device_of(model.get_input_embeddings()), model.dtype)
         with torch.no_grad():
             output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
@@ -150,7 +150,7 @@ def ask(
     before, behind = _split(model, processor, prompts)
     read = _read(model, before, pictures, method)
     copies = generation.get("num_beams") or 1
-    rows = torch.tensor(list(places), device=model.device)
+    rows = torch.tensor(list(places), device=device_of(model.get_input_embeddings()))
     read.cache.batch_select_indices(rows.repeat_interleave(copies))
     real = behind["attention_mask"]
     after = read.end[rows] + (real.cumsum(1) - 1).clamp(min=0)
@@ -225,7 +225,8 @@ def _split(
         raise ValueError("prompts must begin alike up to their pictures: ask others separately")
     tails = [row[place + 1 :] for row, place in zip(ids, places, strict=True)]
     behind = processor.tokenizer.pad({"input_ids": tails}, return_tensors="pt", padding_side="left")
-    return torch.tensor([list(begins.pop())], device=model.device), behind.to(model.device)
+    device = device_of(model.get_input_embeddings())
+    return torch.tensor([list(begins.pop())], device=device), behind.to(device)
 
 
 def _lengths(model: nn.Module, new: Int[Tensor, "prompts new"]) -> list[int]:

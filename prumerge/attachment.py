@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from prumerge.caches import Read, cache_in, check_mask, read_by, remember
 from prumerge.covers import BoundCover, Cover
-from prumerge.encoder import Encoded, check_pictures, open_tower
+from prumerge.encoder import Encoded, check_pictures, device_of, open_tower
 from prumerge.generation import (
     RUNNING,
     Prefill,
@@ -39,7 +39,12 @@ from prumerge.reduction import Reduction
 from prumerge.scores import encode
 from prumerge.settings import Settings
 
-COVERED = ("forward", "generate", "prepare_inputs_for_generation")
+COVERED = (
+    "forward",
+    "generate",
+    "prepare_inputs_for_generation",
+    "_replicate_for_data_parallel",
+)
 # What ``generate`` must not pass on to a forward pass of shortened prompts.
 SENT_OTHERWISE = (*PICTURE_ARGUMENTS, "position_ids")
 
@@ -153,6 +158,8 @@ class Attachment:
         check_pictures(open_tower(tower), pixel_values)
         return _complete(model, encode(tower, pixel_values, self.settings, layer))
 
+    # Under torch.compile the stock forward pass is compiled: how much is kept depends on pictures.
+    @torch.compiler.disable
     def _shorten(
         self,
         model: nn.Module,
@@ -167,7 +174,7 @@ class Attachment:
         if pictures is not None:
             given = isinstance(pictures, Encoded)
             # Training under autocast must keep the tokens that inference without it keeps.
-            with torch.autocast(model.device.type, enabled=False):
+            with torch.autocast(device_of(model.get_input_embeddings()).type, enabled=False):
                 encoded = pictures if given else self._encode(model, pictures, layer)
                 reduction = self.method(_complete(model, encoded))
             patches = encoded.features.shape[1]
@@ -179,6 +186,7 @@ class Attachment:
             self._last.prompts = short.prompts
         return short
 
+    @torch.compiler.disable(recursive=False)
     def _forward(
         self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
@@ -238,6 +246,16 @@ class Attachment:
         if prefill is None or prefill.model is not model:
             return stock(*args, **kwargs)
         return prefill.prepare(stock, *args, **kwargs)
+
+    def _replicate_for_data_parallel(
+        self, model: nn.Module, stock: Callable[..., nn.Module]
+    ) -> nn.Module:
+        """DataParallel copies the attributes: the covers among them must be the replica's own."""
+        replica = stock()
+        for name, cover in list(vars(replica).items()):
+            if isinstance(cover, BoundCover):
+                setattr(replica, name, BoundCover(replica, cover.__func__))
+        return replica
 
 
 def _complete(model: nn.Module, encoded: Encoded) -> Encoded:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ class Cover:
         self.name = name
         self.before = before
 
+    @torch.compiler.disable(recursive=False)
     def __call__(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         stock = self.before
         if stock is None:
             stock = getattr(type(model), self.name).__get__(model)
         if not self.attachment.attached:
             return stock(*args, **kwargs)
-        return getattr(self.attachment, f"_{self.name}")(model, stock, *args, **kwargs)
+        return getattr(self.attachment, f"_{self.name.lstrip('_')}")(model, stock, *args, **kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -59,6 +61,7 @@ class BoundCover:
         self.__self__ = model
         self.__func__ = cover
 
+    @torch.compiler.disable(recursive=False)
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
 

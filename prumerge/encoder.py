@@ -2,6 +2,7 @@
 
     Encoded         all that a reduction method may look at
     open_tower      find embeddings and blocks
+    device_of       where a layer computes
     needed_layers   which hidden states the features, scores and keys are read from
     hidden_states   run the blocks before them, and no other
     shrunk_features the features of smaller pictures
@@ -17,6 +18,7 @@ Shapes
 
 import dataclasses
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -163,12 +165,31 @@ def open_tower(vision_tower: nn.Module) -> nn.Module:
         ValueError: If neither is built that way.
     """
     tower = getattr(vision_tower, "vision_model", vision_tower)
-    if not (hasattr(tower, "embeddings") and hasattr(getattr(tower, "encoder", None), "layers")):
+    if not _is_built_like_clip(tower):
         raise ValueError(
-            f"{type(vision_tower).__name__} has no embeddings and encoder.layers: pass a "
-            "CLIPVisionModel or SiglipVisionModel, or build Encoded yourself"
+            f"{type(vision_tower).__name__} is not built like CLIP's encoder, whose blocks take "
+            "hidden states alone: pass a CLIPVisionModel or SiglipVisionModel, or build Encoded "
+            "yourself"
         )
     return tower
+
+
+def _is_built_like_clip(tower: nn.Module) -> bool:
+    blocks = getattr(getattr(tower, "encoder", None), "layers", None)
+    if not blocks or not hasattr(getattr(tower, "embeddings", None), "patch_embedding"):
+        return False
+    taken = inspect.signature(type(blocks[0]).forward).parameters.values()
+    needed = {
+        own.name
+        for own in taken
+        if own.default is own.empty and own.kind is own.POSITIONAL_OR_KEYWORD
+    }
+    attention = getattr(blocks[0], "self_attn", None)
+    return (
+        needed <= {"self", "hidden_states", "attention_mask"}
+        and hasattr(blocks[0], "layer_norm1")
+        and all(hasattr(attention, f"{name}_proj") for name in "qkv")
+    )
 
 
 def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[int, int, int]:
@@ -215,6 +236,22 @@ def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[
     return features, found[0], found[1]
 
 
+def device_of(layer: nn.Module) -> torch.device:
+    """Find where a layer computes, which for an offloaded one is not where its weights wait.
+
+    Args:
+        layer: One with a ``weight``.
+
+    Returns:
+        The execution device of the hooks that ``accelerate`` put on it, else the weight's device.
+    """
+    hook = getattr(layer, "_hf_hook", None)
+    for own in getattr(hook, "hooks", [hook]):
+        if getattr(own, "execution_device", None) is not None:
+            return torch.device(own.execution_device)
+    return layer.weight.device
+
+
 def check_pictures(tower: nn.Module, pixel_values: Tensor) -> None:
     """Refuse pictures that the encoder would misread or cut.
 
@@ -253,8 +290,8 @@ def hidden_states(
     """
     if not options:
         check_pictures(tower, pixel_values)
-    weight = tower.embeddings.patch_embedding.weight
-    hidden = tower.embeddings(pixel_values.to(weight.device, weight.dtype), **options)
+    first = tower.embeddings.patch_embedding
+    hidden = tower.embeddings(pixel_values.to(device_of(first), first.weight.dtype), **options)
     if hasattr(tower, "pre_layrnorm"):  # CLIP's LayerNorm before the first block, spelled so
         hidden = tower.pre_layrnorm(hidden)
     states = {}
@@ -289,6 +326,12 @@ def shrunk_features(
     Returns:
         Features [pictures, rows x columns, width], class token dropped.
     """
+    if tower.embeddings.position_embedding.weight.is_meta:
+        # transformers interpolates the weight itself, past the hooks that would bring it.
+        raise ValueError(
+            "smaller pictures need the encoder's position embeddings in memory, and they are "
+            "offloaded: keep model.vision_tower on a device, or choose another method"
+        )
     size = [side * tower.config.patch_size for side in grid]
     chosen = pixel_values[pictures.to(pixel_values.device)].float()
     small = interpolate(chosen, size=size, mode="bilinear", antialias=True)

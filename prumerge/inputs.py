@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from prumerge.caches import Read, cache_in, slots_of
-from prumerge.encoder import Encoded
+from prumerge.encoder import Encoded, device_of, open_tower
 from prumerge.positions import is_packed, packed_ids, position_ids, stretch
 from prumerge.prompts import ShortPrompts, find_placeholders, shorten
 from prumerge.reduction import Reduction
@@ -111,7 +111,7 @@ def _embed(
 ) -> tuple[Tensor, Tensor]:
     """Project the visual tokens, and embed the prompts from slot ``start`` on with them."""
     words = model.get_input_embeddings()
-    embeddings = words(prompts.input_ids[:, start:].to(words.weight.device))
+    embeddings = words(prompts.input_ids[:, start:].to(device_of(words)))
     if not tokens:
         return embeddings.new_zeros(0, embeddings.shape[2]), embeddings
     visual_tokens = model.model.multi_modal_projector(torch.cat(tokens))
@@ -154,10 +154,11 @@ def feature_layer(model: LlavaForConditionalGeneration, arguments: dict[str, Any
         getattr(model.config, name) if arguments.get(name) is None else arguments[name]
         for name in ("vision_feature_layer", "vision_feature_select_strategy")
     )
+    if isinstance(layer, list | tuple) and len(layer) == 1:
+        (layer,) = layer  # the stock model concatenates one layer
     if not isinstance(layer, int):
         raise ValueError(f"vision_feature_layer must be one layer such as -2, got {layer}")
-    weights = model.model.vision_tower.named_parameters()
-    has_class = any(name.endswith("class_embedding") for name, _ in weights)
+    has_class = hasattr(open_tower(model.model.vision_tower).embeddings, "class_embedding")
     if strategy != (wanted := "default" if has_class else "full"):
         raise ValueError(
             f"vision_feature_select_strategy must be {wanted!r} for an encoder "

@@ -24,6 +24,7 @@ from prumerge.covers import BoundCover
 from prumerge.inputs import feature_layer
 from prumerge.methods import Method, resolve
 from prumerge.reduction import Reduction
+from prumerge.scores import check_tower
 
 
 def attach(
@@ -42,7 +43,9 @@ def attach(
     ``logits[:, -1]`` predicts the next token, or on the right where the call was padded there.
 
     Args:
-        model: A ``LlavaForConditionalGeneration``, on any device, in any precision.
+        model: A ``LlavaForConditionalGeneration``, on any device, in any precision, offloaded or
+            not. In a wrapper of ``torch.compile``, PEFT or ``DataParallel`` the model inside is
+            attached to, and calls through the wrapper are reduced.
         method: Name of a registered method (:func:`prumerge.methods.names`) or a function of
             your own, ``(encoded, settings) -> Reduction``.
         **overrides: Settings to change, such as ``budget=64`` or ``positions="original"``.
@@ -57,29 +60,39 @@ def attach(
         Paper, Algorithm 1, for what happens to the visual tokens; ``positions`` offers the compact
         ids of the release and the original ones.
     """
+    model = _unwrap(model)
     if not isinstance(model, LlavaForConditionalGeneration):
-        hint = 'load one with LlavaForConditionalGeneration.from_pretrained("...")'
-        if hasattr(model, "get_base_model"):  # PEFT's wrapper
-            hint = "pass model.get_base_model()"
         raise ValueError(
-            f"attach needs a LlavaForConditionalGeneration, got {type(model).__name__}: {hint}"
+            f"attach needs a LlavaForConditionalGeneration, got {type(model).__name__}: load one "
+            'with LlavaForConditionalGeneration.from_pretrained("...")'
         )
-    feature_layer(model, {})
     resolved = resolve(method, **overrides)
+    check_tower(model.model.vision_tower, resolved.settings, feature_layer(model, {}))
     previous = attachment_of(model)
     if previous is not None:
         previous.detach()
     return Attachment(model, resolved)
 
 
+def _unwrap(model: nn.Module) -> nn.Module:
+    """Find the stock model inside what compiles, adapts or distributes it, if there is one."""
+    inside = model
+    while inside is not None and not isinstance(inside, LlavaForConditionalGeneration):
+        if hasattr(inside, "get_base_model"):  # PEFT
+            inside = inside.get_base_model()
+        else:  # torch.compile; DataParallel and its kin
+            inside = getattr(inside, "_orig_mod", getattr(inside, "module", None))
+    return model if inside is None else inside
+
+
 def attachment_of(model: nn.Module) -> Attachment | None:
     """Find the attachment that is at work in a model.
 
     Args:
-        model: Any model.
+        model: Any model, wrapped or not.
 
     Returns:
         The attachment, or None.
     """
-    wrapper = vars(model).get("generate")
+    wrapper = vars(_unwrap(model)).get("generate")
     return wrapper.__func__.attachment if isinstance(wrapper, BoundCover) else None

@@ -125,8 +125,8 @@ def encode(
         D1 to D3.
     """
     settings = Settings() if settings is None else resolve_settings(settings)
+    check_tower(vision_tower, settings, feature_layer)
     tower = open_tower(vision_tower)
-    _check_class_token(tower, settings)
     layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
     hidden = hidden_states(tower, pixel_values, set(layers))
     again = functools.partial(shrunk_features, tower, pixel_values, layers[0])
@@ -185,6 +185,22 @@ class _InFloat32(TorchFunctionMode):
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def check_tower(vision_tower: nn.Module, settings: Settings, feature_layer: int) -> None:
+    """Refuse an encoder that :func:`encode` would refuse, before there are pictures.
+
+    Args:
+        vision_tower: As for :func:`encode`.
+        settings: As for :func:`encode`.
+        feature_layer: As for :func:`encode`.
+
+    Raises:
+        ValueError: As :func:`encode`.
+    """
+    tower = open_tower(vision_tower)
+    _check_class_token(tower, settings)
+    needed_layers(settings, feature_layer, len(tower.encoder.layers))
 
 
 def _check_class_token(tower: nn.Module, settings: Settings) -> None:

@@ -317,8 +317,8 @@ def test_an_encoder_without_class_token():
     )
     inputs = two_prompts()
     expected = generate(model, inputs)
-    with prumerge.attach(model), pytest.raises(ValueError, match="score='received'"):
-        generate(model, inputs)
+    with pytest.raises(ValueError, match="score='received'"):
+        prumerge.attach(model)
     layers = {"score": "received", "score_layer": -1, "key_layer": -1}
     with prumerge.attach(model, "all", order="raster", **layers):
         assert torch.equal(generate(model, inputs), expected)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from prumerge.asking import Answer, ask, prompt_of
+from prumerge.encoder import device_of
 from prumerge.evaluation.options import Options
 from prumerge.models import load
 from prumerge.models.adapters import adapter_fingerprint, apply_adapter
@@ -99,7 +100,7 @@ class Answerer:
         shown, places = distinct(pictures)
         shown = prepare(self.processor, shown, self.options.do_pad)
         pixels = self.processor.image_processor(shown, return_tensors="pt")["pixel_values"]
-        seen = pixels.to(self.model.device, self.model.dtype)
+        seen = pixels.to(device_of(self.model.get_input_embeddings()), self.model.dtype)
         if self.method is not None:
             layer = self.model.config.vision_feature_layer
             tower = self.model.model.vision_tower
