@@ -160,17 +160,19 @@ def test_a_template_that_shows_no_picture_is_not_ready(tiny, tmp_path):
 
 
 def test_one_question_of_each_task_is_answered_by_a_small_model(local, tiny, tmp_path):
-    shutil.copytree(tiny, tmp_path / "model")
+    left_out = shutil.ignore_patterns("generation_config.json")  # as early checkpoints do
+    shutil.copytree(tiny, tmp_path / "model", ignore=left_out)
     config = tmp_path / "model/processor_config.json"
     whole = {"pretrained": str(tmp_path / "model"), "device": "cpu"}
     methods = {"full": read(whole), "release": read(whole | {"method": "release", "budget": 9})}
     found = told(methods, ["real", "mini_mme"])["one question of each task"]
     assert found.ready and found.note.startswith("10 answered and scored")
-    # A processor that makes room for another number of patches: no answer of a run would come.
-    settings = json.loads(config.read_text()) | {"num_additional_image_tokens": 0}
+    # A processor that cuts pictures to another size: no answer of a run would come.
+    settings = json.loads(config.read_text())
+    settings["image_processor"]["crop_size"] = {"height": 40, "width": 40}
     config.write_text(json.dumps(settings))
     found = told({"full": methods["full"]}, ["mini_mme"])["one question of each task"]
-    assert found.ready is False and "do not match" in found.note
+    assert found.ready is False and "40*40" in found.note
 
 
 def test_values_that_scoring_cannot_read_are_not_ready(local, tiny):

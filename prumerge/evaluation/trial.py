@@ -4,6 +4,7 @@ Question, prompt, processor, method and scoring are those of the run. The model 
 and sizes of picture and vocabulary, with few and narrow layers of random weights, on the CPU.
 """
 
+import contextlib
 import copy
 import tempfile
 from collections.abc import Sequence
@@ -66,7 +67,8 @@ def save_small(pretrained: str, folder: Path) -> None:
             torch.manual_seed(0)
             model = LlavaForConditionalGeneration(config)
         source, revision = find_source(pretrained)
-        model.generation_config = GenerationConfig.from_pretrained(source, revision=revision)
+        with contextlib.suppress(OSError):  # early checkpoints have none, and run without
+            model.generation_config = GenerationConfig.from_pretrained(source, revision=revision)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
