@@ -26,6 +26,7 @@ from prumerge.generation import (
     scale_chunks,
 )
 from prumerge.inputs import (
+    IGNORED_LABEL,
     PICTURE_ARGUMENTS,
     ShortInputs,
     check_cache,
@@ -34,7 +35,7 @@ from prumerge.inputs import (
     shorten_inputs,
 )
 from prumerge.methods import Method
-from prumerge.prompts import ShortPrompts
+from prumerge.prompts import UNSENT, ShortPrompts, spread_logits
 from prumerge.reduction import Reduction
 from prumerge.scores import encode
 from prumerge.settings import Settings
@@ -68,11 +69,15 @@ class Attachment:
     Attributes:
         model: The model it is attached to.
         method: The reduction method, with its settings.
+        full_logits: Whether ``forward`` hands back logits in the columns of the full prompts.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration, method: Method) -> None:
+    def __init__(
+        self, model: LlavaForConditionalGeneration, method: Method, full_logits: bool = False
+    ) -> None:
         self.model = model
         self.method = method
+        self.full_logits = full_logits
         self._last = LastCall()
         self._wrappers: dict[str, tuple[BoundCover, Callable[..., Any] | None]] = {}
         for name in COVERED:
@@ -204,6 +209,8 @@ class Attachment:
         changed = short.arguments | {"input_ids": None, "inputs_embeds": short.embeddings}
         kept = self.kept
         outputs = stock(**changed)
+        if self.full_logits:
+            outputs = _with_full_logits(outputs, short.prompts, arguments, model)
         if isinstance(outputs, tuple):
             return outputs
         if hasattr(outputs, "image_outputs"):  # from transformers 5.24 on
@@ -256,6 +263,23 @@ class Attachment:
             if isinstance(cover, BoundCover):
                 setattr(replica, name, BoundCover(replica, cover.__func__))
         return replica
+
+
+def _with_full_logits(
+    outputs: Any, prompts: ShortPrompts, arguments: dict[str, Any], model: nn.Module
+) -> Any:
+    if arguments.get("logits_to_keep"):
+        raise ValueError("full_logits=True needs all logits: leave logits_to_keep out")
+    placeholder = arguments["input_ids"] == model.config.image_token_id
+    slots, labels = prompts.slots(placeholder), arguments.get("labels")
+    if labels is not None and bool((labels[placeholder & (slots < 0)] != IGNORED_LABEL).any()):
+        raise ValueError(UNSENT)
+    if isinstance(outputs, tuple):
+        place = int(labels is not None)  # behind the loss
+        full = spread_logits(outputs[place], slots.to(outputs[place].device))
+        return (*outputs[:place], full, *outputs[place + 1 :])
+    outputs.logits = spread_logits(outputs.logits, slots.to(outputs.logits.device))
+    return outputs
 
 
 def _complete(model: nn.Module, encoded: Encoded) -> Encoded:

@@ -30,6 +30,8 @@ from prumerge.scores import check_tower
 def attach(
     model: nn.Module,
     method: str | Callable[..., Reduction] | Method = "prumerge+",
+    *,
+    full_logits: bool = False,
     **overrides: Any,
 ) -> Attachment:
     """Let a stock LLaVA model send reduced visual tokens from now on.
@@ -48,6 +50,10 @@ def attach(
             attached to, and calls through the wrapper are reduced.
         method: Name of a registered method (:func:`prumerge.methods.names`) or a function of
             your own, ``(encoded, settings) -> Reduction``.
+        full_logits: Put the logits of ``forward`` into the columns of the full prompts, zeros for
+            patches that were not sent, as labels stand: what the Trainer's label smoothing and
+            ``compute_metrics`` need. Labels on image placeholders must be -100 then. The loss is
+            the same.
         **overrides: Settings to change, such as ``budget=64`` or ``positions="original"``.
 
     Returns:
@@ -71,7 +77,7 @@ def attach(
     previous = attachment_of(model)
     if previous is not None:
         previous.detach()
-    return Attachment(model, resolved)
+    return Attachment(model, resolved, full_logits)
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

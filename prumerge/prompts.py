@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+UNSENT = "labels must be -100 on image placeholders: patches that were not sent have no logits"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,56 @@ class ShortPrompts:
             One value per slot of the shortened prompts.
         """
         return _pick(values, self.source, fill)
+
+    def slots(self, placeholder: Bool[Tensor, "prompts length"]) -> Int[Tensor, "prompts length"]:
+        """Find the slot whose logits each column of the full prompts would have.
+
+        A picture's last slot stands in the picture's last column, so that the token behind is
+        still predicted by the column before it.
+
+        Args:
+            placeholder: Where the full prompts hold placeholders.
+
+        Returns:
+            Slot of the shortened prompts; -1 for patches that were not sent, and for padding.
+        """
+        columns = torch.arange(placeholder.shape[1], device=placeholder.device)
+        end = (placeholder * columns).amax(dim=1, keepdim=True)  # where the last picture ends
+        after = self.source.roll(-1, dims=1)
+        after[:, -1] = -1
+        ends = self.visual & ~(self.visual.roll(-1, dims=1) & (after >= 0))
+        column = torch.where(ends, torch.where(after < 0, end, after - 1), self.source)
+        slot = torch.arange(self.source.shape[1], device=column.device).expand_as(column)
+        slot = slot.masked_fill(self.source < 0, -1)
+        found = torch.full_like(placeholder, -1, dtype=torch.long)
+        return found.scatter_reduce(1, column.clamp(min=0), slot, "amax")
+
+
+def spread_logits(
+    logits: Float[Tensor, "prompts short vocabulary"],
+    slots: Int[Tensor, "prompts length"],
+) -> Float[Tensor, "prompts length vocabulary"]:
+    """Put the logits of shortened prompts back to the columns of the full ones.
+
+    Args:
+        logits: One row per slot.
+        slots: From :meth:`ShortPrompts.slots`.
+
+    Returns:
+        One row per column, zeros where there is no slot. A loss that reads those is refused in
+        its backward pass, with a ``ValueError``.
+    """
+    empty = slots < 0
+    rows = torch.arange(len(slots), device=slots.device)[:, None]
+    full = logits[rows, slots.clamp(min=0)].masked_fill(empty[..., None], 0)
+
+    def check(gradient: Tensor) -> None:
+        if bool(gradient[empty].any()):
+            raise ValueError(UNSENT)
+
+    if full.requires_grad:
+        full.register_hook(check)
+    return full
 
 
 def find_placeholders(
