@@ -25,8 +25,7 @@ FLOORS = [
     {"mini": "mini pictures"},
     {"draw": "draw explorer"},
     {
-        "experiments": "experiments evaluation sweeps timing finetuning sparsity coverage "
-        "provenance parameters",
+        "experiments": "experiments evaluation sweeps timing finetuning provenance parameters",
     },
     {"workbook": "workbook runs record outcomes report readme results printed markdown"},
     {"claims": "claims"},

@@ -1,18 +1,26 @@
-"""How unevenly attention is spread over the patches, and by which block and head of the encoder.
+"""How unevenly attention is spread over the patches, and how much of a picture kept ones see.
 
     top_share           share of the attention that the best tenth of the patches holds
     gini                0 for an even spread, towards 1 for all on one patch
     effective_patches   patches that an even spread of the same entropy would cover
     head_attention      the class token's attention in every block and head
+    distance_to_kept    the holes between kept patches
+    share_of_objects    the objects they touch
 
-The measures take scores of any scale and divide them by their sum. Leading axes are kept, so one
-call measures all blocks, pictures and heads.
+The first three take scores of any scale, at least 0 and not all zero, and divide them by their
+sum. Leading axes are kept, so one call measures all blocks, pictures and heads.
+
+Shapes
+    images   pictures
+    patches  visual tokens of one picture, rows x columns, row after row
 
 Source: LLaVA-PruMerge, arXiv 2403.15388, shows sparsity as a plot; the measures are common ones.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Integer
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from prumerge.encoder import hidden_states, open_tower
@@ -22,14 +30,10 @@ def top_share(scores: Float[Tensor, "*rows patches"], share: float = 0.1) -> Flo
     """Return how much of the attention the best-scored patches hold.
 
     Args:
-        scores: Attention each patch receives, at least 0.
         share: Of the patches that count as best, in (0, 1]; rounded to whole patches, at least one.
 
     Returns:
         A share in [``share``, 1], up to that rounding: 0.1 for an even spread.
-
-    Raises:
-        ValueError: If ``share`` is outside (0, 1], or scores are negative, not finite or all zero.
 
     Example:
         >>> top_share(torch.tensor([0.0, 0.0, 1.0, 3.0]), share=0.25)
@@ -46,14 +50,8 @@ def gini(scores: Float[Tensor, "*rows patches"]) -> Float[Tensor, "*rows"]:
 
     Half the mean distance between the shares of two patches, over the mean share.
 
-    Args:
-        scores: Attention each patch receives, at least 0.
-
     Returns:
         0 for an even spread, ``1 - 1 / patches`` for all on one patch.
-
-    Raises:
-        ValueError: If scores are negative, not finite or all zero.
 
     Example:
         >>> gini(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]]))
@@ -68,14 +66,8 @@ def gini(scores: Float[Tensor, "*rows patches"]) -> Float[Tensor, "*rows"]:
 def effective_patches(scores: Float[Tensor, "*rows patches"]) -> Float[Tensor, "*rows"]:
     """Return the exponential of the entropy: a number of patches.
 
-    Args:
-        scores: Attention each patch receives, at least 0.
-
     Returns:
         All patches for an even spread, 1 for all on one patch.
-
-    Raises:
-        ValueError: If scores are negative, not finite or all zero.
 
     Example:
         >>> effective_patches(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]]))
@@ -137,3 +129,49 @@ def _shares(scores: Tensor) -> Tensor:
     if not torch.isfinite(scores).all() or (scores < 0).any() or (total == 0).any():
         raise ValueError("scores must be finite, at least 0 and not all zero")
     return scores / total
+
+
+def distance_to_kept(
+    kept: Bool[np.ndarray, "images patches"], grid: tuple[int, int]
+) -> Float[np.ndarray, "images patches"]:
+    """Measure how far each patch is from the nearest kept one.
+
+    Args:
+        kept: True where a patch stays; at least one in each picture.
+        grid: Rows and columns of patches.
+
+    Returns:
+        Distances between the middles of patches, in patches: 0 where one is kept, 1 beside it.
+
+    Raises:
+        ValueError: If a picture keeps nothing.
+
+    Example:
+        >>> distance_to_kept(np.array([[True, False, False, False]]), (2, 2)).round(1).tolist()
+        [[0.0, 1.0, 1.0, 1.4]]
+    """
+    if not kept.any(axis=1).all():
+        raise ValueError(f"picture {kept.any(axis=1).argmin()} keeps no patch: no distance to it")
+    maps = [distance_transform_edt(~row.reshape(grid)).ravel() for row in kept]
+    return np.array(maps, dtype=float).reshape(kept.shape)
+
+
+def share_of_objects(
+    kept: Bool[np.ndarray, " patches"], owner: Integer[np.ndarray, "rows columns"]
+) -> float:
+    """Return which share of a picture's objects has at least one kept patch.
+
+    Args:
+        kept: True where a patch stays.
+        owner: Number of the object on each patch, from 1; 0 for the ground.
+
+    Returns:
+        Between 0 and 1; NaN where there is no object.
+
+    Example:
+        >>> share_of_objects(np.array([True, False, False, False]), np.array([[1, 2], [2, 0]]))
+        0.5
+    """
+    objects = np.unique(owner[owner > 0])
+    seen = np.unique(owner.ravel()[kept & (owner.ravel() > 0)])
+    return len(seen) / len(objects) if len(objects) else float("nan")

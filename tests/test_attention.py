@@ -1,8 +1,9 @@
-"""Measures of sparsity on numbers known by hand, and the encoder's own attention by head."""
+"""Measures of sparsity and of what kept patches see, by hand; the encoder's own attention."""
 
 import math
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +11,14 @@ from hypothesis.extra.numpy import arrays
 from toy import pictures, tiny_llava
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from prumerge.sparsity import effective_patches, gini, head_attention, top_share
+from prumerge.experiments.attention import (
+    distance_to_kept,
+    effective_patches,
+    gini,
+    head_attention,
+    share_of_objects,
+    top_share,
+)
 
 MEASURES = [top_share, gini, effective_patches]
 rows = arrays("float32", (3, 20), elements=st.floats(2**-10, 100, width=32)).map(torch.from_numpy)
@@ -99,3 +107,34 @@ def test_encoder_without_class_token_is_refused():
     config = SiglipVisionConfig(num_attention_heads=4, image_size=28, patch_size=7, **shape)
     with pytest.raises(ValueError, match=r"no class token.*received"):
         head_attention(SiglipVisionModel(config), pictures(1))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (5, 4)])
+def test_distances_are_those_to_the_nearest_of_all(grid):
+    rows, columns = grid
+    kept = np.random.default_rng(0).random((6, rows * columns)) < 0.2
+    kept[:, 0] = True
+    places = [divmod(patch, columns) for patch in range(rows * columns)]
+    expected = [
+        [min(math.dist(place, places[patch]) for patch in np.flatnonzero(row)) for place in places]
+        for row in kept
+    ]
+    assert np.allclose(distance_to_kept(kept, grid), expected)
+
+
+def test_a_picture_that_keeps_nothing_is_named():
+    with pytest.raises(ValueError, match="picture 1 keeps no patch"):
+        distance_to_kept(np.array([[True, False], [False, False]]), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("kept", "share"), [([], 0), ([0, 1], 1 / 3), ([2, 5], 2 / 3), ([0, 2, 3, 5], 1), ([4], 0)]
+)
+def test_an_object_is_seen_by_any_of_its_patches(kept, share):
+    owner = np.array([[1, 1, 3], [4, 0, 4]])
+    marks = np.isin(np.arange(6), kept)
+    assert share_of_objects(marks, owner) == pytest.approx(share)
+
+
+def test_no_objects_no_share():
+    assert math.isnan(share_of_objects(np.array([True, False]), np.zeros((1, 2), dtype=int)))
