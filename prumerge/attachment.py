@@ -43,6 +43,7 @@ from prumerge.settings import Settings
 COVERED = (
     "forward",
     "generate",
+    "generate_batch",
     "prepare_inputs_for_generation",
     "_replicate_for_data_parallel",
 )
@@ -245,6 +246,17 @@ class Attachment:
             output = stock(**passed)
         record(output, arguments, model, short.prompts, read)
         return output
+
+    def _generate_batch(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        rows = _by_name(stock, args, kwargs).get("inputs") or []
+        if any(model.config.image_token_id in row for row in rows):
+            raise ValueError(
+                "generate_batch takes no pictures, so prompts that show some would be answered "
+                "without: call generate"
+            )
+        return stock(*args, **kwargs)
 
     def _prepare_inputs_for_generation(
         self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any

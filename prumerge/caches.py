@@ -139,7 +139,7 @@ def read_by(arguments: dict[str, Any], image_token_id: int) -> Read | None:
 
     Returns:
         The record; of a cache without one, made from text alone, every column. None where there
-        is no cache or an empty one.
+        is no cache or an empty one, or nothing but words and no record.
 
     Raises:
         ValueError: If the cache has been cropped, continued by hand, made by someone else, or if
@@ -152,7 +152,8 @@ def read_by(arguments: dict[str, Any], image_token_id: int) -> Read | None:
         return None
     whole = ids.shape[1] if mask is None else mask.shape[1]
     if read is None:
-        if arguments.get("pixel_values") is None and whole > ids.shape[1]:
+        words = not bool((ids == image_token_id).any())
+        if arguments.get("pixel_values") is None and (words or whole > ids.shape[1]):
             return None
         before = ids[:, :slots]
         if whole > ids.shape[1] or bool((before == image_token_id).any()):

@@ -39,10 +39,21 @@ def attach(
     Nothing is set on classes, weights or configs; the model's own ``generate`` and ``forward`` are
     covered until :meth:`Attachment.detach`. Attaching again replaces the method.
 
-    ``generate`` is called as before and returns the full prompts followed by the new tokens;
-    ``max_length`` counts the full prompts. ``forward`` shortens labels like the prompts, and its
+    ``generate`` is called as before and returns the full prompts followed by the new tokens. All
+    that looks at token ids sees the full prompts too: lengths, penalties, stopping criteria,
+    processors, streamers. Only the KV cache is short (a static one is made for full prompts).
+
+    A conversation goes on from the ``past_key_values`` of an earlier turn as with the stock model:
+    pass the whole conversation and the pictures shown behind the cache. The answer is that of one
+    call on the whole conversation, up to rounding, unless the method draws at random or pools over
+    the pictures of a call. Caches filled by beams, cropped ones and those of other calls are
+    refused; once detached, the stock model cannot tell a cache of shortened prompts from its own.
+
+    ``forward`` shortens labels like the prompts, and its
     logits have one row per slot of the *shortened* prompts: padded on the left, so that
     ``logits[:, -1]`` predicts the next token, or on the right where the call was padded there.
+    Documents packed in a row, by ``position_ids`` that begin again and no mask, are kept apart
+    with compact positions and ``use_cache=False``.
 
     Args:
         model: A ``LlavaForConditionalGeneration``, on any device, in any precision, offloaded or

@@ -373,3 +373,15 @@ def test_bfloat16():
             first = together.logits[0][row]
             torch.testing.assert_close(first, alone.logits[0][0], atol=0.3, rtol=0.1)
     assert kept == expected and len(set(kept)) > 1
+
+
+def test_continuous_batching_is_for_words(monkeypatch):
+    model, asked = tiny_llava(), []
+    monkeypatch.setattr(
+        type(model), "generate_batch", lambda self, inputs, **options: asked.append(inputs)
+    )
+    with attached(model):
+        model.generate_batch([PROMPTS[2]], max_new_tokens=2)
+        with pytest.raises(ValueError, match="generate_batch takes no pictures"):
+            model.generate_batch(inputs=PROMPTS[:3])
+    assert asked == [[PROMPTS[2]]]
