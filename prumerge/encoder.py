@@ -6,6 +6,7 @@
     needed_layers   which hidden states the features, scores and keys are read from
     hidden_states   run the blocks before them, and no other
     shrunk_features the features of smaller pictures
+    run_again       let a method run the encoder its own way
 
 Hidden state number i is the input of block i, counted from 0; the last one is the output of the
 last block. transformers numbers ``hidden_states`` the same way.
@@ -21,6 +22,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -35,7 +37,7 @@ from prumerge.spatial import check_grid
 class Encoded:
     """What a vision encoder says about pictures, before any token is dropped.
 
-    The first four fields are enough for most methods. The last two are maps, not values, so that
+    The first four fields are enough for most methods. The last three are maps, not values, so that
     nothing is computed for methods that do not ask.
 
     Args:
@@ -46,10 +48,17 @@ class Encoded:
         grid: Rows and columns of patches.
         class_feature: The class token of the selected layer; None where the encoder has none.
         heads: Attention heads that stand side by side in ``keys``.
+        relevance: Cosine of each patch with the question, in CLIP's common space; None unless a
+            :class:`prumerge.relevance.TextReader` was asked, since no encoder knows the question.
         project: The map from features to the language model's width; None outside a model.
         at_grid: Encodes the pictures again, shrunk to the rows and columns of patches it is given,
             and returns their features; see :func:`prumerge.encoder.shrunk_features`. None where
             the pictures themselves are not at hand.
+        rerun: ``rerun(function, pictures)`` calls ``function(tower, pixel_values, layer)`` with
+            the module that holds the encoder's blocks, the pixels of the pictures it is given by
+            number, and the hidden state of the features, from 0; for methods that change what
+            happens inside the encoder. What comes back, a tensor or several with a row for each
+            picture, is on the device of the features. None where there are no pictures at hand.
 
     Raises:
         ValueError: If features, keys, scores and grid are not about the same patches.
@@ -61,8 +70,10 @@ class Encoded:
     grid: tuple[int, int]
     class_feature: Float[Tensor, "images width"] | None = None
     heads: int = 1
+    relevance: Float[Tensor, "images patches"] | None = None
     project: Callable[[Tensor], Tensor] | None = dataclasses.field(default=None, repr=False)
     at_grid: Callable[..., Tensor] | None = dataclasses.field(default=None, repr=False)
+    rerun: Callable[..., Any] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_shapes(self.features, self.keys, self.scores)
@@ -82,12 +93,13 @@ class Encoded:
             >>> pair.at(torch.tensor([1, 1])).scores.sum(dim=1).tolist()
             [8.0, 8.0]
         """
-        again = self.at_grid
+        again, rerun = self.at_grid, self.rerun
         places = torch.arange(len(self.scores), device=self.scores.device)[pictures]
         return dataclasses.replace(
             self,
             **{name: rows[places.to(rows.device)] for name, rows in self._rows().items()},
             at_grid=again and (lambda grid, some: again(grid, places[some.to(places.device)])),
+            rerun=rerun and (lambda call, some: rerun(call, places[some.to(places.device)])),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Encoded":
@@ -95,7 +107,7 @@ class Encoded:
 
         The encoder and the projector stay where they are; their results are moved.
         """
-        project, again = self.project, self.at_grid
+        project, again, rerun = self.project, self.at_grid, self.rerun
         home, target = (self.features.device, self.features.dtype), (device, dtype)
         moved = {name: rows.to(device) for name, rows in self._rows().items()}
         moved |= {name: moved[name].to(dtype) for name in moved if "feature" in name}
@@ -104,28 +116,39 @@ class Encoded:
             **moved,
             project=project and (lambda features: project(features.to(*home)).to(*target)),
             at_grid=again and (lambda *smaller: again(*smaller).to(*target)),
+            rerun=rerun and (lambda *asked: _each(lambda part: part.to(device), rerun(*asked))),
         )
 
     @staticmethod
     def joined(parts: Sequence["Encoded"]) -> "Encoded":
         """Put pictures that were encoded alike, a part at a time, behind each other again."""
         rows = [part._rows() for part in parts]
-        again = parts[0].at_grid and functools.partial(_again, parts)
+        maps = {
+            name: getattr(parts[0], name) and functools.partial(_again, parts, name)
+            for name in ("at_grid", "rerun")
+        }
         together = {name: torch.cat([some[name] for some in rows]) for name in rows[0]}
-        return dataclasses.replace(parts[0], **together, at_grid=again)
+        return dataclasses.replace(parts[0], **together, **maps)
 
     def _rows(self) -> dict[str, Tensor]:
-        named = {name: getattr(self, name) for name in ("features", "keys", "scores")}
-        own = self.class_feature
-        return named if own is None else named | {"class_feature": own}
+        names = ("features", "keys", "scores", "class_feature", "relevance")
+        named = {name: getattr(self, name) for name in names}
+        return {name: rows for name, rows in named.items() if rows is not None}
 
 
-def _again(parts: Sequence[Encoded], grid: tuple[int, int], pictures: Tensor) -> Tensor:
-    """Encode pictures of several parts on a smaller grid; neighbours of one part together."""
+def _again(parts: Sequence[Encoded], name: str, how: Any, pictures: Tensor) -> Any:
+    """Encode pictures of several parts another way; neighbours of one part together."""
     places = [(number, row) for number, part in enumerate(parts) for row in range(len(part.scores))]
     chosen = itertools.groupby([places[i] for i in pictures.tolist()], key=lambda place: place[0])
     rows = [(number, torch.tensor([row for _, row in some])) for number, some in chosen]
-    return torch.cat([parts[number].at_grid(grid, some) for number, some in rows])
+    found = [getattr(parts[number], name)(how, some) for number, some in rows]
+    if isinstance(found[0], tuple):
+        return tuple(map(torch.cat, zip(*found, strict=True)))
+    return torch.cat(found)
+
+
+def _each(change: Callable[[Tensor], Tensor], found: Any) -> Any:
+    return tuple(map(change, found)) if isinstance(found, tuple) else change(found)
 
 
 def check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:
@@ -337,3 +360,25 @@ def shrunk_features(
     small = interpolate(chosen, size=size, mode="bilinear", antialias=True)
     hidden = hidden_states(tower, small, {layer}, interpolate_pos_encoding=True)[layer]
     return hidden[:, hidden.shape[1] - grid[0] * grid[1] :]
+
+
+def run_again(
+    tower: nn.Module,
+    pixel_values: Tensor,
+    layer: int,
+    function: Callable[[nn.Module, Tensor, int], Any],
+    pictures: Tensor,
+) -> Any:
+    """Call a function on the encoder and some pictures.
+
+    Args:
+        tower: As :func:`open_tower` finds it.
+        pixel_values: Preprocessed pictures.
+        layer: Hidden state of the features, counted from 0.
+        function: Is given tower, pixels and layer.
+        pictures: Which of the pictures.
+
+    Returns:
+        What the function returns.
+    """
+    return function(tower, pixel_values[pictures.to(pixel_values.device)], layer)

@@ -24,7 +24,7 @@ from prumerge.encoder import Encoded
 from prumerge.reduction import Reduction, reduce_tokens
 from prumerge.settings import PRESETS, Settings, resolve_settings, suggestion
 
-Sends = Literal["exact", "at most", "all"]
+Sends = Literal["exact", "at most", "on average", "all"]
 Function = Callable[[Encoded, Settings], Reduction]
 
 
@@ -37,7 +37,8 @@ class Method:
         function: From what the encoder says and the settings to a reduction.
         settings: Also say how the encoder is to be read (``score`` and the layers).
         sends: Tokens sent with a budget: ``"exact"``, as many; ``"at most"`` as many, depending on
-            the picture; ``"all"``, the budget does not matter.
+            the picture; ``"on average"``, so over the pictures of a batch; ``"all"``, it sends
+            every patch whatever the budget.
     """
 
     name: str
@@ -195,7 +196,8 @@ def check_returned(
         images: Pictures it was given.
         patches: Visual tokens of one picture.
         budget: Tokens wanted per picture; None leaves the number to the method.
-        sends: Whether exactly ``budget`` tokens are wanted or at most.
+        sends: Whether exactly ``budget`` tokens are wanted, at most, or at most on average over the
+            pictures.
 
     Raises:
         ValueError: For no reduction, another number of pictures, tokens without positions,
@@ -205,6 +207,8 @@ def check_returned(
     if problem is None and budget is not None:
         counts = reduction.kept
         wrong = [c for c in counts if c > budget or (c < budget and sends == "exact")]
+        if sends == "on average":
+            wrong = sum(counts) > budget * len(counts)
         if wrong:
             problem = f"sent {counts} tokens, the budget is {sends} {budget}"
             if max(counts) <= budget:

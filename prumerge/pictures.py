@@ -177,7 +177,10 @@ def encode_pictures(
     def see(pixels: Tensor) -> Encoded:
         seen = encode(core.vision_tower, pixels, settings, layer)
         seen = dataclasses.replace(
-            seen, project=core.multi_modal_projector, at_grid=torch.no_grad()(seen.at_grid)
+            seen,
+            project=core.multi_modal_projector,
+            at_grid=torch.no_grad()(seen.at_grid),
+            rerun=torch.no_grad()(seen.rerun),
         )
         return seen.to("cpu", torch.float32)
 

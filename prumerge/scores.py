@@ -28,7 +28,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from prumerge.encoder import Encoded, hidden_states, needed_layers, open_tower, shrunk_features
+from prumerge.encoder import (
+    Encoded,
+    hidden_states,
+    needed_layers,
+    open_tower,
+    run_again,
+    shrunk_features,
+)
 from prumerge.settings import Settings, resolve_settings
 
 
@@ -129,9 +136,12 @@ def encode(
     tower = open_tower(vision_tower)
     layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
     hidden = hidden_states(tower, pixel_values, set(layers))
-    again = functools.partial(shrunk_features, tower, pixel_values, layers[0])
     grid = tuple(side // tower.config.patch_size for side in pixel_values.shape[-2:])
-    return dataclasses.replace(read_states(tower, hidden, layers, settings, grid), at_grid=again)
+    return dataclasses.replace(
+        read_states(tower, hidden, layers, settings, grid),
+        at_grid=functools.partial(shrunk_features, tower, pixel_values, layers[0]),
+        rerun=functools.partial(run_again, tower, pixel_values, layers[0]),
+    )
 
 
 def read_states(

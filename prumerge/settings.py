@@ -117,6 +117,8 @@ class Settings:
         outlier_share: With a budget and a spatial part: share of the kept patches chosen by
             score, at least one patch; the rest is evenly spaced, and patches chosen twice are
             replaced by the next best by score.
+        merges_per_round: For ToMe behind the encoder: most pairs merged before keys are compared
+            anew. ``None``: half of the tokens, all that one round can merge.
         seed: For methods that draw at random.
 
     Raises:
@@ -156,6 +158,7 @@ class Settings:
     order: Literal["attention", "grouped", "raster"] = "attention"
     positions: Literal["compact", "original", "stretched"] = "compact"
     outlier_share: float = 0.5
+    merges_per_round: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -236,6 +239,10 @@ _RULES: dict[Any, tuple[Callable[[Any], bool], str]] = {
     "fixed_ratio": (lambda value: _number(value) and 0 < value <= 1, "a number in (0, 1]"),
     "spatial_factor": (lambda value: _whole(value) and value >= 1, "an int of at least 1"),
     "neighbours": _COUNT,
+    "merges_per_round": (
+        lambda value: value is None or (_whole(value) and value >= 1),
+        "None or an int of at least 1",
+    ),
     "seed": _COUNT,
     "score_layer": _LAYER,
     "key_layer": _LAYER,

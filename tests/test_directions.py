@@ -22,7 +22,7 @@ FLOORS = [
         "caches preprocessing",
     },
     {"prumerge": "prumerge"},  # the package itself: what `import prumerge` hands on
-    {"mini": "mini pictures"},
+    {"mini": "mini pictures relevance"},
     {"draw": "draw explorer"},
     {
         "experiments": "experiments evaluation sweeps timing finetuning provenance parameters",

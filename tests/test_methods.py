@@ -263,7 +263,7 @@ def test_what_is_wrong_is_refused_by_name(change, message):
 
 
 def test_more_than_the_budget_is_refused_even_if_fewer_were_allowed():
-    for sends in ("exact", "at most"):
+    for sends in ("exact", "at most", "on average"):
         with pytest.raises(ValueError, match=rf"sent \[4, 4\] tokens, the budget is {sends} 3$"):
             changed(lambda reduction: reduction, budget=3, sends=sends)(pictures([1, 5], 16))
 

@@ -40,7 +40,7 @@ def head_mean(keys, heads):
 # ToMe
 
 
-def merge_by_loops(features, keys, target):
+def merge_by_loops(features, keys, target, most=10**9):
     """Size-weighted means, one pair after the other: [(feature, size, place), ...]."""
     tokens = [(x, k, 1, place) for place, (x, k) in enumerate(zip(features, keys, strict=True))]
     while len(tokens) > target:
@@ -50,7 +50,7 @@ def merge_by_loops(features, keys, target):
             alike = [cosine(key, other) for _, other, _, _ in odd]
             pairs.append((max(alike), index, alike.index(max(alike))))
         pairs.sort(key=lambda pair: -pair[0])
-        merged = pairs[: min(len(tokens) - target, len(tokens) // 2)]
+        merged = pairs[: min(len(tokens) - target, len(tokens) // 2, most)]
         for _, source, into in merged:
             (x, k, size, _), (y, m, other, place) = even[source], odd[into]
             total = size + other
@@ -66,15 +66,25 @@ def merge_by_loops(features, keys, target):
     return tokens
 
 
+@pytest.mark.parametrize("most", [None, 16, 3])
 @pytest.mark.parametrize(("patches", "target"), [(36, 30), (36, 18), (36, 17), (49, 5), (25, 1)])
-def test_tome_is_the_published_rule_repeated(patches, target):
+def test_tome_is_the_published_rule_repeated(patches, target, most):
     pictures = seen(patches=patches)
-    found = resolve("tome", budget=target)(pictures)
+    found = resolve("tome", budget=target, merges_per_round=most)(pictures)
     for row in range(3):
         keys = head_mean(pictures.keys[row], 3)
-        expected = merge_by_loops(pictures.features[row], keys, target)
+        expected = merge_by_loops(pictures.features[row], keys, target, most or 10**9)
         assert found.positions[row].tolist() == [place for _, _, _, place in expected]
         torch.testing.assert_close(found.tokens[row], torch.stack([x for x, _, _, _ in expected]))
+
+
+def test_tome_rounds_differ_in_one_batch():
+    """Pictures with few merges are done before others, with the tokens they would have alone."""
+    keys, counts = drawn(3, 40), torch.tensor([38, 3, 20])
+    together = merge_alike(keys, counts, most=4)
+    for row in range(3):
+        alone = merge_alike(keys[row : row + 1], counts[row : row + 1], most=4)
+        assert torch.equal(together[row], alone[0])
 
 
 def test_tome_by_hand():

@@ -8,7 +8,7 @@ from samples import scores_with
 
 from prumerge import Encoded, resolve
 from prumerge.reduction import DISTINCT, OUTLIER
-from prumerge.rivals.ats import sample_inverse
+from prumerge.rivals.ats import points_for, sample_inverse
 from prumerge.rivals.divprune import farthest_first
 from prumerge.rivals.small_picture import grid_within
 from prumerge.rivals.vispruner import drop_duplicates
@@ -156,6 +156,34 @@ def test_ats_counts_differ_in_one_batch_as_told():
     hits = sample_inverse(scores, torch.tensor([4, 9, 30]))
     for row, count in enumerate((4, 9, 30)):
         assert hits[row].nonzero().flatten().tolist() == sample_by_loops(scores[row], count)
+
+
+@pytest.mark.parametrize("budget", [1, 5, 9, 20])
+def test_ats_mean_has_the_most_points_that_the_mean_number_allows(budget):
+    pictures = seen(images=5)
+    kept = resolve("ats_mean", budget=budget)(pictures).kept
+    hit = [
+        int(sample_inverse(pictures.scores, torch.full((5,), points)).sum())
+        for points in range(1, 64 * 36)
+    ]
+    points = points_for(pictures.scores, 5 * budget)
+    assert sum(kept) == hit[points - 1] <= 5 * budget
+    assert hit[points] > 5 * budget  # one point more would be too many
+    plain = resolve("ats", budget=budget)(pictures).kept
+    assert sum(kept) >= sum(plain)
+
+
+def test_ats_mean_alone_sends_the_budget_where_patches_can_be_hit():
+    for row in range(4):
+        alone = seen(images=4).at(torch.tensor([row]))
+        assert resolve("ats_mean", budget=12)(alone).kept[0] in (11, 12)
+
+
+def test_ats_mean_without_a_budget_has_the_mean_of_the_fence():
+    scores = scores_with([0, 3, 9, 4], patches=36)
+    features = drawn(4, 36)
+    kept = resolve("ats_mean")(Encoded(features, features, scores, (6, 6))).kept
+    assert 4 * 4 <= sum(kept) <= 2 + 4 + 10 + 5
 
 
 # VisPruner

@@ -32,6 +32,7 @@ OUT_OF_LIMITS = {
     "order": ["random"],
     "positions": ["shifted"],
     "outlier_share": [-0.1, 1.1],
+    "merges_per_round": [0, -1],
     "seed": [-1],
 }
 

@@ -11,12 +11,18 @@ Source: DivPrune, "Diversity-based Visual Token Pruning for Large Multimodal Mod
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from prumerge.encoder import Encoded
 from prumerge.methods import register
 from prumerge.reduction import DISTINCT, Reduction
-from prumerge.rivals.shared import PLAIN, counts_to_keep, send
+from prumerge.rivals.shared import (
+    PLAIN,
+    behind_projector,
+    cosines,
+    counts_to_keep,
+    keep_first,
+    send,
+)
 from prumerge.settings import Settings
 
 
@@ -46,8 +52,7 @@ def farthest_first(
         >>> farthest_first(features, 3).tolist()
         [[3, 0, 2]]
     """
-    directions = normalize(features.float(), dim=-1)
-    distance = 1 - directions @ directions.transpose(1, 2)
+    distance = 1 - cosines(features)
     itself = torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
     nearest = distance.masked_fill(itself, torch.inf).amin(dim=2)
     chosen = torch.zeros_like(nearest, dtype=torch.bool)
@@ -82,10 +87,7 @@ def keep_diverse(encoded: Encoded, settings: Settings) -> Reduction:
         step per token, and inside ``attach`` all patches are projected first: both count in
         timings.
     """
-    features = encoded.features if encoded.project is None else encoded.project(encoded.features)
     counts = counts_to_keep(encoded, settings)
-    order = farthest_first(features, max(counts.tolist(), default=1))
-    turn = torch.arange(order.shape[1], device=order.device)
-    kept = torch.zeros_like(encoded.scores, dtype=torch.bool)
-    kept.scatter_(1, order, turn < counts[:, None])
+    order = farthest_first(behind_projector(encoded), max(counts.tolist(), default=1))
+    kept = keep_first(order, counts, encoded.scores.shape[1])
     return send(encoded, settings, kept, DISTINCT)

@@ -6,9 +6,13 @@ Shapes
     kept     kept patches of the picture that keeps most; shorter pictures are padded
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int8, Int64
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from prumerge.encoder import Encoded
 from prumerge.outliers import count_outliers
@@ -77,6 +81,65 @@ def members(
         True where a patch goes into a token.
     """
     return owner[:, None, :] == order[..., None]
+
+
+def at_hand(again: Callable[..., Any] | None, name: str) -> Callable[..., Any]:
+    """Refuse what was built by hand where a method encodes the pictures again.
+
+    Args:
+        again: ``at_grid`` or ``rerun`` of an :class:`prumerge.encoded.Encoded`.
+        name: The method.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If the pictures are not at hand.
+    """
+    if again is None:
+        raise ValueError(
+            f"{name} encodes the pictures again, and this Encoded holds none: "
+            "make it with prumerge.encode"
+        )
+    return again
+
+
+def behind_projector(encoded: Encoded) -> Float[Tensor, "images patches width"]:
+    """Return the features in the language model's space, or the encoder's where it has no model."""
+    return encoded.features if encoded.project is None else encoded.project(encoded.features)
+
+
+def cosines(
+    values: Float[Tensor, "images patches width"],
+) -> Float[Tensor, "images patches patches"]:
+    """Compare all patches of a picture with each other, by cosine, in float32."""
+    # Which patches are alike is a decision: no gradient passes through it.
+    directions = normalize(values.detach().float(), dim=-1)
+    similarity = directions @ directions.transpose(1, 2)
+    similarity.diagonal(dim1=1, dim2=2).fill_(1)  # rounding must not tell equals apart
+    return similarity
+
+
+def keep_first(
+    order: Int64[Tensor, "images picks"], counts: Int64[Tensor, " images"], patches: int
+) -> Bool[Tensor, "images patches"]:
+    """Mark the first picks of a greedy search.
+
+    Args:
+        order: Patches in the order in which they were picked, none twice.
+        counts: Picks to mark per picture, at most ``picks``.
+        patches: Visual tokens of one picture.
+
+    Returns:
+        True at as many patches as ``counts`` says.
+
+    Example:
+        >>> keep_first(torch.tensor([[3, 0, 2]]), torch.tensor([2]), 4).int().tolist()
+        [[1, 0, 0, 1]]
+    """
+    turn = torch.arange(order.shape[1], device=order.device)
+    kept = torch.zeros(len(order), patches, dtype=torch.bool, device=order.device)
+    return kept.scatter_(1, order, turn < counts[:, None])
 
 
 def cut(selection: Selection, tokens: Float[Tensor, "images kept width"]) -> Reduction:

@@ -11,6 +11,7 @@ Source: a customary baseline, hard to beat in VTC-Bench, arXiv 2510.07143.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,7 @@ from torch import Tensor
 from prumerge.encoder import Encoded
 from prumerge.methods import register
 from prumerge.reduction import SPATIAL, Reduction, arrange
-from prumerge.rivals.shared import PLAIN, counts_to_keep
+from prumerge.rivals.shared import PLAIN, at_hand, counts_to_keep
 from prumerge.settings import Settings
 from prumerge.spatial import keep_even
 
@@ -64,14 +65,10 @@ def encode_smaller(encoded: Encoded, settings: Settings) -> Reduction:
 
     Source:
         Models whose encoder takes any size are shown smaller pictures in VTC-Bench. CLIP was
-        trained at one size, so interpolation costs it something; and encoding twice, as here,
-        makes timings of this method an upper bound.
+        trained at one size, so interpolation costs it something (``enlarged_picture`` leaves that
+        out); and encoding twice, as here, makes timings of this method an upper bound.
     """
-    if encoded.at_grid is None:
-        raise ValueError(
-            "small_picture encodes the pictures again, and this Encoded holds none: "
-            "make it with prumerge.encode"
-        )
+    again = at_hand(encoded.at_grid, "small_picture")
     counts = counts_to_keep(encoded, settings).tolist()
     grids = [grid_within(count, encoded.grid) for count in counts]
     sides = torch.tensor(grids, dtype=torch.long, device=encoded.scores.device).reshape(-1, 2)
@@ -79,19 +76,32 @@ def encode_smaller(encoded: Encoded, settings: Settings) -> Reduction:
     marks = (marks & keep_even(sides[:, 1], encoded.grid[1])[:, None]).flatten(1)
     reason = (marks * SPATIAL).to(torch.int8)
     selection = arrange(reason, encoded.scores, settings)
-    tokens = _encode_each(encoded, grids)
+    tokens = encode_each(encoded, grids, again)
     places = zip(selection.order, map(len, tokens), strict=True)
     return Reduction(tokens, [row[:length] for row, length in places], selection)
 
 
-def _encode_each(encoded: Encoded, grids: list[tuple[int, int]]) -> list[Float[Tensor, "_ _"]]:
-    """Encode all pictures that share a grid together."""
+def encode_each(
+    encoded: Encoded,
+    grids: list[tuple[int, int]],
+    again: Callable[[tuple[int, int], Tensor], Tensor],
+) -> list[Float[Tensor, "_ _"]]:
+    """Encode all pictures that share a grid together.
+
+    Args:
+        encoded: The full pictures; their features serve where a grid is the full one.
+        grids: Rows and columns of patches, per picture.
+        again: From a grid and the numbers of pictures to their features.
+
+    Returns:
+        Features of each picture.
+    """
     tokens = {}
     for grid in dict.fromkeys(grids):
         chosen = [image for image, own in enumerate(grids) if own == grid]
         if grid == encoded.grid:
             tokens |= {image: encoded.features[image] for image in chosen}
         else:
-            small = encoded.at_grid(grid, torch.tensor(chosen))
-            tokens |= dict(zip(chosen, small, strict=True))
+            found = again(grid, torch.tensor(chosen)).to(encoded.features.dtype)
+            tokens |= dict(zip(chosen, found, strict=True))
     return [tokens[image] for image in range(len(grids))]

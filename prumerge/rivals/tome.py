@@ -24,18 +24,22 @@ from prumerge.supplement import weighted_sums
 
 
 def merge_alike(
-    keys: Float[Tensor, "images patches depth"], counts: Int64[Tensor, " images"]
+    keys: Float[Tensor, "images patches depth"],
+    counts: Int64[Tensor, " images"],
+    most: int | None = None,
 ) -> Int64[Tensor, "images patches"]:
     """Decide for each patch which one it is merged into.
 
     In rounds: tokens at even places (the first, the third, ...) each look for the most alike token
     at an odd place; the pairs most alike of all merge, several even ones possibly into the same
     odd one; tokens that are left keep their order. A round merges as many pairs as are wanted, at
-    most half of the tokens. Merged tokens are compared by the mean key of all their patches.
+    most ``most`` and half of the tokens. Merged tokens are compared by the mean key of all their
+    patches.
 
     Args:
         keys: What is compared, by cosine: keys averaged over heads.
         counts: Tokens that shall be left, at least 1.
+        most: Pairs that one round may merge; None: half of the tokens.
 
     Returns:
         For each patch the one it goes into, which goes into itself. Exactly ``counts`` patches of
@@ -52,18 +56,16 @@ def merge_alike(
     """
     places = torch.arange(keys.shape[1], device=keys.device)
     owner = places.expand(keys.shape[:2]).contiguous()
-    left = torch.full_like(counts, keys.shape[1])
-    span = [int(count) for count in counts.aminmax()] if len(counts) else [1, 1]
-    fewest, longest = span[0], keys.shape[1]
-    rounds = 0
-    while keys.shape[1] > fewest << rounds:  # each round can halve the tokens
-        rounds += 1
-    for _ in range(rounds):
-        slots = (owner != places).long().argsort(dim=1, stable=True)[:, :longest]
-        valid = torch.arange(longest, device=keys.device) < left[:, None]
-        after = torch.maximum(counts, (left + 1) // 2)
+    most = keys.shape[1] if most is None else most
+    left, longest = torch.full_like(counts, keys.shape[1]), keys.shape[1]
+    fewest, widest = [int(count) for count in counts.aminmax()] if len(counts) else [longest] * 2
+    while longest > fewest:
+        width = max(longest, widest)
+        slots = (owner != places).long().argsort(dim=1, stable=True)[:, :width]
+        valid = torch.arange(width, device=keys.device) < left[:, None]
+        after = torch.maximum(counts, left - (left // 2).clamp(max=most))
         owner = _merge_once(keys, owner, slots, valid, left - after)
-        left, longest = after, max(span[1], (longest + 1) // 2)
+        left, longest = after, longest - min(longest // 2, most)
     return owner
 
 
@@ -93,22 +95,45 @@ def merge_tokens(encoded: Encoded, settings: Settings) -> Reduction:
 
     Args:
         encoded: Features, keys and their heads.
-        settings: The budget is read; ``key_layer`` where pictures are encoded.
+        settings: The budget and ``merges_per_round`` are read; ``key_layer`` where pictures are
+            encoded.
 
     Returns:
         Exactly the budget. Every patch goes into exactly one token.
 
     Source:
-        The published ToMe merges a few tokens in every block of the encoder and lets later
-        attention know their sizes. Behind the encoder neither is possible: keys are those the
-        features themselves give, carried along as means instead of computed anew, and the language
-        model sees a token of many patches as one.
+        Published: 16 merges in every block of the encoder, where later attention knows the sizes
+        of tokens (:mod:`prumerge.rivals.tome_in_encoder`). Here half of the tokens a round, unless
+        ``merges_per_round`` says fewer, and behind it: keys are those the features themselves
+        give, carried along as means instead of computed anew, and the language model sees a token
+        of many patches as one.
     """
-    owner = merge_alike(encoded.head_mean_keys, counts_to_keep(encoded, settings))
+    counts = counts_to_keep(encoded, settings)
+    owner = merge_alike(encoded.head_mean_keys, counts, settings.merges_per_round)
+    return send_groups(encoded, settings, encoded.features, owner)
+
+
+def send_groups(
+    encoded: Encoded,
+    settings: Settings,
+    features: Float[Tensor, "images patches width"],
+    owner: Int64[Tensor, "images patches"],
+) -> Reduction:
+    """Send the mean of each group of patches, in raster order of the patches they stand at.
+
+    Args:
+        encoded: What the encoder says.
+        settings: As for every method.
+        features: What is averaged.
+        owner: For each patch the one it goes into.
+
+    Returns:
+        One token for each patch that goes into itself.
+    """
     places = torch.arange(owner.shape[1], device=owner.device)
     reason = ((owner == places) * DISTINCT).to(torch.int8)
     selection = arrange(reason, encoded.scores, settings)
     order = selection.order.clamp(min=0)
     weights = members(owner, order).float()
     weights = weights / weights.sum(dim=-1, keepdim=True)
-    return cut(selection, weighted_sums(encoded.features, weights).to(encoded.features.dtype))
+    return cut(selection, weighted_sums(features, weights).to(features.dtype))

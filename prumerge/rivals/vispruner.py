@@ -12,12 +12,11 @@ Pruning in VLMs" (ICCV 2025).
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from prumerge.encoder import Encoded
 from prumerge.methods import register
 from prumerge.reduction import DISTINCT, OUTLIER, Reduction, rank_scores
-from prumerge.rivals.shared import HEAD_MEAN, counts_to_keep, send_for
+from prumerge.rivals.shared import HEAD_MEAN, cosines, counts_to_keep, send_for
 from prumerge.settings import Settings
 
 STEP = 8  # patches dropped per round, as released
@@ -46,9 +45,11 @@ def drop_duplicates(
 
     Source:
         Released code, which needs an even number of patches: an odd one ends in an error there.
+        Ties decide much: patches of a flat area have cosines of 1 with each other, to the last
+        bit or nearly so, and which of them goes is for the sort to say. Here the first of the
+        sequence goes first; the released code leaves it to the device.
     """
-    directions = normalize(features.float(), dim=-1)
-    similarity = directions @ directions.transpose(1, 2)
+    similarity = cosines(features)
     left = torch.where(targets > 0, lengths, 0)
     while True:
         sequence = sequence[:, : max(left.tolist(), default=0)]

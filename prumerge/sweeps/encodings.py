@@ -5,6 +5,7 @@ scores of any settings follow from these by one LayerNorm and two linear maps. A
 and set in ``data/runs/encodings``; files get their names when they are complete.
 """
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,8 +75,11 @@ class Encodings:
         layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
         hidden = self.states(layers)
         encoded = read_states(tower, hidden, layers, settings, (grid_of(self.model),) * 2)
-        again = functools.partial(self._shrunk, tower, layers[0])
-        return Encoded(**(vars(encoded) | {"at_grid": again}))
+        return dataclasses.replace(
+            encoded,
+            at_grid=functools.partial(self._shrunk, tower, layers[0]),
+            rerun=functools.partial(self._again, tower, layers[0]),
+        )
 
     def states(self, layers: Iterable[int]) -> dict[int, torch.Tensor]:
         """Return hidden states of all pictures; those that are not on disk are computed."""
@@ -101,6 +106,9 @@ class Encodings:
     def _pixels(self, pictures: Iterable[int]) -> torch.Tensor:
         images = [Image.fromarray(self.questions.pixels[picture]) for picture in pictures]
         return to_pixels(self.processor, images)
+
+    def _again(self, tower, layer, function, pictures) -> Any:
+        return function(tower, self._pixels(pictures.tolist()), layer)
 
     def _shrunk(self, tower, layer, grid, pictures) -> torch.Tensor:
         chosen = pictures.tolist()

@@ -1,0 +1,131 @@
+"""HiPrune: what a middle block of the encoder attends to, its neighbours, and a deep one's choice.
+
+Shapes
+    images   pictures in the batch
+    patches  visual tokens of one picture, rows x columns, row after row
+
+Source: HiPrune, "Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language
+Models" (2025).
+"""
+
+import functools
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from prumerge.encoder import Encoded, hidden_states
+from prumerge.methods import register
+from prumerge.reduction import OUTLIER, SPATIAL, Reduction, rank_scores
+from prumerge.rivals.shared import HEAD_MEAN, at_hand, counts_to_keep, send_for
+from prumerge.scores import read_states
+from prumerge.settings import Settings
+
+ANCHORED = 0.1  # share of the budget for anchors and their four neighbours, as released
+MIDDLE = 9 / 24  # of the blocks, as released for CLIP ViT-L/14: its ninth
+
+
+def middle_scores(
+    settings: Settings, grid: tuple[int, int], tower: nn.Module, pixel_values: Tensor, layer: int
+) -> Float[Tensor, "images patches"]:
+    """Return the attention patches receive in the middle block.
+
+    Args:
+        settings: ``score`` and ``softmax_class`` are read.
+        grid: Rows and columns of patches.
+        tower: As :func:`prumerge.encoder.open_tower` finds it.
+        pixel_values: Preprocessed pictures.
+        layer: Hidden state of the features; not read.
+
+    Returns:
+        Scores of the block at 3/8 of the depth: the ninth of 24.
+    """
+    block = max(1, round(MIDDLE * len(tower.encoder.layers))) - 1
+    hidden = hidden_states(tower, pixel_values, {block})
+    return read_states(tower, hidden, (block, block, block), settings, grid).scores
+
+
+def with_neighbours(
+    anchors: Bool[Tensor, "images patches"], columns: int
+) -> Bool[Tensor, "images patches"]:
+    """Mark anchors and the patches beside, above and below them.
+
+    Args:
+        anchors: Marked patches.
+        columns: Of the picture.
+
+    Returns:
+        True there. A neighbour beyond the first or last patch of the raster is that patch; beside
+        the end of a row stands the begin of the next.
+
+    Source:
+        Released code, where neighbours are index differences.
+
+    Example:
+        >>> anchors = torch.tensor([[False, False, False, True, False, False]])
+        >>> with_neighbours(anchors, columns=3).int().tolist()
+        [[1, 0, 1, 1, 1, 1]]
+    """
+    images, patches = anchors.shape
+    places = torch.arange(patches, device=anchors.device)
+    marks = anchors.clone()
+    for step in (-1, 1, -columns, columns):
+        beside = (places + step).clamp(0, patches - 1).expand(images, -1)
+        marks = marks | torch.zeros_like(marks.int()).scatter_add_(1, beside, anchors.int()).bool()
+    return marks
+
+
+def anchor_first(
+    middle: Float[Tensor, "images patches"],
+    deep: Float[Tensor, "images patches"],
+    counts: Int64[Tensor, " images"],
+    columns: int,
+) -> tuple[Bool[Tensor, "images patches"], Bool[Tensor, "images patches"]]:
+    """Choose anchors with their neighbours, and fill up by the deep block.
+
+    Args:
+        middle: Attention received in the middle block.
+        deep: Attention received in the deep one.
+        counts: Patches to keep per picture.
+        columns: Of the picture.
+
+    Returns:
+        Patches kept by the middle block, at most as many as ``counts``, and those kept by the deep
+        one; together exactly ``counts``.
+    """
+    anchors = rank_scores(middle) < (ANCHORED * counts / 5).round()[:, None]
+    around = with_neighbours(anchors, columns)
+    room = counts - around.sum(dim=1)
+    ranks = rank_scores(deep.float().masked_fill(around, -torch.inf))
+    return around, ranks < room[:, None]
+
+
+@register("hiprune", settings=HEAD_MEAN.with_changes(score="received"))
+def keep_hierarchy(encoded: Encoded, settings: Settings) -> Reduction:
+    """Send patches of a middle block with their neighbours, and the best-scored of a deep one.
+
+    A tenth of the budget goes to the middle block: for each five tokens one anchor, the patch that
+    receives most attention, with its four neighbours. The deep block's best fill up the rest.
+
+    Args:
+        encoded: Scores, and ``rerun``, which runs the encoder up to the middle block again.
+        settings: The budget is read, and ``score`` for both blocks.
+
+    Returns:
+        Exactly the budget. Below 26 tokens there is no anchor: then it is ``top_k`` by the deep
+        block.
+
+    Raises:
+        ValueError: If the pictures are not at hand: ``encoded`` was built by hand.
+
+    Source:
+        Released code: blocks 9 and 23 of CLIP ViT-L/14, counted from 1, by the attention that a
+        patch receives from all tokens, the class token's included; here from all patches.
+    """
+    again = at_hand(encoded.rerun, "hiprune")
+    every = torch.arange(len(encoded.scores), device=encoded.scores.device)
+    middle = again(functools.partial(middle_scores, settings, encoded.grid), every)
+    counts = counts_to_keep(encoded, settings)
+    around, filled = anchor_first(middle, encoded.scores, counts, encoded.grid[1])
+    reason = torch.where(around, SPATIAL, filled * OUTLIER).to(torch.int8)
+    return send_for(encoded, settings, reason)
