@@ -15,8 +15,9 @@ from prumerge import names, resolve
 from prumerge.scores import encode
 from prumerge.timing.clock import elapsed_ms, finished
 
-# small_picture encodes anew: its cost is that of the encoder.
-METHODS = [name for name in names() if name not in ("all", "small_picture")]
+# These encode anew, and their cost is that of the encoder; cdpruner waits for a question.
+ENCODING = ("small_picture", "enlarged_picture", "tome_in_encoder", "hiprune", "cdpruner")
+METHODS = [name for name in names() if name not in ("all", *ENCODING)]
 torch.set_grad_enabled(False)
 
 

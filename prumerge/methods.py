@@ -39,12 +39,15 @@ class Method:
         sends: Tokens sent with a budget: ``"exact"``, as many; ``"at most"`` as many, depending on
             the picture; ``"on average"``, so over the pictures of a batch; ``"all"``, it sends
             every patch whatever the budget.
+        reads_question: Whether it needs ``Encoded.relevance``; then a picture is reduced anew for
+            each question about it.
     """
 
     name: str
     function: Function
     settings: Settings
     sends: Sends = "exact"
+    reads_question: bool = False
 
     def __call__(self, encoded: Encoded) -> Reduction:
         """Reduce the tokens of encoded pictures.
@@ -64,7 +67,10 @@ _REGISTRY: dict[str, Method] = {}
 
 
 def register(
-    name: str, settings: Settings | None = None, sends: Sends = "exact"
+    name: str,
+    settings: Settings | None = None,
+    sends: Sends = "exact",
+    reads_question: bool = False,
 ) -> Callable[[Function], Function]:
     """Make a function known under a name, for ``attach``, ``resolve`` and tables.
 
@@ -73,6 +79,7 @@ def register(
             the presets' names are taken.
         settings: Its defaults. None: ``Settings()``.
         sends: What a budget means to it, see :class:`Method`.
+        reads_question: Likewise.
 
     Returns:
         A decorator that hands the function back unchanged.
@@ -85,7 +92,7 @@ def register(
     settings = Settings() if settings is None else resolve_settings(settings)
 
     def keep(function: Function) -> Function:
-        _REGISTRY[name] = Method(name, function, settings, sends)
+        _REGISTRY[name] = Method(name, function, settings, sends, reads_question)
         return function
 
     return keep

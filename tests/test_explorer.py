@@ -20,8 +20,9 @@ from prumerge.models import load
 from prumerge.pictures import to_pixels
 from prumerge.supplement import key_similarity
 
+METHODS = [name for name in prumerge.names() if not prumerge.resolve(name).reads_question]
 CLASS_TOKEN_FIRST = ("visionzip",)
-OF_OTHER_FEATURES = ("small_picture",)
+OF_OTHER_FEATURES = ("small_picture", "enlarged_picture", "tome_in_encoder")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def seen(llava):
     return picture, encoded
 
 
-@pytest.mark.parametrize("name", prumerge.names())
+@pytest.mark.parametrize("name", METHODS)
 def test_the_origin_of_each_token_gives_it_back(name, seen):
     method = prumerge.resolve(name, budget=20)
     shown = look(seen[1](method.settings), method)

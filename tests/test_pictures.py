@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 from test_finetuning import tiny_mini
 from toy import PATCHES, pictures, tiny_llava
 
-from prumerge import Settings, attach, encode, names
+from prumerge import Settings, attach, encode, names, resolve
 from prumerge.asking import answer
 from prumerge.draw.looking import encode_picture
 from prumerge.finetuning.conversations import to_sample
@@ -306,7 +306,7 @@ def test_encoding_in_batches_equals_encoding_at_once(batch_size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [n for n in names() if not resolve(n).reads_question])
 def test_what_is_encoded_in_batches_is_reduced_as_inside_the_model(name, dtype):
     model, pixel_values = tiny_llava(dtype=dtype), pictures(4)
     with attach(model, name, budget=6) as reducer:
@@ -319,6 +319,8 @@ def test_what_is_encoded_in_batches_is_reduced_as_inside_the_model(name, dtype):
         close = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {}
         torch.testing.assert_close(found.tokens[image], inside.tokens[image].float(), **close)
         assert not found.tokens[image].requires_grad
+    if reducer.method.sends == "on average":
+        return  # the others of a batch decide what it sends
     for image, source in enumerate([3, 1, 3]):
         torch.testing.assert_close(some.tokens[image], found.tokens[source])
 

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 
 from prumerge import attach, paths
-from prumerge.asking import answer
+from prumerge.asking import answer, prompt_of
 from prumerge.encoder import hidden_states
 from prumerge.methods import Method, resolve
 from prumerge.mini.benchmark import plain
 from prumerge.mini.questions import FAMILIES
+from prumerge.relevance import read_text
 from prumerge.sweeps import encodings
 from prumerge.sweeps.answers import answer_set
 from prumerge.sweeps.encodings import open_encodings
@@ -37,6 +38,7 @@ def seen(tmp_path_factory):
         ("prumerge", {"budget": 40, "positions": "stretched"}),
         ("small_picture", {"budget": 36}),
         ("ats", {"budget": 64}),
+        ("tome_in_encoder", {"budget": 40}),
     ],
 )
 def test_answers_are_those_of_the_attached_model(seen, method, settings):
@@ -52,6 +54,24 @@ def test_answers_are_those_of_the_attached_model(seen, method, settings):
     assert quick.right.tolist() == right
     assert kept == quick.kept.repeat(PER_PICTURE).tolist()
     assert any(right)
+
+
+def test_a_method_that_reads_the_question_answers_as_if_each_came_alone(seen):
+    method, table = resolve("cdpruner", budget=40), seen.questions.table
+    encoded, reader = seen.read(method.settings), read_text()
+    quick = answer_set(seen.model, seen.processor, table, encoded, method, reader)
+    assert quick.kept.tolist() == [40] * len(seen.questions.pixels)
+    for row in (0, 1, 17, 35):
+        picture = torch.tensor([table["picture"][row]])
+        asked = reader.ask(encoded.at(picture), [table["text"][row]])
+        prompt = prompt_of(seen.processor, table["text"][row]).replace("<image>", "<image> " * 576)
+        ids = seen.processor.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        with attach(seen.model, method):
+            new = seen.model.generate(
+                input_ids=ids, pixel_values=asked, max_new_tokens=8, do_sample=False
+            )
+        text = seen.processor.decode(new[0, ids.shape[1] :], skip_special_tokens=True)
+        assert (plain(text) == table["answer"][row]) == quick.right[row]
 
 
 def test_encoder_outputs_are_computed_once_and_read_afterwards(seen, monkeypatch):

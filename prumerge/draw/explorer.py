@@ -69,7 +69,9 @@ class Controls:
             description="own file", placeholder="path", continuous_update=False, layout=_WIDE
         )
         self.upload = FileUpload(accept="image/*", description="upload")
-        self.method = Dropdown(options=prumerge.names(), description="method", layout=_WIDE)
+        # The picture is reduced before anything is asked about it.
+        known = [name for name in prumerge.names() if not prumerge.resolve(name).reads_question]
+        self.method = Dropdown(options=known, description="method", layout=_WIDE)
         self.budget = IntSlider(0, 0, patches, description="budget", layout=_WIDE)
         self.whisker = FloatSlider(1.5, min=0, max=6, step=0.25, description="fence", layout=_WIDE)
         self.neighbours = IntSlider(32, 0, 64, description="neighbours", layout=_WIDE)

@@ -58,7 +58,7 @@ def conditional_kernel(
     return weight[:, :, None] * similarity * weight[:, None]
 
 
-@register("cdpruner", settings=PLAIN)
+@register("cdpruner", settings=PLAIN, reads_question=True)
 def keep_for_question(encoded: Encoded, settings: Settings) -> Reduction:
     """Send the patches of the largest determinant, weighed by what they say of the question.
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Int
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
@@ -11,6 +12,7 @@ from prumerge.asking import ask, prompt_of
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
 from prumerge.mini.benchmark import is_right
+from prumerge.relevance import TextReader
 from prumerge.sweeps.questions import PER_PICTURE
 
 MAX_NEW_TOKENS = 8
@@ -37,6 +39,7 @@ def answer_set(
     asked: pd.DataFrame,
     encoded: Encoded,
     method: Method,
+    reader: TextReader | None = None,
 ) -> Outcome:
     """Answer a set of questions with reduced pictures, greedily.
 
@@ -46,9 +49,11 @@ def answer_set(
         asked: Questions, those of one picture together, in the order of the pictures.
         encoded: All pictures of the set, encoded as the method's settings want it.
         method: How they are reduced.
+        reader: Reads the questions for a method that wants to know them.
 
     Returns:
-        Right or wrong per question, and tokens per picture.
+        Right or wrong per question, and tokens per picture, for its first question where a method
+        reads it.
 
     Raises:
         ValueError: If the method hands back what cannot be a reduction; the message names it.
@@ -64,6 +69,9 @@ def answer_set(
         part = encoded.at(slice(start, start + step))
         rows = slice(start * PER_PICTURE, (start + step) * PER_PICTURE)
         places = [row // PER_PICTURE for row in range(len(part.features) * PER_PICTURE)]
+        if reader is not None:  # each question is shown its own reduction of the picture
+            part = reader.ask(part.at(torch.tensor(places)), list(asked["text"][rows]))
+            places = list(range(len(places)))
         lengths = {"max_new_tokens": MAX_NEW_TOKENS}
         answers = ask(model, processor, part, prompts[rows], places, method, **lengths)
         pairs = zip(answers, truths[rows], strict=True)

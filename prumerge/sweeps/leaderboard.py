@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from prumerge.experiments.statistics import compare
-from prumerge.methods import import_file, names
+from prumerge.methods import import_file, names, resolve
 from prumerge.sweeps.encodings import open_encodings
 from prumerge.sweeps.grids import Sweep
 from prumerge.sweeps.points import Point
@@ -27,7 +27,8 @@ def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
         overrides: Values for all points, such as ``model``.
 
     Returns:
-        The sweep, in two jobs; methods that draw at random have three seeds.
+        The sweep, in two jobs; methods that draw at random have three seeds, and methods that read
+        the question are there for the mini-LLaVA only.
 
     Raises:
         ValueError: If the budget is 0 or more than the picture has, or the file registers nothing.
@@ -35,12 +36,13 @@ def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
     own = import_file(module) if module else []
     known = [name for name in names() if name not in own]
     common = {"questions": "report", **overrides}
+    has_text = common.get("model", "mini") == "mini"  # a LLaVA does not name its CLIP's text tower
     points = [
         Point.of(common | {"method": name, "seed": seed})
         if name == "all"
         else Point.of(common | {"method": name, "budget": budget, "seed": seed})
         for name in known
-        if name not in _TWICE
+        if name not in _TWICE and (has_text or not resolve(name).reads_question)
         for seed in range(SEEDS if name == "random" else 1)
     ]
     mine = [Point.of(common | {"method": name, "budget": budget, "module": module}) for name in own]

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from prumerge.relevance import read_text
 from prumerge.sweeps.answers import answer_set
 from prumerge.sweeps.encodings import open_encodings
 from prumerge.sweeps.points import POINTS, Point, weights_of
@@ -27,8 +28,9 @@ def run_point(point: Point, device: str = "cpu") -> Row:
     method = point.resolved
     seen = open_encodings(point.model, point.questions, point.per_family, device)
     encoded = seen.read(method.settings)
+    reader = read_text(point.model, device) if method.reads_question else None
     started = time.perf_counter()
-    outcome = answer_set(seen.model, seen.processor, seen.questions.table, encoded, method)
+    outcome = answer_set(seen.model, seen.processor, seen.questions.table, encoded, method, reader)
     seconds = time.perf_counter() - started
     return row_of(point, outcome, seen.weights, seen.questions.table, device, seconds)
 
