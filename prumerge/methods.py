@@ -59,7 +59,8 @@ class Method:
         reduction = self.function(encoded, self.settings)
         images, patches = encoded.scores.shape
         budget = None if self.sends == "all" else self.settings.tokens_of(patches)
-        check_returned(self.name, reduction, images, patches, budget, self.sends)
+        twice = self.settings.duplicates
+        check_returned(self.name, reduction, images, patches, budget, self.sends, twice)
         return reduction
 
 
@@ -192,6 +193,7 @@ def check_returned(
     patches: int,
     budget: int | None = None,
     sends: Sends = "exact",
+    twice: bool = False,
 ) -> None:
     """Refuse what cannot be the reduction of these pictures.
 
@@ -205,12 +207,13 @@ def check_returned(
         budget: Tokens wanted per picture; None leaves the number to the method.
         sends: Whether exactly ``budget`` tokens are wanted, at most, or at most on average over the
             pictures.
+        twice: Whether a patch may be kept twice.
 
     Raises:
         ValueError: For no reduction, another number of pictures, tokens without positions,
             positions outside the picture, a patch kept twice, or a budget missed.
     """
-    problem = _problem(reduction, images, patches)
+    problem = _problem(reduction, images, patches, twice)
     if problem is None and budget is not None:
         counts = reduction.kept
         wrong = [c for c in counts if c > budget or (c < budget and sends == "exact")]
@@ -224,7 +227,7 @@ def check_returned(
         raise ValueError(f"method {name!r} {problem}")
 
 
-def _problem(reduction: object, images: int, patches: int) -> str | None:
+def _problem(reduction: object, images: int, patches: int, may_repeat: bool) -> str | None:
     if not isinstance(reduction, Reduction):
         return (
             f"must return a Reduction, got {type(reduction).__name__}: end it with reduce_to(...)"
@@ -243,7 +246,7 @@ def _problem(reduction: object, images: int, patches: int) -> str | None:
     outside, twice = torch.stack([outside, twice.to(outside.device)]).tolist()
     if outside:
         return f"gave positions outside 0 to {patches - 1}: they are patch indices"
-    return "kept a patch twice" if twice else None
+    return "kept a patch twice" if twice and not may_repeat else None
 
 
 def prumerge(encoded: Encoded, settings: Settings) -> Reduction:

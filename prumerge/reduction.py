@@ -107,13 +107,18 @@ def select(
     else:
         found = count_outliers(scores, settings)
     chosen = found.clamp(min=1)
-    by_place = _spread(chosen, patches, settings, grid)
+    by_place = spread(chosen, patches, settings, grid)
     reason = torch.where(by_place, SPATIAL, DROPPED)
     first = torch.where(found > 0, OUTLIER, FILL)
     return torch.where(ranks < chosen[:, None], first[:, None], reason).to(torch.int8)
 
 
-def _spread(chosen: Tensor, patches: int, settings: Settings, grid: tuple | None) -> Tensor:
+def spread(
+    chosen: Int64[Tensor, " images"],
+    patches: int,
+    settings: Settings,
+    grid: tuple[int, int] | None = None,
+) -> Bool[Tensor, "images patches"]:
     """Mark the evenly spaced patches that ``chosen`` ones by score ask for (D11 to D13)."""
     fixed = settings.branch == "fixed"
     if settings.spatial == "none":
@@ -123,9 +128,9 @@ def _spread(chosen: Tensor, patches: int, settings: Settings, grid: tuple | None
         return keep_lattice(wanted.clamp(max=patches), check_grid(grid, patches))
     if fixed:
         steps = torch.full_like(chosen, int(1 / settings.fixed_ratio))
-        return keep_stride(steps, steps // 2, patches)
+        return keep_stride(steps, steps // 2, patches, settings.last_patch)
     steps = released_step(chosen, patches, settings.spatial_factor)
-    return keep_stride(steps, torch.zeros_like(steps), patches)
+    return keep_stride(steps, torch.zeros_like(steps), patches, settings.last_patch)
 
 
 def _fill_budget(ranks: Tensor, total: int, settings: Settings, grid: tuple | None) -> Tensor:
@@ -251,7 +256,12 @@ def reduce_tokens(
     """
     settings = resolve_settings(settings, **overrides)
     check_shapes(features, keys, scores)
-    return reduce_to(select(scores, settings, grid), features, keys, scores, settings)
+    reason = select(scores, settings, grid)
+    if settings.duplicates and settings.branch == "fixed" and settings.budget is None:
+        from prumerge.duplicates import reduce_with_duplicates
+
+        return reduce_with_duplicates(reason, features, keys, scores, settings, grid)
+    return reduce_to(reason, features, keys, scores, settings)
 
 
 def reduce_to(

@@ -21,10 +21,11 @@ Where the release is broken the presets named after it do the right thing instea
 
 * each picture of a batch is treated as if it came alone (D5; ``pooling="batch"`` mimics);
 * a patch chosen both by score and for its place is sent once (the fixed branch sends it twice and
-  then loses the first unselected patches from the extra token);
+  then loses the first unselected patches from the sums; ``duplicates=True`` mimics);
 * a picture without outliers keeps its best-scored patch (the release sends the extra token alone,
   or divides by zero in PruMerge+);
-* evenly spaced patches reach to the last one (the release stops one short).
+* evenly spaced patches reach to the last one (the release stops one short; ``last_patch=False``
+  mimics).
 
 The paper's merge is a sum of neighbours weighted by attention probabilities, without normalisation
 and without the token's own feature. Taken to the letter that leaves the sum of a few tiny shares:
@@ -104,10 +105,15 @@ class Settings:
         spatial: D11. Evenly spaced patches of PruMerge+: ``"none"``, ``"stride"`` over the
             flattened raster (release; strides that divide the row length give vertical stripes)
             or a two-dimensional ``"lattice"`` (the paper's figure).
+        last_patch: D11. Whether the stride may reach the last patch; the release stops one short of
+            it (574 of 575), which leaves a token out at 33 to 38 outliers, among others.
         spatial_factor: D12. Evenly spaced patches per outlier. Release: 3; paper: 1.
         branch: D13, without a budget. ``"adaptive"``: outliers decide. ``"fixed"``: the release's
             branch for training, ``fixed_ratio`` of the patches by score and as many evenly spaced.
         fixed_ratio: D13. Share of the patches chosen by score in the fixed branch. Release: 1/8.
+        duplicates: D13. In the fixed branch without a budget, whether a patch chosen both by score
+            and for its place is sent twice, and as many of the first patches that are not sent
+            are lost from the sums (release; see :mod:`prumerge.duplicates`).
         order: D14. ``"attention"``: patches kept for their score by falling score, then all others
             in raster order (release). ``"grouped"``: the same two groups, both in raster order.
             ``"raster"``: as in the picture. The extra token is always last.
@@ -152,9 +158,11 @@ class Settings:
     merge_reads: Literal["original", "merged"] = "original"
     extra_token: bool = True
     spatial: Literal["none", "stride", "lattice"] = "none"
+    last_patch: bool = True
     spatial_factor: int = 3
     branch: Literal["adaptive", "fixed"] = "adaptive"
     fixed_ratio: float = 1 / 8
+    duplicates: bool = False
     order: Literal["attention", "grouped", "raster"] = "attention"
     positions: Literal["compact", "original", "stretched"] = "compact"
     outlier_share: float = 0.5

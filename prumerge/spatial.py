@@ -47,7 +47,10 @@ def released_step(
 
 
 def keep_stride(
-    steps: Int64[Tensor, " images"], starts: Int64[Tensor, " images"], patches: int
+    steps: Int64[Tensor, " images"],
+    starts: Int64[Tensor, " images"],
+    patches: int,
+    last: bool = True,
 ) -> Bool[Tensor, "images patches"]:
     """Mark every ``steps``-th patch of the flattened raster, from patch ``starts`` to the end.
 
@@ -56,20 +59,23 @@ def keep_stride(
             vertical stripes: 6 marks 4 of 24 columns.
         starts: First marked patch.
         patches: Visual tokens of one picture.
+        last: Whether the last patch may be marked.
 
     Returns:
         True where a patch is marked.
 
     Source:
         D11 and D13. The release stops one patch short of the end (575 of 576 hard-coded), so its
-        last patch is never marked; here it is, where the step hits it.
+        last patch is never marked.
 
     Example:
         >>> keep_stride(torch.tensor([2]), torch.tensor([1]), patches=6).int().tolist()
         [[0, 1, 0, 1, 0, 1]]
     """
     offsets = torch.arange(patches, device=steps.device)[None] - starts[:, None]
-    return (offsets >= 0) & (offsets % steps[:, None] == 0)
+    marks = (offsets >= 0) & (offsets % steps[:, None] == 0)
+    marks[:, -1] &= last
+    return marks
 
 
 def keep_even(counts: Int64[Tensor, "*rows"], length: int) -> Bool[Tensor, "*rows {length}"]:

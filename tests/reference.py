@@ -131,6 +131,25 @@ def release_fixed(features, keys, scores, ratio=1 / 8):
     return kept, with_extra(merged(features, keys, scores, kept), features, scores, kept)
 
 
+def release_fixed_twice(features, keys, scores, ratio=1 / 8):
+    """PruMerge+ as released, branch for training, duplicates and all.
+
+    Two lists: what is sent, and the others. The second is all indices with a 0 in place of those
+    sent, sorted, less as many of the first as are sent; so with two equal ones sent it lacks one.
+    """
+    best = best_first(scores)[: int(len(scores) * ratio)]
+    step = int(1 / ratio)
+    sent = best + list(range(int(step / 2), len(scores) - 1, step))
+    others = sorted(0 if patch in sent else patch for patch in range(len(scores)))[len(sent) :]
+    tokens = []
+    for turn, patch in enumerate(sent):
+        rest = sent[:turn] + sent[turn + 1 :] + others
+        rest.sort(key=lambda other: -similarity(keys[patch], keys[other], cosine=True))
+        gathered = weighted_sum(features, scores, rest[:32], normalise=False)
+        tokens.append([a + b for a, b in zip(features[patch], gathered, strict=True)])
+    return sent, [*tokens, weighted_sum(features, scores, others, normalise=False)]
+
+
 def as_written(features, keys, scores, kept):
     """The paper's sum over pruned neighbours by dot product, divided by its weight."""
     kept = sorted(kept)

@@ -130,6 +130,45 @@ def test_equal_scores_keep_the_first_patch():
     assert order_of(reduce_tokens(features, keys, scores, "paper")) == [0]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_released_duplicates_can_be_had(device):
+    """D13: 145 vectors whatever the picture; patch 0 is lost where one other is sent twice."""
+    features, keys, scores = encoded([30, 0, 60], patches=576, device=device)
+    reduction = reduce_tokens(features, keys, scores, "release+fixed", duplicates=True)
+    assert reduction.kept == [145, 145, 145]
+    for row in range(3):
+        lists = features[row].tolist(), keys[row].tolist(), scores[row].tolist()
+        order, tokens = reference.release_fixed_twice(*lists)
+        assert len(set(order)) < len(order) == 144
+        assert reduction.positions[row].tolist() == [*order, 575]
+        expected = torch.tensor(tokens)
+        torch.testing.assert_close(reduction.tokens[row].cpu(), expected, rtol=2e-6, atol=2e-6)
+    once = reduce_tokens(features, keys, scores, "release+fixed")
+    assert not torch.allclose(once.tokens[0][-1], reduction.tokens[0][-1])
+
+
+def test_duplicates_are_the_fixed_branchs_alone():
+    inputs = encoded([30, 0], patches=576)
+    for name, budget in [("release+", None), ("release", None), ("release+fixed", 64)]:
+        one = reduce_tokens(*inputs, name, budget=budget, duplicates=True)
+        other = reduce_tokens(*inputs, name, budget=budget)
+        assert all(map(torch.equal, one.tokens, other.tokens))
+
+
+@pytest.mark.parametrize("order", ["grouped", "raster"])
+def test_duplicates_can_be_sent_in_another_order(order):
+    inputs = encoded([30], patches=64)
+    usual = reduce_tokens(*inputs, "release+fixed", duplicates=True)
+    other = reduce_tokens(*inputs, "release+fixed", duplicates=True, order=order)
+    places = other.positions[0].tolist()[:-1]
+    if order == "grouped":
+        assert places == sorted(places[:8]) + sorted(places[8:])
+    else:
+        assert places == sorted(places)
+    assert sorted(usual.positions[0].tolist()[:-1]) == sorted(places)
+    torch.testing.assert_close(usual.tokens[0].sum(dim=0), other.tokens[0].sum(dim=0))
+
+
 def test_the_fixed_branch_sends_no_patch_twice():
     """The release sends 145 vectors, a patch chosen both ways twice; ours 145 less these."""
     features, keys, scores = encoded([30], patches=576)

@@ -8,7 +8,7 @@ read the same from the block's input alone.
 import pytest
 import reference
 import torch
-from toy import PATCHES, pictures, tiny_llava
+from toy import PATCHES, batch, pictures, prompt, tiny_llava
 
 import prumerge
 
@@ -47,6 +47,23 @@ def test_the_presets_give_the_released_tokens_in_their_order(name, picture):
         reduction = reducer.method(reducer.encode(shown))
     assert reduction.positions[0].tolist()[: len(order)] == order
     torch.testing.assert_close(reduction.tokens[0], torch.tensor(tokens), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("picture", range(4))
+def test_an_adapter_trained_on_the_released_tokens_sees_them_again(picture):
+    """Duplicates included: with 16 patches, 2 by score and 2 of every eighth from the fourth."""
+    model = tiny_llava()
+    shown = pictures(4)[picture : picture + 1]
+    order, tokens = reference.release_fixed_twice(
+        *released_inputs(model.model.vision_tower, shown), ratio=1 / 4
+    )
+    inputs = batch(prompt(3, 5)) | {"pixel_values": shown}
+    changes = {"fixed_ratio": 1 / 4, "duplicates": True, "last_patch": False}
+    with prumerge.attach(model, "release+fixed", **changes) as reducer:
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    found = reducer.reduction
+    assert found.positions[0].tolist() == [*order, PATCHES - 1]
+    torch.testing.assert_close(found.tokens[0], torch.tensor(tokens), rtol=1e-5, atol=1e-5)
 
 
 def test_the_pictures_above_tell_the_presets_apart():

@@ -60,7 +60,11 @@ def test_fractions_are_refused_where_whole_numbers_are_meant(name):
         check(name, FIELDS[name], 2.5)
 
 
-@pytest.mark.parametrize("name", ["softmax_class", "own_term", "normalise_weights", "extra_token"])
+SWITCHES = ["softmax_class", "own_term", "normalise_weights", "extra_token"]
+SWITCHES += ["last_patch", "duplicates"]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
 def test_a_switch_takes_only_true_and_false(name):
     with pytest.raises(ValueError, match=f"{name} must be True or False"):
         check(name, FIELDS[name], 1)

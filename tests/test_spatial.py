@@ -56,6 +56,20 @@ def test_strides_that_divide_the_row_give_vertical_stripes():
     assert marked.any(dim=0).sum() == 4 and marked.all(dim=0).sum() == 4
 
 
+@pytest.mark.parametrize("outliers", [20, 33, 36, 38, 39])
+def test_the_released_stride_can_be_had(outliers):
+    """At 33 to 38 outliers the step is 5, and 575 a multiple of it."""
+    scores = torch.linspace(2, 1, 576)[None].clone()
+    scores[0, 100 : 100 + outliers] += 10
+    chosen = Settings(spatial="stride", last_patch=False)
+    ours = select(scores, chosen)[0].nonzero()[:, 0].tolist()
+    flat = [[0.0]] * 576
+    theirs, _ = reference.release_plus(flat, flat, scores[0].tolist(), end=575)
+    assert ours == sorted(theirs)
+    whole = select(scores, chosen.with_changes(last_patch=True))[0].nonzero()[:, 0].tolist()
+    assert set(whole) - set(ours) == ({575} if 33 <= outliers <= 38 else set())
+
+
 def test_the_last_patch_can_be_marked():
     """The release stops at 575 of 576 and never samples the last patch."""
     assert keep_stride(tensor(5), tensor(0), 576)[0, 575]
