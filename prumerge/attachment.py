@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from prumerge.caches import Read, cache_in, check_mask, read_by, remember
 from prumerge.covers import BoundCover, Cover
-from prumerge.encoder import Encoded, check_pictures, device_of, open_tower
+from prumerge.encoder import Encoded, check_pictures, open_tower
 from prumerge.generation import (
     RUNNING,
     Prefill,
@@ -35,6 +35,7 @@ from prumerge.inputs import (
     shorten_inputs,
 )
 from prumerge.methods import Method
+from prumerge.placement import device_of, gathered, is_sharded
 from prumerge.prompts import UNSENT, ShortPrompts, spread_logits
 from prumerge.reduction import Reduction
 from prumerge.scores import encode
@@ -225,6 +226,18 @@ class Attachment:
         return outputs
 
     def _generate(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        # Pictures and words are embedded before the forward pass that would gather their weights,
+        # and FSDP2 wants the whole model to have run before its parts do.
+        first = open_tower(model.model.vision_tower).embeddings.patch_embedding
+        with torch.no_grad():
+            if is_sharded(first):
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(first)))
+            with gathered(model, first):
+                return self._generate_gathered(model, stock, *args, **kwargs)
+
+    def _generate_gathered(
         self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
         arguments = _by_name(stock, args, kwargs)

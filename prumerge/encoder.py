@@ -2,7 +2,6 @@
 
     Encoded         all that a reduction method may look at
     open_tower      find embeddings and blocks
-    device_of       where a layer computes
     needed_layers   which hidden states the features, scores and keys are read from
     hidden_states   run the blocks before them, and no other
     shrunk_features the features of smaller pictures
@@ -29,6 +28,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from prumerge.placement import device_of
 from prumerge.settings import Settings
 from prumerge.spatial import check_grid
 
@@ -257,22 +257,6 @@ def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[
             raise ValueError(f"{name} must be in [{-blocks}, {blocks - 1}], got {layer}")
         found.append(layer % blocks)
     return features, found[0], found[1]
-
-
-def device_of(layer: nn.Module) -> torch.device:
-    """Find where a layer computes, which for an offloaded one is not where its weights wait.
-
-    Args:
-        layer: One with a ``weight``.
-
-    Returns:
-        The execution device of the hooks that ``accelerate`` put on it, else the weight's device.
-    """
-    hook = getattr(layer, "_hf_hook", None)
-    for own in getattr(hook, "hooks", [hook]):
-        if getattr(own, "execution_device", None) is not None:
-            return torch.device(own.execution_device)
-    return layer.weight.device
 
 
 def check_pictures(tower: nn.Module, pixel_values: Tensor) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from prumerge.caches import Read, cache_in, slots_of
-from prumerge.encoder import Encoded, device_of, open_tower
+from prumerge.encoder import Encoded, open_tower
+from prumerge.placement import device_of
 from prumerge.positions import is_packed, packed_ids, position_ids, stretch
 from prumerge.prompts import ShortPrompts, find_placeholders, shorten
 from prumerge.reduction import Reduction

@@ -19,6 +19,7 @@ Shapes
 Source: LLaVA-PruMerge, arXiv 2403.15388, equation of the class attention.
 """
 
+import contextlib
 import dataclasses
 import functools
 
@@ -36,6 +37,7 @@ from prumerge.encoder import (
     run_again,
     shrunk_features,
 )
+from prumerge.placement import gathered
 from prumerge.settings import Settings, resolve_settings
 
 
@@ -168,7 +170,11 @@ def read_states(
     features, *inputs = (hidden[layer] for layer in layers)
     blocks = [tower.encoder.layers[layer] for layer in layers[1:]]
     first = int(hasattr(tower.embeddings, "class_embedding"))
-    with torch.autocast(features.device.type, enabled=False), _InFloat32():
+    with contextlib.ExitStack() as within:
+        within.enter_context(torch.autocast(features.device.type, enabled=False))
+        within.enter_context(_InFloat32())
+        for block in dict.fromkeys(blocks):
+            within.enter_context(gathered(block, block.self_attn.q_proj))
         queries, keys = _queries_and_keys(blocks[0], inputs[0], settings, first)
         scores = _score(queries, keys, settings, first, heads)
         if settings.score == "value_weighted":

@@ -12,7 +12,7 @@ PACKAGE = Path(prumerge.__file__).parent
 FLOORS = [
     {"paths": "paths extras processes", "settings": "settings"},
     {
-        "method": "encoder scores outliers spatial supplement reduction duplicates",
+        "method": "placement encoder scores outliers spatial supplement reduction duplicates",
         "roofline": "roofline",
     },
     {"methods": "methods"},

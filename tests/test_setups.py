@@ -7,6 +7,10 @@ import torch
 from accelerate import Accelerator, cpu_offload, disk_offload, dispatch_model
 from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from toy import PATCHES, SIZE, batch, pictures, prompt, tiny_llava
 from transformers import (
     Aimv2VisionConfig,
@@ -226,3 +230,32 @@ def test_a_list_of_one_layer_is_that_layer():
         assert torch.equal(one(**two_prompts()).logits, stock)
     with prumerge.attach(one), prumerge.attach(number):
         assert_same(answers(one), answers(number))
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    """One process that shards with itself: its weights are as sharded as those of many."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
+    )
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("first", ["generate", "forward"])
+def test_sharded_layers_are_gathered_for_the_scores(first, mesh):
+    model, inputs = tiny_llava().requires_grad_(False), two_prompts()
+    with prumerge.attach(model, "prumerge", key_layer=0):
+        expected = answers(model)
+    for block in (*model.model.vision_tower.encoder.layers, *model.model.language_model.layers):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    with prumerge.attach(model, "prumerge", key_layer=0), torch.no_grad():
+        if first == "forward":
+            close(model(**inputs).logits, expected[1])
+        assert_same(answers(model), expected)
+        blocks = model.model.vision_tower.encoder.layers
+        assert all(isinstance(weight, DTensor) for weight in blocks.parameters())  # sharded again
+    blocks.requires_grad_(True)
+    with prumerge.attach(model, "prumerge"), pytest.raises(ValueError, match="freeze model"):
+        model(**inputs)

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from prumerge.asking import Answer, ask, prompt_of
-from prumerge.encoder import device_of
 from prumerge.evaluation.options import Options
 from prumerge.models import load
 from prumerge.models.adapters import adapter_fingerprint, apply_adapter
 from prumerge.models.loading import fingerprint
 from prumerge.models.random_weights import RANDOM, build
+from prumerge.placement import device_of
 from prumerge.preprocessing import prepare
 from prumerge.scores import encode
 
