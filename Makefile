@@ -119,7 +119,7 @@ timing: setup
 		--new-tokens 16 --repeats 3 --rows data/results/timing/7b-random-cpu.csv
 
 bench: setup
-	@$(ALL_CORES) && python benchmarks/rows.py --device $(DEVICE) \
+	@$(ALL_CORES) && python -m prumerge.timing.bench --device $(DEVICE) \
 		--rows data/results/bench/reduction-$(firstword $(subst :, ,$(DEVICE))).csv
 
 readme: setup

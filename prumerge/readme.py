@@ -22,7 +22,7 @@ from prumerge.settings import suggestion
 
 with needs("notebooks"):
     from prumerge import results
-    from prumerge.timing.efficiency import efficiency_table
+    from prumerge.timing.tables import efficiency_table
 
 _BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n)(.*?)(<!-- end of rows -->)", re.DOTALL)
 

@@ -37,8 +37,8 @@ RANK = {room: rank for rank, floor in enumerate(FLOORS) for room in floor}
 # Arrows that still point up. The list only shrinks: mend one and take its line out.
 UPWARDS = {
     "evaluation.beside -> printed",
-    "timing.efficiency -> markdown",
-    "timing.efficiency -> printed",
+    "timing.tables -> markdown",
+    "timing.tables -> printed",
 }
 
 

@@ -17,10 +17,9 @@ from prumerge.paths import RESULTS, RUNS
 from prumerge.roofline import NAMED, Precision, estimate_costs
 from prumerge.timing.__main__ import main, parse
 from prumerge.timing.peaks import SIDE, known_card
-from prumerge.timing.stages import Answering
-from prumerge.timing.subjects import check_attention
+from prumerge.timing.runs import answer_in_stages
+from prumerge.timing.stages import Answering, check_attention
 from prumerge.timing.tables import KIND, per_token
-from prumerge.timing.turns import answer_in_stages
 
 
 @pytest.fixture(scope="module")

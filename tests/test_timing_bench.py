@@ -1,20 +1,16 @@
 """The benchmarks of the reduction: what they compare, on which device, and what rows say."""
 
 import os
-import sys
 
 import pandas as pd
 import pytest
 import torch
+from speed import inputs
 
-from prumerge.paths import ROOT, RUNS
+from prumerge.paths import RUNS
+from prumerge.timing import bench
 from prumerge.timing.clock import elapsed_ms
-from prumerge.timing.reductions import encoder_shares, reduction_times
-
-sys.path.append(str(ROOT / "benchmarks"))
-
-import inputs
-import rows as bench
+from prumerge.timing.tables import encoder_shares, reduction_times
 
 
 def bench_rows(*found):
@@ -111,3 +107,10 @@ def test_what_cannot_run_ends_in_one_sentence(arguments, told, capsys):
     assert bench.main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(told)
+
+
+def test_without_a_clone_the_benchmarks_are_missed_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "SPEED", tmp_path / "test_speed.py")
+    assert bench.main([]) == 1
+    told = f"bench: no benchmarks at {bench.SPEED}: run this from a clone of the repository\n"
+    assert capsys.readouterr().err == told

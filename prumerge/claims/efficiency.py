@@ -19,8 +19,8 @@ from prumerge.claims.judging import (
     computed,
 )
 from prumerge.printed import reads_as
-from prumerge.timing.efficiency import STATED
 from prumerge.timing.stages import FULL
+from prumerge.timing.tables import STATED
 
 GROUP = "Table 2"
 FILE = "table_2_efficiency"

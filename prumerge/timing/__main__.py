@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 
 from prumerge.paths import RESULTS, rows_place
-from prumerge.timing.grid import Grid
-from prumerge.timing.runs import time_grid
-from prumerge.timing.subjects import load_subject
+from prumerge.timing.runs import Grid, time_grid
+from prumerge.timing.stages import load_subject
 from prumerge.timing.tables import answer_times
 
 
@@ -44,11 +43,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit status: 1 where a model or an argument is not one that works here.
-    """
+    """Run the command; the exit status is 1 where a model or an argument does not work here."""
     chosen = parse(arguments)
     lists = ("budgets", "batches", "new_tokens", "attention")
     try:

@@ -1,4 +1,4 @@
-"""Timing one call: warm-up, synchronised, median with spread; and the memory it takes at most."""
+"""Time and memory of one call: warm-up, synchronised, median with spread; the most it holds."""
 
 import dataclasses
 import os
@@ -13,14 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How long a call takes.
+    """How long a call takes: quartiles of its repeats, and the quickest.
 
-    Args:
-        median_ms: Median over the repeats.
-        low_ms: Lower quartile.
-        high_ms: Upper quartile.
-        min_ms: The quickest repeat: on a busy machine the nearest to the call alone.
-        repeats: Timed calls.
+    On a busy machine the quickest is the nearest to the call alone.
     """
 
     median_ms: float
@@ -31,28 +26,13 @@ class Spread:
 
     @classmethod
     def of(cls, times_ms: Sequence[float]) -> "Spread":
-        """Summarise the times of single calls.
-
-        Args:
-            times_ms: At least one, in ms.
-
-        Returns:
-            Their quartiles, minimum and number.
-        """
+        """Summarise the times of single calls, at least one."""
         low, median, high = np.quantile(times_ms, [0.25, 0.5, 0.75]).tolist()
         return cls(median, low, high, min(times_ms), len(times_ms))
 
 
 def elapsed_ms(call: Callable[[], Any], device: str = "cpu") -> float:
-    """Return how long one call takes in ms: until its device has finished, not been asked.
-
-    Args:
-        call: Called once, its result dropped.
-        device: Where it computes.
-
-    Returns:
-        Time by the clock, in ms.
-    """
+    """Return how long one call takes: until its device has finished, not been asked."""
     synchronise(device)
     start = time.perf_counter()
     finished(call, device)()
@@ -60,15 +40,7 @@ def elapsed_ms(call: Callable[[], Any], device: str = "cpu") -> float:
 
 
 def finished(call: Callable[[], Any], device: str = "cpu") -> Callable[[], Any]:
-    """Make a call return only when its device has done the work.
-
-    Args:
-        call: Any call.
-        device: Where it computes.
-
-    Returns:
-        A call that gives the same.
-    """
+    """Make a call return only when its device has done the work."""
 
     def called() -> Any:
         result = call()
@@ -81,16 +53,7 @@ def finished(call: Callable[[], Any], device: str = "cpu") -> Callable[[], Any]:
 def measure(
     call: Callable[[], Any], device: str = "cpu", repeats: int = 5, warm_ups: int = 1
 ) -> Spread:
-    """Time a call.
-
-    Args:
-        call: What is timed; called ``warm_ups + repeats`` times.
-        device: Where it computes; see :func:`elapsed_ms`.
-        repeats: Timed calls.
-        warm_ups: Calls before them, untimed: they fill caches and choose kernels.
-
-    Returns:
-        Median, quartiles and minimum in ms.
+    """Time a call ``repeats`` times, after ``warm_ups`` that fill caches and choose kernels.
 
     Raises:
         ValueError: If ``repeats`` is below 1.
@@ -116,13 +79,8 @@ def synchronise(device: str) -> None:
 def peak_mib(call: Callable[[], Any], device: str = "cpu") -> float:
     """Return the most memory that a call holds in tensors at one time, beyond what was there.
 
-    Args:
-        call: Called once, its result dropped.
-        device: Where its tensors lie.
-
-    Returns:
-        MiB. On a CPU from torch's own record of what is allocated and freed, so that buffers
-        inside libraries are missing.
+    On a CPU from torch's own record of what is allocated and freed, so that buffers inside
+    libraries are missing. Evaluation and fine-tuning have one of whole processes, by that name too.
 
     Example:
         >>> round(peak_mib(lambda: torch.zeros(2**20).add(1)))  # 4 MiB, and 4 of the sum

@@ -21,13 +21,8 @@ REPEATS = 10
 def measure_peaks(device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Measure how fast a device multiplies matrices and copies memory, as columns of a row.
 
-    Args:
-        device: Where.
-        dtype: Precision of the matrices.
-
-    Returns:
-        ``peak_gflop_per_s``, a multiply-add being two, and ``bandwidth_gb_per_s``, bytes read and
-        written. The best of several repeats: what the device can do, not what it does on average.
+    ``peak_gflop_per_s`` counts a multiply-add as two, ``bandwidth_gb_per_s`` what is read and what
+    is written. The best of several repeats: what the device can do, not what it does on average.
     """
     kind = torch.device(device).type
     side, copied = SIDE[kind], COPIED_BYTES[kind]
@@ -43,16 +38,11 @@ def measure_peaks(device: str = "cpu", dtype: torch.dtype = torch.float32) -> di
 
 
 def known_card(device: str, dtype: str = "bfloat16") -> roofline.Hardware | None:
-    """Find the card that a device's name speaks of.
+    """Find the card that a device's name speaks of, of two that fit the one with the longer name.
 
-    Args:
-        device: As torch names it, such as ``NVIDIA H100 80GB HBM3``.
-        dtype: Precision of the rows.
-
-    Returns:
-        Its figures, of two that fit the longer name's. None for any other device, also for one
-        of the same chip in another form (:data:`prumerge.roofline.HARDWARE` says which is meant),
-        for a part of one (MIG), and for float32, since the figures are those of 16 bits.
+    None for any other device, also for one of the same chip in another form
+    (:data:`prumerge.roofline.HARDWARE` says which is meant), for a part of one (MIG), and for
+    float32, since the figures are those of 16 bits.
 
     Example:
         >>> known_card("NVIDIA A100-SXM4-40GB").name, known_card("CPU (x86_64, 1 threads)")
@@ -73,7 +63,7 @@ def beside_roofline(
     """Put the roofline's estimate beside each measured stage of the model.
 
     Args:
-        rows: As :func:`prumerge.timing.time_grid` gives them.
+        rows: Of :func:`prumerge.timing.time_grid`.
         hardware: The card. None takes the one that the device's name speaks of, else the highest
             peaks measured beside any of the rows of that device and precision.
 

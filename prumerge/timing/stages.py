@@ -1,4 +1,6 @@
-"""The stages of one answer as calls, one after another.
+"""What is timed: a model, and the stages of one answer as calls, one after another.
+
+Speed does not depend on the values of weights, so LLaVA-1.5 can be timed without its checkpoint.
 
 Shapes
     prompts  answered together
@@ -12,15 +14,20 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import LlavaForConditionalGeneration
 
 from prumerge.encoder import Encoded
 from prumerge.inputs import shorten_inputs
 from prumerge.llava import attach
 from prumerge.methods import resolve
+from prumerge.models import load
+from prumerge.models.loading import patches_of
+from prumerge.models.random_weights import build, known_name
 from prumerge.pictures import load_pictures
 from prumerge.reduction import Reduction
+from prumerge.roofline import NAMED
 from prumerge.scores import encode
-from prumerge.timing.subjects import Subject
+from prumerge.settings import suggestion
 
 FULL = "full"
 """The method's name for the stock model, with nothing attached."""
@@ -28,6 +35,94 @@ FULL = "full"
 DRAWN = 12  # different pictures in a batch: scenes with 1 to 12 objects
 
 STAGES = ("preprocess", "encode", "reduce", "prefill", "decode", "whole")
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model to time, on its device and ready to generate.
+
+    Args:
+        name: What rows call it.
+        weights: ``trained``, or ``random``.
+        model: A LLaVA.
+        image_processor: Prepares pictures for its encoder.
+        layers: Language layers it was cut to; None where it is whole.
+    """
+
+    name: str
+    weights: str
+    model: LlavaForConditionalGeneration
+    image_processor: Any
+    layers: int | None = None
+
+    @property
+    def device(self) -> str:
+        """Where the model lives."""
+        return str(self.model.device)
+
+    @property
+    def patches(self) -> int:
+        """Visual tokens of one picture."""
+        return patches_of(self.model)
+
+    def use_attention(self, name: str) -> None:
+        """Switch encoder and language model to one of :data:`ATTENTION`, or refuse it."""
+        check_attention(name, self.device, self.model.dtype)
+        try:
+            self.model.set_attn_implementation(name)
+        except ImportError as error:
+            raise ValueError(
+                f"{name} cannot run here ({str(error).splitlines()[0]}): install flash-attn or "
+                "use attention sdpa"
+            ) from error
+
+
+def check_attention(name: str, device: str, dtype: torch.dtype) -> None:
+    """Refuse an unknown attention implementation, or one for another device or precision."""
+    if name not in ATTENTION:
+        raise ValueError(f"unknown attention {name!r}: {suggestion(name, ATTENTION)}")
+    if name != "flash_attention_2":
+        return
+    if not device.startswith("cuda"):
+        raise ValueError("flash_attention_2 needs a CUDA device: use attention sdpa")
+    if dtype not in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"flash_attention_2 needs bfloat16 or float16, not {str(dtype).removeprefix('torch.')}:"
+            " use --dtype bfloat16 or attention sdpa"
+        )
+
+
+def load_subject(
+    name: str = "mini", device: str = "cpu", dtype: str | None = None, layers: int | None = None
+) -> Subject:
+    """Load or make a model to time.
+
+    Args:
+        name: ``mini``, a folder or hub id (:func:`prumerge.models.load`), or ``random-7b`` and
+            ``random-13b``: LLaVA-1.5's shape with random weights, nothing downloaded.
+        device: Where it lives.
+        dtype: Precision of the weights; None takes float32 on a CPU and bfloat16 elsewhere.
+        layers: For random weights: language layers (and vision layers, at least 3) to build, so
+            that the path can be tried where the whole does not fit. Such rows say so.
+
+    Raises:
+        ValueError: If there is no such model, shape, device or precision, or a trained one shall
+            be cut.
+    """
+    name = known_name(name)
+    if not (name.startswith("random-") or name.endswith("-random")):
+        if layers is not None:
+            raise ValueError(f"layers={layers} cuts random weights only, such as random-7b")
+        model, processor = load(name, device, dtype)
+        return Subject(name, "trained", model, processor.image_processor)
+    shape = name.removeprefix("random-").removesuffix("-random")
+    if shape not in NAMED:
+        known = [f"random-{known}" for known in NAMED]
+        raise ValueError(f"no shape {name!r}: {suggestion(f'random-{shape}', known)}")
+    model, processor = build(name, device, dtype, layers)
+    # Rows call it as those do that are committed.
+    return Subject(f"{shape}-random", "random", model, processor.image_processor, layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +148,7 @@ Made = Encoded | Float[Tensor, "pictures patches width"]
 
 
 class Answering:
-    """One case on one model: its pictures, prompts and method.
-
-    Args:
-        subject: The model.
-        case: What is asked.
-    """
+    """One case on one model: its pictures, prompts and method."""
 
     def __init__(self, subject: Subject, case: Case) -> None:
         self.subject, self.model, self.case = subject, subject.model, case
@@ -133,18 +223,7 @@ class Answering:
 
 
 def prompts(subject: Subject, case: Case) -> Int[Tensor, "prompts length"]:
-    """Make full prompts: an opening token, a picture's placeholders, words drawn at random.
-
-    Args:
-        subject: Its vocabulary is used, special tokens left out.
-        case: Batch and number of text tokens.
-
-    Returns:
-        Token ids.
-
-    Raises:
-        ValueError: If there is no text token or no prompt.
-    """
+    """Make full prompts: an opening token, a picture's placeholders, words drawn at random."""
     if case.text_tokens < 1 or case.batch < 1:
         raise ValueError(
             f"text_tokens and batch must be at least 1, got {case.text_tokens} and {case.batch}"
@@ -153,12 +232,8 @@ def prompts(subject: Subject, case: Case) -> Int[Tensor, "prompts length"]:
     text, picture = config.text_config, config.image_token_id
     special = {picture, text.pad_token_id, text.bos_token_id, text.eos_token_id}
     ordinary = torch.tensor([i for i in range(text.vocab_size) if i not in special])
-    drawn = torch.randint(
-        len(ordinary),
-        (case.batch, case.text_tokens),
-        generator=torch.Generator().manual_seed(0),
-    )
-    words = ordinary[drawn]
+    generator, size = torch.Generator().manual_seed(0), (case.batch, case.text_tokens)
+    words = ordinary[torch.randint(len(ordinary), size, generator=generator)]
     words[:, 0] = words[:, 0] if text.bos_token_id is None else text.bos_token_id
     pictures = torch.full((case.batch, subject.patches), picture)
     return torch.cat([words[:, :1], pictures, words[:, 1:]], dim=1)

@@ -1,41 +1,40 @@
-"""From timing rows to what they say: stages of an answer, throughput, break-even length."""
+"""What timing rows say: stages, throughput, break-even length, the reduction, README's table.
+
+Rows of ``make timing`` are those of :func:`prumerge.timing.time_grid`, one per stage of a case;
+rows of ``make bench`` are of the reduction alone (``data/README.md`` describes both).
+"""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from prumerge import roofline
+from prumerge.markdown import markdown_table
 from prumerge.paths import RESULTS
+from prumerge.printed import read_printed
 from prumerge.timing.stages import FULL, STAGES
 
-TIMING = RESULTS / "timing"
+TIMING, BENCH = RESULTS / "timing", RESULTS / "bench"
 MODEL = ["model", "weights", "layers", "dtype", "device"]
 """Columns that tell one model on one device from another."""
 KIND = [*MODEL, "attention", "text_tokens", "method", "batch", "budget"]
 """Columns that tell one case from another."""
+LOOPS = ("plain_loop", "released_loop", "lean_loop", "one_at_a_time")
+PLAIN_FROM = 8
+"""Plain loops are timed with pictures that have the mean number of outliers of this batch."""
+STATED = (616, 80)
+"""Prompt tokens that the paper states: 40 of text, and 576 or about 40 visual ones."""
 
 
 def read_file(path: Path) -> pd.DataFrame:
-    """Read a file of timing rows.
-
-    Args:
-        path: A CSV file, also one from before ``out_of_memory_at`` was noted.
-
-    Returns:
-        Its rows.
-    """
+    """Read a CSV file of timing rows, also one from before ``out_of_memory_at`` was noted."""
     rows = pd.read_csv(path)
     return rows if "out_of_memory_at" in rows else rows.assign(out_of_memory_at=np.nan)
 
 
 def read_rows(folder: Path = TIMING) -> pd.DataFrame:
-    """Read all timing rows of a folder.
-
-    Args:
-        folder: Holds one CSV file per model and device.
-
-    Returns:
-        The rows of all files.
+    """Read all timing rows of a folder that holds one CSV file per model and device.
 
     Raises:
         ValueError: If there are none.
@@ -46,11 +45,20 @@ def read_rows(folder: Path = TIMING) -> pd.DataFrame:
     return pd.concat([read_file(file) for file in files], ignore_index=True)
 
 
+def read_bench() -> pd.DataFrame:
+    """Read the rows of ``make bench``, of all devices.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    files = sorted(BENCH.glob("*.csv"))
+    if not files:
+        raise ValueError(f"no rows in {BENCH}: make bench writes them")
+    return pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+
+
 def answer_times(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per case and output length with the median of each stage in ms.
-
-    Args:
-        rows: As :func:`prumerge.timing.time_grid` gives them.
 
     Returns:
         Columns of ``STAGES``; ``sum``, all stages but ``whole`` together; indexed by the case and
@@ -71,9 +79,6 @@ def answer_times(rows: pd.DataFrame) -> pd.DataFrame:
 
 def throughput(rows: pd.DataFrame) -> pd.DataFrame:
     """Return answers per second of every batch, and those at the largest that fits.
-
-    Args:
-        rows: As :func:`prumerge.timing.time_grid` gives them.
 
     Returns:
         One row per case and output length: ``answers_per_s`` from the stage ``whole``;
@@ -105,14 +110,11 @@ def throughput(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_token(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return time to the first new token, and per further one, in ms.
-
-    Args:
-        rows: As :func:`prumerge.timing.time_grid` gives them.
+    """Return by case the time to the first new token, and per further one.
 
     Returns:
         ``first_ms`` (preprocess, encode, reduce, prefill) and ``step_ms`` (decode of the longest
-        answer by its steps), by case.
+        answer by its steps).
 
     Raises:
         ValueError: If a case has no row of decoding, or several of one stage.
@@ -139,7 +141,7 @@ def break_even(rows: pd.DataFrame, worth: float = 1.0, longest: int = 4096) -> p
     upwards where it gains more, as in a large batch.
 
     Args:
-        rows: As :func:`prumerge.timing.time_grid` gives them, the stock model among them.
+        rows: The stock model's among them.
         worth: How many times faster an answer has to be: 1 asks where it pays at all.
         longest: Lengths up to which is looked.
 
@@ -176,3 +178,122 @@ def _check_single(rows: pd.DataFrame) -> None:
 
 def _named(case: tuple | pd.Series) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(KIND, case, strict=True))
+
+
+def reduction_times(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what reducing takes by device, batch and method, and what that is compared with.
+
+    Args:
+        rows: Of ``make bench``: ``device``, ``what`` was timed, ``name`` of the method, ``batch``,
+            and the quickest round, ``min_ms``: what else runs on a machine only ever adds time.
+
+    Returns:
+        ``ms``, and by how many times longer others take: each loop (over Python's numbers, timed
+        with few pictures and multiplied, from a batch of 8 on; in torch token by token as
+        released; the same without a needless copy; the method itself one picture at a time);
+        ``encoder``, the stock encoder; and ``reads``, how many times the inputs could be read from
+        memory meanwhile. NaN where there is no such row.
+
+    Raises:
+        ValueError: If something has several rows on one device.
+    """
+    keys = ["device", "batch", "name"]
+    twice = rows[rows["what"].isin(["method", *LOOPS])].duplicated([*keys, "what"])
+    if twice.any():
+        raise ValueError("several rows of one benchmark on one device: keep one file per device")
+    times = rows.pivot_table("min_ms", keys, "what", sort=False)
+    times = times.reindex(columns=["method", *LOOPS])
+    times = times[times["method"].notna()]
+    device, batch, name = (times.index.get_level_values(level) for level in keys)
+    plain = rows[rows["what"] == "plain_loop"].set_index(["device", "name"])
+    each = (plain["min_ms"] / plain["batch"]).reindex(pd.MultiIndex.from_arrays([device, name]))
+    times["plain_loop"] = each.to_numpy() * batch
+    times.loc[batch < PLAIN_FROM, "plain_loop"] = float("nan")
+    result = times[list(LOOPS)].div(times["method"], axis=0)
+    where = pd.MultiIndex.from_arrays([device, batch])
+    for column, what in (("encoder", "encoder_stock"), ("reads", "read_inputs")):
+        other = rows[rows["what"] == what].set_index(["device", "batch"])["min_ms"]
+        result[column] = other.reindex(where).to_numpy() / times["method"]
+    result["reads"] = 1 / result["reads"]
+    return result.assign(ms=times["method"])
+
+
+def encoder_shares(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what encoding takes with the reduction attached, against without.
+
+    Returns:
+        By device and batch: ``encoder_stock`` and ``encoder_reduced`` in ms, the latter with the
+        reduction and without the blocks it does not need, and ``share``, its part of the former.
+    """
+    whats = ["encoder_stock", "encoder_reduced"]
+    own = rows[rows["what"].isin(whats)]
+    table = own.pivot_table("min_ms", ["device", "batch"], "what").reindex(columns=whats)
+    return table.assign(share=table["encoder_reduced"] / table["encoder_stock"])
+
+
+def efficiency_table(folder: Path = TIMING) -> list[str]:
+    """Write the README's table in Markdown: how many times less, printed, computed, measured.
+
+    Measured are the smallest budget against all visual tokens, at the smallest and the largest
+    batch that both were timed at, with the longest answer.
+    """
+    lines = [_printed(), _computed(), *_measured(read_rows(folder))]
+    names = ["LLaVA-1.5-7B in FP16, unless said", "prompt tokens", "operations", "prefill"]
+    table = pd.DataFrame(lines, columns=[*names, "whole answer"]).fillna("-")
+    return markdown_table(table)
+
+
+def _times(ratio: float, word: str = "less") -> str:
+    return f"{ratio:.1f} times {word}"
+
+
+def _printed() -> tuple:
+    values = read_printed("table_2_efficiency").set_index(["row", "column"])["value"]
+    full, reduced = values.loc["7B FP16"], values.loc["7B FP16 + PruMerge"]
+    ratios = full / reduced
+    operations, prefill = ratios["operations"], ratios["prefill time"]
+    name = "printed: a roofline of one V100 (it comes out at 700 and 70 tokens)"
+    return name, "616 and 80 stated", _times(operations, "fewer"), _times(prefill), None
+
+
+def _computed() -> tuple:
+    rows = roofline.estimate_costs("7b", STATED, "V100", convention="llm-viewer")
+    ratios = rows[["operations", "time_ms"]].iloc[0] / rows[["operations", "time_ms"]].iloc[1]
+    name = "the same arithmetic at the lengths stated"
+    lengths = f"{STATED[0]} and {STATED[1]}"
+    return name, lengths, _times(ratios["operations"], "fewer"), _times(ratios["time_ms"]), None
+
+
+def _measured(rows: pd.DataFrame) -> list[tuple]:
+    rows = rows[rows["attention"] == "sdpa"]
+    lines = []
+    for _, own in rows.groupby(MODEL, sort=False):
+        full = own[own["method"] == FULL]
+        small = own[own["budget"] == own["budget"].min()]
+        both = sorted(set(full["batch"]) & set(small["batch"]))
+        for batch in dict.fromkeys([both[0], both[-1]] if len(both) else []):
+            lines.append(_compared(*(part[part["batch"] == batch] for part in (full, small))))
+    return lines
+
+
+def _compared(full: pd.DataFrame, small: pd.DataFrame) -> tuple:
+    longest = int(max(set(full["new_tokens"].dropna()) & set(small["new_tokens"].dropna())))
+    before, after = (
+        answer_times(part).xs(longest, level="new_tokens").iloc[0] for part in (full, small)
+    )
+    row = full.iloc[0]
+    model = "mini-LLaVA" if row["model"] == "mini" else str(row["model"]).removesuffix("-random")
+    if row["weights"] == "random":
+        model += f" shape, {row['layers']} layers of random weights"
+    batch = f"batch {row['batch']}"
+    name = f"measured: {model}, {row['dtype']}, {_device(row['device'])}, {batch}"
+    lengths = f"{row['prompt_tokens']} and {small.iloc[0]['prompt_tokens']}"
+    prefill = before["prefill"] / after["prefill"]
+    whole = f"{_times(before['whole'] / after['whole'])} ({longest} tokens)"
+    return name, lengths, None, _times(prefill), whole
+
+
+def _device(name: str) -> str:
+    """A CPU's entry without its architecture: ``CPU (x86_64, 2 threads)`` is ``CPU, 2 threads``."""
+    kind, _, rest = name.partition(" (")
+    return f"{kind}, {rest.rstrip(')').rpartition(', ')[2]}" if rest else name

@@ -1,6 +1,6 @@
 """Benchmarks of the reduction, for pytest-benchmark: ``make bench``; ``make test`` leaves them out.
 
-Every benchmark notes in ``extra_info`` what a row needs; :mod:`benchmarks.rows` makes the rows.
+Every benchmark notes in ``extra_info`` what a row needs; ``prumerge.timing.bench`` makes rows.
 """
 
 import shutil

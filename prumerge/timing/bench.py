@@ -1,7 +1,9 @@
-"""Benchmarks to rows and a table: ``python benchmarks/rows.py`` runs them all first.
+"""The reduction against loops, the encoder and its inputs: benchmarks run, rows written, a table.
 
-python benchmarks/rows.py --device cuda
-python benchmarks/rows.py --rows mine.csv -k encoder
+python -m prumerge.timing.bench --device cuda
+python -m prumerge.timing.bench --rows mine.csv -k encoder
+
+The benchmarks are pytest's, in ``tests/speed`` of a clone; other options go to pytest.
 """
 
 import argparse
@@ -10,20 +12,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
-
+from prumerge.extras import needs
 from prumerge.models.loading import check_device, find_precision
 from prumerge.paths import ROOT, RUNS
 from prumerge.provenance import provenance
-from prumerge.timing.reductions import BENCH, encoder_shares, reduction_times
 from prumerge.timing.runs import write_rows
+from prumerge.timing.tables import BENCH, encoder_shares, reduction_times
 
-HERE = Path(__file__).parent
+with needs("notebooks", "test"):
+    import pandas as pd
+    import pytest_benchmark  # noqa: F401  # pytest needs it for the options below
+
+SPEED = ROOT / "tests/speed/test_speed.py"
 
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line and say where rows go; what is not known here is left for pytest."""
-    parser = argparse.ArgumentParser(prog="benchmarks/rows.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m prumerge.timing.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", help="by default float32 on a CPU and bfloat16 elsewhere")
@@ -43,7 +48,7 @@ def rows_file(device: str, part: bool) -> Path:
 def run(raw: Path, arguments: list[str]) -> int:
     """Run the benchmarks under pytest, without the type checks that tests add to every call."""
     raw.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pytest", str(HERE / "test_speed.py"), "-q", "-o", "addopts="]
+    command = [sys.executable, "-m", "pytest", str(SPEED), "-q", "-o", "addopts="]
     command += ["-p", "no:cacheprovider", "--benchmark-quiet", f"--benchmark-json={raw}"]
     return subprocess.run([*command, *arguments], cwd=ROOT).returncode
 
@@ -59,10 +64,12 @@ def rows_of(raw: Path, device: str) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**provenance(device))
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run, write the rows, print the table."""
     chosen, for_pytest = parse(arguments)
     try:
+        if not SPEED.exists():
+            raise ValueError(f"no benchmarks at {SPEED}: run this from a clone of the repository")
         check_device(chosen.device)
         precision = str(find_precision(chosen.dtype, chosen.device)).removeprefix("torch.")
     except ValueError as error:
@@ -82,4 +89,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,16 +1,10 @@
 """What is reduced in the benchmarks: random pictures with the paper's number of outliers."""
 
-import sys
-
+import reference
 import torch
+from samples import scores_with
 
 from prumerge.encoder import Encoded
-from prumerge.paths import ROOT
-
-sys.path.append(str(ROOT / "tests"))  # the slow reference and the drawn scores are those of tests
-
-import reference
-from samples import scores_with
 
 OUTLIERS = (24, 28, 33, 38, 42, 47, 52, 56)
 """Per picture, 40 on average, as the paper counts on TextVQA and MME."""
