@@ -17,8 +17,7 @@ with needs("notebooks"):
     import nbclient
     import nbformat
 
-    from prumerge.outcomes import RunError, drop_widgets, finish, stopped, told
-    from prumerge.runs import KERNEL
+    from prumerge.runs import KERNEL, RunError, drop_widgets, finish, stopped, told
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL}
 # What a cleaned notebook keeps is what nbval compares: outputs, counts, cell ids, tags.

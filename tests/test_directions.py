@@ -27,7 +27,7 @@ FLOORS = [
     {
         "experiments": "experiments evaluation sweeps timing finetuning provenance parameters",
     },
-    {"workbook": "workbook runs record outcomes report readme results printed markdown"},
+    {"workbook": "workbook runs record report readme printed markdown"},
     {"claims": "claims"},
     {"command": "__main__"},
 ]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from prumerge import results
+from prumerge import readme as results
 from prumerge.paths import MINI, ROOT
 from prumerge.readme import TABLES, main, render
 

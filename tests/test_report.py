@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from prumerge.paths import NOTEBOOKS
 from prumerge.report import read_page, write_site
 from prumerge.report.__main__ import main
-from prumerge.report.formulas import formulas_to_mathml
+from prumerge.report.pages import formulas_to_mathml
 
 FOUND = sorted(p for p in NOTEBOOKS.glob("*.ipynb") if len(p.suffixes) == 1)
 WITH_ADDRESS = [("a", "href"), ("img", "src"), ("script", "src"), ("link", "href")]

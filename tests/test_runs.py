@@ -11,8 +11,8 @@ from notebook_check import in_recording_environment
 from notebook_rules import problems
 
 from prumerge import record, runs
-from prumerge.outcomes import RunError
 from prumerge.paths import ROOT
+from prumerge.runs import RunError
 
 FIXTURES = ROOT / "tests/fixtures"
 GRID = FIXTURES / "declares-two-parameters.ipynb"

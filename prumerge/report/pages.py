@@ -12,15 +12,17 @@ from pathlib import Path
 
 import nbformat
 from bs4 import BeautifulSoup, Tag
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from prumerge.outcomes import drop_widgets
-from prumerge.report.formulas import formulas_to_mathml
+from prumerge.runs import drop_widgets
 
 DESCRIPTION = re.compile(r"^\*Picture:\* *(.+?)(?=\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
 _MARKS = re.compile(r"[*`]|\*\*")
+_PROSE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)  # code, which holds no formulas
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\d$])", re.DOTALL)
 _CONFIG = Config(
     HTMLExporter={
         "template_name": "basic",
@@ -174,3 +176,32 @@ def _walk(soup: BeautifulSoup) -> tuple[list[Section], list[Picture]]:
 
 def _heading(part: Tag) -> str:
     return part.get_text().removesuffix("¶").strip()
+
+
+def formulas_to_mathml(text: str) -> str:
+    """Replace ``$...$`` and ``$$...$$`` by MathML, code left alone.
+
+    Args:
+        text: Markdown.
+
+    Returns:
+        Markdown with HTML.
+
+    Raises:
+        ValueError: If a formula cannot be read.
+
+    Example:
+        >>> formulas_to_mathml("`$x$` is $x$")[:20]
+        '`$x$` is <math xmlns'
+    """
+    parts = _PROSE.split(text)
+    parts[::2] = [_FORMULA.sub(_mathml, part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _mathml(found: re.Match) -> str:
+    latex, display = found[1] or found[2], "block" if found[1] else "inline"
+    try:
+        return convert(latex.strip(), display=display)
+    except Exception as error:  # the converter has a class of its own for each mistake
+        raise ValueError(f"no formula that MathML can show: {found[0]} ({error})") from error
