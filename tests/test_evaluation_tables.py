@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import runpy
 import sys
 import weakref
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from prumerge.evaluation.memory import peak_mib, reset_peak
 from prumerge.evaluation.options import read
 from prumerge.evaluation.speed import ratios
 from prumerge.evaluation.tables import CONSTANT, losses, main_scores, score_table
+from prumerge.finetuning import arms
 
 
 def row(label, task, metric, value, tokens, items=10):
@@ -117,7 +119,7 @@ def test_without_the_unix_module_resource_windows_is_asked(monkeypatch):
     monkeypatch.setattr("psutil.Process", Asked)
     try:
         assert memory.peak_mib("cpu") == 3
-        importlib.reload(importlib.import_module("prumerge.finetuning.costs"))
+        runpy.run_path(arms.__file__)
     finally:
         monkeypatch.undo()
         importlib.reload(memory)

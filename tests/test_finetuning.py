@@ -17,11 +17,14 @@ from transformers import (
 )
 
 import prumerge
-from prumerge.finetuning.conversations import collate, to_sample
-from prumerge.finetuning.data import InstructionFile, SceneInstructions
-from prumerge.finetuning.lora import Lora, add_lora, parameter_groups
-from prumerge.finetuning.records import Record
-from prumerge.finetuning.tuning import tune
+from prumerge.finetuning.data import (
+    InstructionFile,
+    Record,
+    SceneInstructions,
+    collate,
+    to_sample,
+)
+from prumerge.finetuning.tuning import Lora, add_lora, parameter_groups, tune
 from prumerge.methods import resolve
 from prumerge.mini.model import build_processor
 from prumerge.models.adapters import apply_adapter

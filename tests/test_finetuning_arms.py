@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from test_finetuning import tiny_mini
 
-from prumerge.finetuning import arms, command, costs
+from prumerge.finetuning import __main__ as command
+from prumerge.finetuning import arms
 from prumerge.finetuning.arms import TOKENS, Plan, run_arms, training_arguments, write_rows
-from prumerge.finetuning.lora import Lora
+from prumerge.finetuning.tuning import Lora
 from prumerge.paths import RUNS
 
 GRID = 9  # the smallest in which all families of questions can be asked
@@ -56,7 +57,7 @@ def test_arms_differ_in_tokens_alone(plan, tmp_path):
 
 def test_costs_are_measured_at_both_lengths(plan):
     options = (plan.model, 2, 1, LORA, "cpu")
-    full, few = (costs._measure(options[0], budget, *options[1:]) for budget in (None, 7))
+    full, few = (arms._measure(options[0], budget, *options[1:]) for budget in (None, 7))
     assert (full["visual_tokens"], few["visual_tokens"]) == (GRID**2, 7)
     for row in (full, few):
         assert row["samples_per_s"] == pytest.approx(2000 / row["step_ms"])

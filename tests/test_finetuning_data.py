@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from prumerge.finetuning.data import InstructionFile, SceneInstructions, write_scenes
-from prumerge.finetuning.records import RecordError, read_spans, to_record
+from prumerge.finetuning.data import (
+    InstructionFile,
+    RecordError,
+    SceneInstructions,
+    read_spans,
+    to_record,
+    write_scenes,
+)
 
 ASKED = "What are the colours of the bus — précisément ?"
 SAID = 'White, and "red" \\ {braces} [too].'
@@ -45,7 +51,7 @@ def write(folder, records, form):
 @pytest.mark.parametrize("form", ["array", "indented", "lines"])
 @pytest.mark.parametrize("piece", [7, 1 << 20])
 def test_both_forms_are_read_record_by_record(folder, form, piece, monkeypatch):
-    monkeypatch.setattr("prumerge.finetuning.records._PIECE_CHARACTERS", piece)
+    monkeypatch.setattr("prumerge.finetuning.data._PIECE_CHARACTERS", piece)
     written = [record(0), record(1, image=None), record(2)]
     del written[1]["image"]
     found = InstructionFile(write(folder, written, form), folder)
@@ -59,7 +65,7 @@ def test_both_forms_are_read_record_by_record(folder, form, piece, monkeypatch):
 
 
 def test_an_array_is_never_held_whole(folder, monkeypatch):
-    monkeypatch.setattr("prumerge.finetuning.records._PIECE_CHARACTERS", 500)
+    monkeypatch.setattr("prumerge.finetuning.data._PIECE_CHARACTERS", 500)
     path = write(folder, [record(n) for n in range(200)], "array")
     spans = read_spans(path)
     with path.open("r+") as file:  # the end is broken only after reading has begun
@@ -119,7 +125,7 @@ def test_a_truncated_record_is_named(folder, form, left):
 @pytest.mark.parametrize("form, ends", [("lines", "\n"), ("array", "\n"), ("indented", "\r\n")])
 @pytest.mark.parametrize("piece", [7, 1 << 20])
 def test_a_byte_that_is_no_utf8_costs_its_record_alone(folder, form, ends, piece, monkeypatch):
-    monkeypatch.setattr("prumerge.finetuning.records._PIECE_CHARACTERS", piece)
+    monkeypatch.setattr("prumerge.finetuning.data._PIECE_CHARACTERS", piece)
     path = write(folder, [record(n) for n in range(3)], form)
     first, *rest = path.read_bytes().replace(b"\n", ends.encode()).split("précisément".encode())
     path.write_bytes(first + "précisément".encode() + "précisément".encode("latin1").join(rest))

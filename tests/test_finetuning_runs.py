@@ -14,7 +14,7 @@ import pytest
 from test_finetuning import tiny_mini
 
 from prumerge.evaluation.__main__ import parse
-from prumerge.finetuning.command import main, settings_of
+from prumerge.finetuning.__main__ import main, settings_of
 from prumerge.finetuning.data import SceneInstructions, write_scenes
 from prumerge.finetuning.tuning import last_checkpoint
 from prumerge.models.adapters import check_card

@@ -13,8 +13,7 @@ from toy import PATCHES, pictures, tiny_llava
 from prumerge import Settings, attach, encode, names, resolve
 from prumerge.asking import answer
 from prumerge.draw.looking import encode_picture
-from prumerge.finetuning.conversations import to_sample
-from prumerge.finetuning.records import Record
+from prumerge.finetuning.data import Record, to_sample
 from prumerge.mini.model import build_processor
 from prumerge.pictures import (
     Picture,

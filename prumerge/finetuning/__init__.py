@@ -1,10 +1,7 @@
 """LoRA fine-tuning with reduced visual tokens, on PEFT and the Hugging Face Trainer.
 
-records        LLaVA's instruction format, read in a stream
-data           an instruction file with its images, or drawn scenes
-conversations  token ids, labels, batches
-tuning         the training itself, through an attached reducer
-arms           four arms on equal steps and data, answered question by question
-costs          time and memory of a step, full against reduced
-command        python -m prumerge.finetuning train | arms | cost | scenes | convert
+data      an instruction file with its images, or drawn scenes, as token ids and labels
+tuning    the training itself, through an attached reducer
+arms      four arms on equal steps and data, answered question by question; what a step costs
+__main__  python -m prumerge.finetuning train | arms | cost | scenes | convert
 """

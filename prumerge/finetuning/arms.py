@@ -1,62 +1,66 @@
-"""Four arms on equal steps and data: all or few visual tokens, untuned or tuned alike.
+"""Four arms on equal steps and data: all or few visual tokens, untuned or tuned alike; their costs.
 
 The paper compares a tuned model that sees few tokens with an untuned one that sees all. Here every
 tuned model gets the same pictures, questions, steps and rates, also the one that sees all tokens;
 few tokens are selected alone, or selected and merged. Everything is asked about held-out pictures,
 question by question, so that differences can be paired.
+
+Each cost is measured in a process of its own, so that memory is its own; all and few take turns. A
+step is forward, backward and optimiser on one batch of prepared pictures, vision tower included,
+drawing and reading left out. On a CPU it is the processor's time of one thread, which is a quiet
+core's time whatever else the machine does; on a GPU the clock's.
 """
 
 import dataclasses
 import hashlib
 import json
+import multiprocessing
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import torch
-from transformers import TrainingArguments
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, TrainingArguments
 
-from prumerge.finetuning.data import SceneInstructions
-from prumerge.finetuning.lora import Lora
-from prumerge.finetuning.quiz import Quiz
-from prumerge.finetuning.tuning import tune
+from prumerge.asking import Answer, ask, prompt_of
+from prumerge.evaluation.memory import peak_mib
+from prumerge.finetuning.data import SceneInstructions, collate, to_sample
+from prumerge.finetuning.tuning import Lora, add_lora, parameter_groups, tune
+from prumerge.llava import attach
 from prumerge.methods import Method, resolve
+from prumerge.mini.benchmark import held_out, is_right
 from prumerge.models import load
-from prumerge.models.loading import fingerprint
+from prumerge.models.loading import fingerprint, grid_of, patches_of
 from prumerge.paths import RESULTS, RUNS
-from prumerge.pictures import grid_of
+from prumerge.pictures import encode_pictures, to_pixels
 from prumerge.provenance import provenance
 
 ROWS = RESULTS / "finetuning"
-"""``runs.csv``, one row per tuned or untuned model; ``answers.csv``, one per run and question."""
+"""``runs.csv``, one row per tuned or untuned model; ``answers.csv``, one per run and question;
+``cost.csv``, one per measurement."""
 
+TOKENS = ("all", "selected", "merged")
+QUIZ_SEED = 6
+"""Of the held-out questions: not those of the checkpoint's own scores."""
+QUESTIONS_AT_ONCE = 25
 MINI_LORA = Lora(rank=16, alpha=32, dropout=0.0, rate=5e-4, projector_rate=5e-5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the arms are run; the defaults take about ten minutes on one core.
+    """How the arms are run; the defaults take about ten minutes on one core."""
 
-    Args:
-        model: As for :func:`prumerge.models.load`; drawn scenes are asked about.
-        budget: Visual tokens where they are few.
-        seeds: Of adapter, pictures and questions; each tunes every arm once.
-        steps: Of the optimiser.
-        batch_size: Conversations in a step.
-        turns: Questions in a conversation.
-        per_family: Held-out questions of each of the nine families.
-        lora: What is trained.
-    """
-
-    model: str = "mini"
-    budget: int = 32
-    seeds: tuple[int, ...] = (0, 1, 2)
+    model: str = "mini"  # drawn scenes are asked about
+    budget: int = 32  # visual tokens where they are few
+    seeds: tuple[int, ...] = (0, 1, 2)  # of adapter, pictures and questions; each tunes every arm
     steps: int = 70
-    batch_size: int = 8
-    turns: int = 1
-    per_family: int = 50
+    batch_size: int = 8  # conversations in a step
+    turns: int = 1  # questions in a conversation
+    per_family: int = 50  # held-out questions of each of the nine families
     lora: Lora = MINI_LORA
 
     def method(self, tokens: str) -> Method:
@@ -75,18 +79,10 @@ class Plan:
                 yield tokens, True, seed
 
 
-TOKENS = ("all", "selected", "merged")
-
-
 def run_arms(
     plan: Plan, folder: Path | None = None, report: Callable[[str], None] = print
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run all arms; those finished earlier, with the same plan and weights, are kept.
-
-    Args:
-        plan: What to run.
-        folder: Keeps finished runs; None takes one below ``data/runs``.
-        report: Called with a line per run.
+    """Run all arms; those finished earlier, with the same plan and weights, are kept in ``folder``.
 
     Returns:
         One row per run, and one per run and question (``correct`` is 0 or 1).
@@ -97,7 +93,7 @@ def run_arms(
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder = (folder or RUNS / "finetuning") / key
     folder.mkdir(parents=True, exist_ok=True)
-    quiz = None
+    quiz, runs, answers = None, [], []
     for tokens, tuned, seed in plan.runs():
         path = folder / f"{tokens}-{'tuned' if tuned else 'untuned'}-{seed}.json"
         if not path.exists():
@@ -107,23 +103,16 @@ def run_arms(
             path.with_suffix(".partial").write_text(json.dumps(result))
             path.with_suffix(".partial").replace(path)
             report(f"{path.stem}: {100 * sum(result['correct']) / len(result['correct']):.1f} %")
-    found = [
-        json.loads((folder / f"{t}-{'tuned' if u else 'untuned'}-{s}.json").read_text())
-        for t, u, s in plan.runs()
-    ]
-    runs = pd.DataFrame([result["run"] for result in found])
-    answers = pd.concat([_answers(result) for result in found], ignore_index=True)
-    return runs, answers
-
-
-def _answers(result: dict[str, Any]) -> pd.DataFrame:
-    run = {name: result["run"][name] for name in ("tokens", "tuned", "seed")}
-    asked = pd.DataFrame({"question": range(len(result["correct"])), "family": result["families"]})
-    return asked.assign(**run, correct=result["correct"])
+        found = json.loads(path.read_text())
+        runs.append(found["run"])
+        asked = pd.DataFrame({"family": found["families"]}).rename_axis("question").reset_index()
+        which = {"tokens": tokens, "tuned": tuned, "seed": seed}
+        answers.append(asked.assign(**which, correct=found["correct"]))
+    return pd.DataFrame(runs), pd.concat(answers, ignore_index=True)
 
 
 def _run(
-    plan: Plan, quiz: Quiz, tokens: str, tuned: bool, seed: int, folder: Path
+    plan: Plan, quiz: "Quiz", tokens: str, tuned: bool, seed: int, folder: Path
 ) -> dict[str, Any]:
     model, processor = load(plan.model)
     method, began = plan.method(tokens), time.perf_counter()
@@ -138,17 +127,22 @@ def _run(
     trained_s = time.perf_counter() - began
     model.eval()
     correct, kept = quiz.ask(model, method)
-    run: dict[str, Any] = {"model": plan.model, "tokens": tokens, "tuned": tuned, "seed": seed}
-    run |= {"visual_tokens": kept, "questions": len(correct)}
-    run |= {"right_percent": 100 * sum(correct) / len(correct)}
     tenth = max(1, len(losses) // 10)
-    run |= {
+    run = {
+        "model": plan.model,
+        "tokens": tokens,
+        "tuned": tuned,
+        "seed": seed,
+        "visual_tokens": kept,
+        "questions": len(correct),
+        "right_percent": 100 * sum(correct) / len(correct),
         "loss_first": sum(losses[:tenth]) / tenth if losses else None,
         "loss_last": sum(losses[-tenth:]) / tenth if losses else None,
         "training_s": round(trained_s, 1) if tuned else None,
+        **{name: getattr(plan, name) for name in ("budget", "steps", "batch_size", "turns")},
+        **dataclasses.asdict(plan.lora),
+        **provenance(),
     }
-    settings = {n: getattr(plan, n) for n in ("budget", "steps", "batch_size", "turns")}
-    run |= settings | dataclasses.asdict(plan.lora) | provenance()
     return {"run": run, "correct": correct, "families": quiz.families}
 
 
@@ -177,3 +171,100 @@ def write_rows(tables: dict[str, pd.DataFrame], folder: Path = ROWS) -> None:
         partial = folder / f"{name}.partial"
         table.to_csv(partial, index=False, lineterminator="\n", float_format="%.6g")
         partial.replace(folder / f"{name}.csv")
+
+
+class Quiz:
+    """Held-out questions, each about a picture of its own that is encoded once.
+
+    Tuning leaves the vision tower alone, so that one quiz serves all models tuned from this one.
+    """
+
+    def __init__(
+        self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, per_family: int
+    ) -> None:
+        items = held_out(per_family, grid_of(model), QUIZ_SEED)
+        self.families = [item.question.family for item in items]
+        self.truth = [item.question.answer for item in items]
+        self.encoded = encode_pictures(
+            model, to_pixels(processor, [item.picture for item in items])
+        )
+        self.prompts = [prompt_of(processor, item.question.text) for item in items]
+        self.processor = processor
+
+    def ask(self, model: LlavaForConditionalGeneration, method: Method) -> tuple[list[int], int]:
+        """Ask a model; return 1 or 0 per answer, right or wrong, and visual tokens sent."""
+        answers: list[Answer] = []
+        for start in range(0, len(self.prompts), QUESTIONS_AT_ONCE):
+            chosen = slice(start, start + QUESTIONS_AT_ONCE)
+            pictures = self.encoded.at(chosen).to(model.device, model.dtype)
+            prompts = self.prompts[chosen]
+            asked = (pictures, prompts, range(len(prompts)), method)
+            answers += ask(model, self.processor, *asked, max_new_tokens=8)
+        pairs = zip(answers, self.truth, strict=True)
+        right = [int(is_right(answer.text, truth)) for answer, truth in pairs]
+        return right, answers[0].visual_tokens
+
+
+def measure_costs(
+    model: str = "mini",
+    budgets: tuple[int | None, ...] = (None, 32),
+    batch_size: int = 8,
+    steps: int = 5,
+    rounds: int = 2,
+    lora: Lora = MINI_LORA,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Measure training steps: budgets in turn (None sends all), ``rounds`` times.
+
+    ``step_ms`` is the median of ``steps`` behind one that warms up, ``peak_mib`` the most memory
+    above what the loaded model holds; on a GPU, the most held by tensors.
+    """
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for number in range(rounds):
+        for budget in budgets:
+            with context.Pool(1, torch.set_num_threads, (1,)) as pool:
+                row = pool.apply(_measure, (model, budget, batch_size, steps, lora, device))
+            rows.append({"round": number, **row})
+    return pd.DataFrame(rows)
+
+
+def _measure(
+    name: str, budget: int | None, batch_size: int, steps: int, lora: Lora, device: str
+) -> dict[str, Any]:
+    model, processor = load(name, device)
+    scenes = SceneInstructions(batch_size, grid=grid_of(model))
+    patches = patches_of(model)
+    samples = [to_sample(processor, *scenes[i], patches=patches) for i in range(batch_size)]
+    batch = collate(samples, processor.tokenizer.pad_token_id)
+    batch = {key: value.to(device) for key, value in batch.items()}
+    tuned = add_lora(model, lora).train()
+    optimiser = torch.optim.AdamW(parameter_groups(tuned, lora))
+    method = Plan(budget=budget or patches).method("merged" if budget else "all")
+    cuda = device.startswith("cuda")
+    clock = time.perf_counter if cuda else time.process_time
+    # What loading took at its height is not subtracted: memory is rather over- than understated.
+    before, times = 0 if cuda else psutil.Process().memory_info().rss / 2**20, []
+    with attach(model, method) as reducer:
+        for _ in range(steps + 1):
+            began = clock()
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+                loss = tuned(**batch).loss
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            if cuda:
+                torch.cuda.synchronize(device)
+            times.append(1e3 * (clock() - began))
+        kept = reducer.kept[0]
+    step_ms = statistics.median(times[1:])
+    return {
+        "model": name,
+        "visual_tokens": kept,
+        "batch_size": batch_size,
+        "step_ms": step_ms,
+        "samples_per_s": 1e3 * batch_size / step_ms,
+        "peak_mib": peak_mib(device) - before,
+        "rank": lora.rank,
+        **provenance(device),
+    }
