@@ -7,6 +7,7 @@ does in the meantime would look like an effect of the budget.
 import dataclasses
 import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,15 +23,17 @@ from prumerge.provenance import provenance
 from prumerge.settings import suggestion
 from prumerge.timing.clock import Spread, elapsed_ms, peak_mib
 from prumerge.timing.peaks import measure_peaks
-from prumerge.timing.stages import STAGES, Answering, Case, Subject, prompts
+from prumerge.timing.stages import STAGES, Answering, Case, Subject
 from prumerge.timing.tables import KIND, read_file
 
 IDENTITY = [*KIND, "vision_layers", "torch", "transformers", "prumerge"]
 """Columns that say whether a case has been timed already; its output lengths count too."""
+NOTED = ["stage", "new_tokens", "out_of_memory_at"]
+"""Columns beside them by which rows are looked up, and so there from the first."""
 
 Observe = Callable[[str, int | None, Callable[[], Any]], Any]
 """Gets a stage's name, its output length where it matters, and its call; returns what it gives."""
-Found = dict[tuple[str, int | None], list[float]]
+Found = defaultdict[tuple[str, int | None], list[float]]
 """What was measured, by stage and output length."""
 
 
@@ -124,7 +127,8 @@ def time_grid(subject: Subject, grid: Grid, path: Path | None = None) -> pd.Data
     """
     for attention in grid.attention:
         subject.use_attention(attention)
-    rows = read_file(path) if path is not None and path.exists() else pd.DataFrame()
+    there = path is not None and path.exists()
+    rows = read_file(path) if there else pd.DataFrame(columns=[*IDENTITY, *NOTED])
     peaks: dict[str, float] = {}
     for attention in grid.attention:
         subject.use_attention(attention)
@@ -134,8 +138,8 @@ def time_grid(subject: Subject, grid: Grid, path: Path | None = None) -> pd.Data
             constants = {case: parameters_of(subject, attention, case) for case in cases}
             cases = [case for case in cases if fits(rows, constants[case])]
             wanted = [case for case in cases if not is_timed(rows, constants[case], case)]
-            if there := len(cases) - len(wanted):
-                print(f"batch {batch}, {attention}: {there} cases are timed already", flush=True)
+            if done := len(cases) - len(wanted):
+                print(f"batch {batch}, {attention}: {done} cases are timed already", flush=True)
             if wanted:
                 peaks = peaks or _peaks(subject)
                 found = time_in_turns(subject, wanted, grid)
@@ -179,10 +183,9 @@ def time_in_turns(
     output length to see what it holds: the cache keeps room for tokens decoded before, in which
     others would seem to take no memory. Memory that runs out ends that case's turns and no other's.
     """
-    times: dict[Case, Found] = {case: {} for case in cases}
-    held: dict[Case, Found] = {case: {} for case in cases}
+    warm, times, held = ({case: defaultdict(list) for case in cases} for _ in range(3))
     clock, scales = (partial(call, device=subject.device) for call in (elapsed_ms, peak_mib))
-    rounds = [(None, times, None)] * grid.warm_ups + [(clock, times, None)] * grid.repeats
+    rounds = [(clock, warm, None)] * grid.warm_ups + [(clock, times, None)] * grid.repeats
     rounds += [(scales, held, (length,)) for length in grid.new_tokens if grid.memory]
     answering: dict[Case, Answering] = {}
     told = f"batch {cases[0].batch}"
@@ -201,15 +204,12 @@ def time_in_turns(
     return {case: _rows(times[case], held[case]) if case in times else None for case in cases}
 
 
-def _observer(measured: Callable[..., float] | None, found: Found) -> Observe:
-    """Return what watches a stage, and notes what is measured; None measures nothing."""
-    if measured is None:
-        return lambda stage, new_tokens, call: call()
+def _observer(measured: Callable[..., float], found: Found) -> Observe:
+    """Return what watches a stage, and notes what is measured."""
 
     def observe(stage: str, new_tokens: int | None, call: Callable[[], Any]) -> Any:
         given = []
-        value = measured(lambda: given.append(call()))
-        found.setdefault((stage, new_tokens), []).append(value)
+        found[stage, new_tokens].append(measured(lambda: given.append(call())))
         return given.pop()
 
     return observe
@@ -244,7 +244,7 @@ def parameters_of(subject: Subject, attention: str, case: Case) -> dict[str, Any
         "budget": tokens,
         "batch": case.batch,
         "text_tokens": case.text_tokens,
-        "prompt_tokens": prompts(subject, case).shape[1] - subject.patches + tokens,
+        "prompt_tokens": case.text_tokens + tokens,
         **provenance(subject.device),
     }
 
@@ -256,16 +256,12 @@ def same_rows(rows: pd.DataFrame, constant: dict[str, Any], columns: Sequence[st
 
 def is_timed(rows: pd.DataFrame, constant: dict[str, Any], case: Case) -> bool:
     """Say whether rows hold a case with all its output lengths."""
-    if rows.empty:
-        return False
     whole = rows[same_rows(rows, constant, IDENTITY) & (rows["stage"] == STAGES[-1])]
     return set(case.new_tokens) <= set(whole["new_tokens"])
 
 
 def fits(rows: pd.DataFrame, constant: dict[str, Any]) -> bool:
     """Say whether no smaller batch of the same kind, nor this one, ran out of memory before."""
-    if rows.empty:
-        return True
     same = same_rows(rows, constant, [name for name in IDENTITY if name != "batch"])
     return not (rows.loc[same, "out_of_memory_at"] <= constant["batch"]).any()
 
@@ -275,10 +271,10 @@ def _add(rows: pd.DataFrame, constants: dict[Case, dict], found: dict) -> pd.Dat
     for case, stages in found.items():
         constant = constants[case]
         if stages:
-            older = rows if rows.empty else rows[~same_rows(rows, constant, KIND)]
-            fresh = [constant | {"out_of_memory_at": np.nan} | row for row in stages]
-            rows = pd.concat([older, pd.DataFrame(fresh)], ignore_index=True)
-        elif not rows.empty:
+            older = rows[~same_rows(rows, constant, KIND)]
+            fresh = pd.DataFrame([constant | {"out_of_memory_at": np.nan} | row for row in stages])
+            rows = pd.concat([older, fresh], ignore_index=True) if len(older) else fresh
+        else:
             kind = same_rows(rows, constant, [name for name in KIND if name != "batch"])
             smaller = kind & (rows["batch"] < constant["batch"])
             last = smaller & (rows["batch"] == rows.loc[smaller, "batch"].max())

@@ -34,11 +34,7 @@ def read_file(path: Path) -> pd.DataFrame:
 
 
 def read_rows(folder: Path = TIMING) -> pd.DataFrame:
-    """Read all timing rows of a folder that holds one CSV file per model and device.
-
-    Raises:
-        ValueError: If there are none.
-    """
+    """Read all timing rows of a folder, a CSV file per model and device; none is an error."""
     files = sorted(folder.glob("*.csv"))
     if not files:
         raise ValueError(f"no timing rows in {folder}: make timing writes them")
@@ -46,11 +42,7 @@ def read_rows(folder: Path = TIMING) -> pd.DataFrame:
 
 
 def read_bench() -> pd.DataFrame:
-    """Read the rows of ``make bench``, of all devices.
-
-    Raises:
-        ValueError: If there are none.
-    """
+    """Read the rows of ``make bench``, of all devices; none is an error."""
     files = sorted(BENCH.glob("*.csv"))
     if not files:
         raise ValueError(f"no rows in {BENCH}: make bench writes them")
@@ -237,31 +229,25 @@ def efficiency_table(folder: Path = TIMING) -> list[str]:
     Measured are the smallest budget against all visual tokens, at the smallest and the largest
     batch that both were timed at, with the longest answer.
     """
-    lines = [_printed(), _computed(), *_measured(read_rows(folder))]
+    values = read_printed("table_2_efficiency").set_index(["row", "column"])["value"]
+    printed = values.loc["7B FP16"] / values.loc["7B FP16 + PruMerge"]
+    costs = roofline.estimate_costs("7b", STATED, "V100", convention="llm-viewer")
+    computed = costs[["operations", "time_ms"]].iloc[0] / costs[["operations", "time_ms"]].iloc[1]
+    told = "printed: a roofline of one V100 (it comes out at 700 and 70 tokens)"
+    rows = [(told, "616 and 80 stated", printed["operations"], printed["prefill time"])]
+    told, lengths = "the same arithmetic at the lengths stated", f"{STATED[0]} and {STATED[1]}"
+    rows.append((told, lengths, computed["operations"], computed["time_ms"]))
+    lines = [
+        (*named, _times(operations, "fewer"), _times(prefill), None)
+        for *named, operations, prefill in rows
+    ]
     names = ["LLaVA-1.5-7B in FP16, unless said", "prompt tokens", "operations", "prefill"]
-    table = pd.DataFrame(lines, columns=[*names, "whole answer"]).fillna("-")
-    return markdown_table(table)
+    table = pd.DataFrame(lines + _measured(read_rows(folder)), columns=[*names, "whole answer"])
+    return markdown_table(table.fillna("-"))
 
 
 def _times(ratio: float, word: str = "less") -> str:
     return f"{ratio:.1f} times {word}"
-
-
-def _printed() -> tuple:
-    values = read_printed("table_2_efficiency").set_index(["row", "column"])["value"]
-    full, reduced = values.loc["7B FP16"], values.loc["7B FP16 + PruMerge"]
-    ratios = full / reduced
-    operations, prefill = ratios["operations"], ratios["prefill time"]
-    name = "printed: a roofline of one V100 (it comes out at 700 and 70 tokens)"
-    return name, "616 and 80 stated", _times(operations, "fewer"), _times(prefill), None
-
-
-def _computed() -> tuple:
-    rows = roofline.estimate_costs("7b", STATED, "V100", convention="llm-viewer")
-    ratios = rows[["operations", "time_ms"]].iloc[0] / rows[["operations", "time_ms"]].iloc[1]
-    name = "the same arithmetic at the lengths stated"
-    lengths = f"{STATED[0]} and {STATED[1]}"
-    return name, lengths, _times(ratios["operations"], "fewer"), _times(ratios["time_ms"]), None
 
 
 def _measured(rows: pd.DataFrame) -> list[tuple]:
@@ -285,12 +271,11 @@ def _compared(full: pd.DataFrame, small: pd.DataFrame) -> tuple:
     model = "mini-LLaVA" if row["model"] == "mini" else str(row["model"]).removesuffix("-random")
     if row["weights"] == "random":
         model += f" shape, {row['layers']} layers of random weights"
-    batch = f"batch {row['batch']}"
-    name = f"measured: {model}, {row['dtype']}, {_device(row['device'])}, {batch}"
+    name = f"measured: {model}, {row['dtype']}, {_device(row['device'])}, batch {row['batch']}"
     lengths = f"{row['prompt_tokens']} and {small.iloc[0]['prompt_tokens']}"
-    prefill = before["prefill"] / after["prefill"]
-    whole = f"{_times(before['whole'] / after['whole'])} ({longest} tokens)"
-    return name, lengths, None, _times(prefill), whole
+    less = before / after
+    whole = f"{_times(less['whole'])} ({longest} tokens)"
+    return name, lengths, None, _times(less["prefill"]), whole
 
 
 def _device(name: str) -> str:
