@@ -39,17 +39,16 @@ Found = defaultdict[tuple[str, int | None], list[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Cases to time: budgets, batches and attention implementations crossed with one another.
+    """Cases to time: budgets, batches and implementations of attention crossed with one another.
 
     Args:
         method: What reduces where the budget is smaller than the picture.
         budgets: Visual tokens per picture. At least as many as the picture has: the stock model.
         batches: Prompts answered together.
         new_tokens: Output lengths.
-        attention: Implementations: ``sdpa``, ``eager``, ``flash_attention_2`` (CUDA).
-        text_tokens: Text tokens of a prompt.
-        repeats: Timed calls of each stage.
-        warm_ups: Untimed calls before them.
+        attention: ``sdpa``, ``eager``, ``flash_attention_2`` (CUDA).
+        text_tokens: Of one prompt, the opening one included.
+        repeats: Timed calls of each stage, after ``warm_ups`` untimed ones.
         memory: Whether each stage is called once more to see what it holds.
         until_full: Whether the largest batch is doubled until memory runs out, for each budget by
             itself. Meant for a GPU: a CPU's system may end the process instead of saying no.
@@ -110,8 +109,6 @@ def time_grid(subject: Subject, grid: Grid, path: Path | None = None) -> pd.Data
     """Time every case of a grid, stage by stage, the budgets of a batch in turns.
 
     Args:
-        subject: What answers.
-        grid: What is crossed.
         path: CSV file of rows. Cases found there are not timed again, unless an output length is
             missing or a version has changed: then all rows of the case are replaced. The file
             grows when a batch is done, so that a stopped run loses one batch at most.

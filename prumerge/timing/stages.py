@@ -47,14 +47,12 @@ class Subject:
         weights: ``trained``, or ``random``.
         model: A LLaVA.
         image_processor: Prepares pictures for its encoder.
-        layers: Language layers it was cut to; None where it is whole.
     """
 
     name: str
     weights: str
     model: LlavaForConditionalGeneration
     image_processor: Any
-    layers: int | None = None
 
     @property
     def device(self) -> str:
@@ -122,7 +120,7 @@ def load_subject(
         raise ValueError(f"no shape {name!r}: {suggestion(f'random-{shape}', known)}")
     model, processor = build(name, device, dtype, layers)
     # Rows call it as those do that are committed.
-    return Subject(f"{shape}-random", "random", model, processor.image_processor, layers)
+    return Subject(f"{shape}-random", "random", model, processor.image_processor)
 
 
 @dataclasses.dataclass(frozen=True)
