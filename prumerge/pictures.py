@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.encoder import Encoded
-from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene
+from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
 from prumerge.models.loading import grid_of  # noqa: F401  handed on
 from prumerge.preprocessing import open_picture, prepare
 from prumerge.scores import encode
@@ -80,7 +80,7 @@ def load_pictures(
     if folder:
         return [read_picture(path) for path in _files(_path(folder))[:count]]
     rng = np.random.default_rng((HELD_OUT_SEED, seed, 1000))
-    most = 12 if grid >= 20 else 6
+    most = most_objects(grid)
     scenes = [draw_scene(rng, grid, objects=1 + i % most, held_out=True) for i in range(count)]
     return [
         Picture(f"scene {number}", Image.fromarray(scene.pixels), scene)

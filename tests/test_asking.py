@@ -6,9 +6,9 @@ import torch
 import prumerge
 from prumerge.asking import answer, prompt_of
 from prumerge.mini.batches import PROMPT_START
-from prumerge.mini.benchmark import Item, answers
 from prumerge.mini.families import Question
 from prumerge.mini.model import Pretraining, Size, build_processor
+from prumerge.mini.questions import Item, answers
 from prumerge.pictures import load_pictures
 
 SMALL = Size(

@@ -5,10 +5,9 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from prumerge.mini.benchmark import Item, is_right, score
 from prumerge.mini.families import LETTERS, Question
 from prumerge.mini.model import IDS, build_tokenizer, token_ids
-from prumerge.mini.questions import FAMILIES, ask, ask_many, caption
+from prumerge.mini.questions import FAMILIES, Item, ask, ask_many, caption, is_right, score
 from prumerge.mini.scenes import Scene, Sign, Thing, draw_scene
 
 HAND = Scene(

@@ -73,12 +73,12 @@ def test_digits_are_the_ones_scikit_learn_has():
 
 def test_evaluation_draws_digits_that_training_never_sees():
     for digit in DIGITS:
-        trained = {mask.tobytes() for mask in glyphs(False).masks[digit][3]}
-        assert not trained & {mask.tobytes() for mask in glyphs(True).masks[digit][3]}
+        trained = {mask.tobytes() for mask in glyphs(False)[digit][3]}
+        assert not trained & {mask.tobytes() for mask in glyphs(True)[digit][3]}
 
 
 def test_shapes_differ_from_each_other():
-    means = {shape: glyphs(False).masks[shape][4].mean(axis=0) for shape in SHAPES}
+    means = {shape: glyphs(False)[shape][4].mean(axis=0) for shape in SHAPES}
     for one in SHAPES:
         for other in SHAPES:
             assert one == other or np.abs(means[one] - means[other]).mean() > 0.03, (one, other)

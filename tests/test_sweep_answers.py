@@ -11,8 +11,7 @@ from prumerge import attach, paths
 from prumerge.asking import answer, prompt_of
 from prumerge.encoder import hidden_states
 from prumerge.methods import Method, resolve
-from prumerge.mini.benchmark import plain
-from prumerge.mini.questions import FAMILIES
+from prumerge.mini.questions import FAMILIES, plain
 from prumerge.relevance import read_text
 from prumerge.sweeps import encodings
 from prumerge.sweeps.answers import answer_set

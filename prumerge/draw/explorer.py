@@ -38,6 +38,7 @@ from prumerge.draw.looking import Look, draw_picture, encode_picture, look, pref
 from prumerge.draw.pictures import REASONS, paint_attention, paint_kept, paint_origin, to_png
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
+from prumerge.mini.scenes import most_objects
 from prumerge.pictures import Picture, as_seen, grid_of, read_picture, to_pixels
 from prumerge.roofline import read_shape
 from prumerge.settings import Settings
@@ -140,7 +141,7 @@ class Explorer(VBox):
         self.model, self.processor, self.do_pad = model, processor, do_pad
         self.shape, self.card = read_shape(costed), card
         grid = grid_of(model)
-        self.choose = Controls(grid**2, 12 if grid >= 20 else 6, **start)
+        self.choose = Controls(grid**2, most_objects(grid), **start)
         self.pictures = [Image(format="png", layout=Layout(width="100%")) for _ in PANELS]
         self.painted = [np.zeros((1, 1, 3), np.uint8)] * len(PANELS)
         self.said = {name: HTML() for name in ("trouble", "counts", "origin", "costs", "answers")}

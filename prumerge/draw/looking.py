@@ -17,8 +17,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
-from prumerge.mini.benchmark import HELD_OUT_SEED
-from prumerge.mini.scenes import draw_scene
+from prumerge.mini.scenes import HELD_OUT_SEED, draw_scene
 from prumerge.pictures import Picture, encode_pictures, to_pixels
 from prumerge.reduction import Reduction
 from prumerge.roofline import ModelShape, estimate_costs

@@ -201,7 +201,7 @@ BENCHMARKS: dict[str, Callable[[Scene, np.random.Generator], list[Row]]] = {
 
 
 MINI_TASKS = DATA / "mini-tasks"
-SEED = 91_000  # far from training and from the held-out items of prumerge.mini.benchmark
+SEED = 91_000  # far from training and from the held-out items of prumerge.mini.questions
 CIRCLE = 1_000_000  # MMBench numbers the rotations of one question this far apart
 LITE = {"vqav2": 24, "scienceqa": 40, "textvqa": 64, "pope": 16, "mme": 16, "mmbench": 20}
 PICTURES = {"lite": LITE, "full": {name: 10 * number for name, number in LITE.items()}}

@@ -32,7 +32,7 @@ from prumerge.finetuning.data import SceneInstructions, collate, to_sample
 from prumerge.finetuning.tuning import Lora, add_lora, parameter_groups, tune
 from prumerge.llava import attach
 from prumerge.methods import Method, resolve
-from prumerge.mini.benchmark import held_out, is_right
+from prumerge.mini.questions import held_out, is_right
 from prumerge.models import load
 from prumerge.models.loading import fingerprint, grid_of, patches_of
 from prumerge.paths import RESULTS, RUNS

@@ -24,32 +24,18 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a batch is made of.
-
-    Attributes:
-        pictures: Pictures in a batch.
-        grid: Patches along an edge of the frame.
-        window: Patches along an edge of the part shown; None shows the whole frame.
-        text_tokens: Room for the question turns of each picture; as many as fit are asked.
-        caption_tokens: Room for the caption; what is longer is cut.
-        objects: Least and largest number of things.
-        families: Families of questions, asked in turn; one named twice is asked twice as often.
-        sign: Whether each picture has a sign to read; None leaves it to chance.
-        practice: Conversations about no picture, see :data:`prumerge.mini.questions.PRACTICE`.
-        tokens: Numbers of visual tokens the language model is shown, one drawn for each batch;
-            empty shows all. See :func:`draw_kept`.
-    """
+    """What a batch is made of."""
 
     pictures: int
-    grid: int
-    window: int | None
-    text_tokens: int
-    caption_tokens: int
-    objects: tuple[int, int]
-    families: tuple[str, ...] = tuple(FAMILIES)
-    tokens: tuple[int, ...] = ()
-    practice: int = 0
-    sign: bool | None = None
+    grid: int  # patches along an edge of the frame
+    window: int | None  # patches along an edge of the part shown; None shows the whole frame
+    text_tokens: int  # room for the question turns of each picture; as many as fit are asked
+    caption_tokens: int  # room for the caption; what is longer is cut
+    objects: tuple[int, int]  # least and largest number of things
+    families: tuple[str, ...] = tuple(FAMILIES)  # in turn; one named twice is asked twice as often
+    tokens: tuple[int, ...] = ()  # numbers shown, one drawn for each batch; empty shows all
+    practice: int = 0  # conversations about no picture, see questions.PRACTICE
+    sign: bool | None = None  # whether each picture has one to read; None leaves it to chance
 
 
 @dataclass(frozen=True)
@@ -91,15 +77,16 @@ def make_batch(recipe: Recipe, *seed: int) -> Batch:
     names = [patch_names(scene) for scene in scenes]
     places = draw_places(scenes[0], shown, rng)
     count = int(rng.choice(recipe.tokens)) if recipe.tokens else shown * shown
-    kept = (
-        draw_kept(scenes, count, rng) if recipe.tokens else np.tile(range(count), (len(scenes), 1))
-    )
+    in_a_row = np.tile(range(count), (len(scenes), 1))
+    kept = draw_kept(scenes, count, rng) if recipe.tokens else in_a_row
     seen, text_place = places[kept], int(places[-1])
     if recipe.tokens and rng.random() < 0.5:  # closed up, as a reduced prompt is, without gaps
-        seen, text_place = np.tile(range(count), (len(scenes), 1)), count
+        seen, text_place = in_a_row, count
     return Batch(
         pixel_values=pixel_values(scenes),
-        tower_positions=_tower_positions(corner, shown, recipe.grid),
+        tower_positions=torch.from_numpy(
+            np.concatenate([[0], 1 + _places_in_frame(corner, shown, recipe.grid)])
+        ),
         captions=captions,
         kinds=torch.tensor(np.stack([kinds for kinds, _ in names])),
         colours=torch.tensor(np.stack([colours for _, colours in names])),
@@ -142,10 +129,9 @@ def _captions(
     return captions
 
 
-def _tower_positions(corner: tuple[int, int], shown: int, grid: int) -> Int[Tensor, " places"]:
+def _places_in_frame(corner: tuple[int, int], shown: int, grid: int) -> np.ndarray:
     rows, columns = (start + np.arange(shown) for start in corner)
-    places = (rows[:, None] * grid + columns).reshape(-1)
-    return torch.from_numpy(np.concatenate([[0], places + 1]))
+    return (rows[:, None] * grid + columns).reshape(-1)
 
 
 def draw_kept(
@@ -172,8 +158,7 @@ def draw_places(scene: Scene, shown: int, rng: np.random.Generator) -> np.ndarra
     """
     if shown == scene.grid or rng.random() < 0.5:
         return np.arange(shown * shown + 1)
-    rows, columns = (start + np.arange(shown) for start in scene.corner)
-    return np.append((rows[:, None] * scene.grid + columns).reshape(-1), scene.grid**2)
+    return np.append(_places_in_frame(scene.corner, shown, scene.grid), scene.grid**2)
 
 
 def pack_turns(
@@ -211,11 +196,7 @@ def pack_turns(
 
 
 def pack_practice(asked: list[Question]) -> dict[str, Tensor]:
-    """Lay conversations about no picture below each other, padded behind.
-
-    Returns:
-        ``practice_ids`` and ``practice_targets`` of a batch; both empty when nothing is asked.
-    """
+    """Lay conversations about no picture below each other, padded behind."""
     start = [IDS[word] for word in PROMPT_START]
     coded = [_code(question) for question in asked]
     shape = (len(coded), len(start) + max((len(words) for words, _ in coded), default=0))

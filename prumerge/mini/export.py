@@ -9,7 +9,7 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from prumerge.mini.model import END, IDS, PAD, START, Pretraining, build_processor
+from prumerge.mini.model import IDS, SPECIAL_IDS, Pretraining, build_processor
 from prumerge.models.loading import load_whole
 
 HEADS = "pretraining.safetensors"
@@ -36,17 +36,11 @@ about coloured shapes and handwritten digits.
 def export(model: Pretraining, folder: Path, curve: list[dict], record: dict) -> None:
     """Write weights, config, processor, model card and training record; replace ``folder``.
 
-    Args:
-        model: The trained parts. The LLaVA becomes a stock checkpoint; what only serves training
-            lies beside it in a file of its own.
-        folder: Its new home. What stands there already is kept until the new one is complete.
-        curve: Rows of the training's curve.
-        record: Seed, stages, device and versions, see :func:`training_record`.
+    The LLaVA becomes a stock checkpoint; what only serves training lies beside it. What stands in
+    ``folder`` is kept until the new one is complete. ``record``: see :func:`training_record`.
     """
     llava = model.llava
-    llava.generation_config.update(
-        bos_token_id=IDS[START], eos_token_id=IDS[END], pad_token_id=IDS[PAD]
-    )
+    llava.generation_config.update(**SPECIAL_IDS)
     fresh, former = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for left_over in (fresh, former):
         shutil.rmtree(left_over, ignore_errors=True)
@@ -92,13 +86,7 @@ def _heads(model: Pretraining):
 
 
 def training_record(stages: list, curve: list[dict], seed: int, origin: dict[str, str]) -> dict:
-    """Sum a training up: pictures seen, hours, stages, seed, device and versions.
-
-    Args:
-        stages: The stages that were trained, see :mod:`prumerge.mini.training`.
-        curve: Their curve; its last row of each stage tells the seconds.
-        origin: What :func:`prumerge.provenance.provenance` returns.
-    """
+    """Sum a training up: pictures seen, hours, seed, stages, and ``origin``, its provenance."""
     seconds = pd.DataFrame(curve).groupby("stage", sort=False)["seconds"].max()
     by_stage = {
         stage.name: {

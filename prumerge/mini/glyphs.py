@@ -6,7 +6,6 @@ sees. ``digits.npz`` holds the scans, in 17 greys, and what they show: the 1,797
 has (UCI optical recognition of handwritten digits, E. Alpaydin and C. Kaynak, CC BY 4.0).
 """
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -32,23 +31,9 @@ HELD_OUT_DIGITS = 360  # the last scans of the set; they come from other writers
 TRAIN_VARIANTS, SHAPE_VARIANTS = 4, 12
 
 
-@dataclass(frozen=True)
-class Glyphs:
-    """Masks by kind and size: ``masks[kind][size]`` is an array ``[variants, pixels, pixels]``."""
-
-    masks: dict[str, dict[int, Float32[np.ndarray, "variants pixels pixels"]]]
-
-    def draw(
-        self, kind: str, size: int, rng: np.random.Generator
-    ) -> Float32[np.ndarray, "pixels pixels"]:
-        """Return one variant of ``kind``, ``size`` patches on an edge."""
-        variants = self.masks[kind][size]
-        return variants[rng.integers(len(variants))]
-
-
 @cache
-def glyphs(held_out: bool) -> Glyphs:
-    """Build the training glyphs, digits in a few slightly turned variants, or held-out ones as is.
+def glyphs(held_out: bool) -> dict[str, dict[int, Float32[np.ndarray, "variants pixels pixels"]]]:
+    """Build the masks by kind and size: for training, with digits slightly turned, or held out.
 
     The variants come from a fixed seed: the masks are the same at every call.
     """
@@ -60,7 +45,7 @@ def glyphs(held_out: bool) -> Glyphs:
     masks = {shape: _shape_masks(shape, rng) for shape in SHAPES}
     for digit in DIGITS:
         masks[digit] = _digit_masks(images[labels == int(digit)], held_out, rng)
-    return Glyphs(masks)
+    return masks
 
 
 def _digit_masks(
@@ -71,9 +56,9 @@ def _digit_masks(
     for scan in scans:
         picture = Image.fromarray((scan * 255).astype(np.uint8))
         for variant in range(variants):
-            angle, zoom = (
-                (0.0, 1.0) if variant == 0 else (rng.uniform(-12, 12), rng.uniform(0.85, 1.1))
-            )
+            turned = variant > 0
+            angle = rng.uniform(-12, 12) if turned else 0.0
+            zoom = rng.uniform(0.85, 1.1) if turned else 1.0
             for size in DIGIT_SIZES:
                 masks[size].append(_fit(picture, size * PATCH_PIXELS, angle, zoom))
     return {size: np.stack(found).astype(np.float32) for size, found in masks.items()}
@@ -81,9 +66,8 @@ def _digit_masks(
 
 def _fit(picture: Image.Image, pixels: int, angle: float, zoom: float) -> np.ndarray:
     inner = max(1, round(pixels * 0.95 * zoom))
-    enlarged = picture.resize((inner, inner), Image.Resampling.BICUBIC).rotate(
-        angle, Image.Resampling.BILINEAR
-    )
+    enlarged = picture.resize((inner, inner), Image.Resampling.BICUBIC)
+    enlarged = enlarged.rotate(angle, Image.Resampling.BILINEAR)
     canvas = Image.new("L", (pixels, pixels))
     canvas.paste(enlarged, ((pixels - inner) // 2, (pixels - inner) // 2))
     return np.asarray(canvas) / 255.0

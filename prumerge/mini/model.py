@@ -68,7 +68,7 @@ class Pretraining(nn.Module):
 
     @property
     def tower(self) -> nn.Module:
-        """The vision tower."""
+        """The vision tower, which CLIP and the LLaVA share."""
         return self.llava.model.vision_tower
 
     @torch.no_grad()
@@ -136,14 +136,11 @@ def _clip_config(size: Size) -> CLIPConfig:
         "num_hidden_layers": 3,
         "num_attention_heads": size.heads,
         "max_position_embeddings": 64,
-        # transformers pools at the largest token id when this is 2, at this token otherwise
-        "eos_token_id": IDS[END],
-        "bos_token_id": IDS[START],
-        "pad_token_id": IDS[PAD],
+        # transformers pools at the largest token id when the end is 2, at this token otherwise
+        **SPECIAL_IDS,
     }
-    return CLIPConfig(
-        text_config=text, vision_config=_vision_config(size), projection_dim=size.text_width
-    )
+    vision = _vision_config(size)
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=size.text_width)
 
 
 def _llava_config(size: Size) -> LlavaConfig:
@@ -154,9 +151,7 @@ def _llava_config(size: Size) -> LlavaConfig:
         num_hidden_layers=size.language_blocks,
         num_attention_heads=size.heads,
         max_position_embeddings=4096,
-        bos_token_id=IDS[START],
-        eos_token_id=IDS[END],
-        pad_token_id=IDS[PAD],
+        **SPECIAL_IDS,
         tie_word_embeddings=False,
     )
     return LlavaConfig(
@@ -180,18 +175,17 @@ def _waves(grid: int, width: int) -> np.ndarray:
 
 PAD, START, UNKNOWN, END, IMAGE = SPECIAL = ("<pad>", "<s>", "<unk>", "</s>", "<image>")
 _TALK = (
-    "user assistant : ? . , a b c d e is there what colour the shape which digit how many".split()
+    "user assistant : ? . , a b c d e is there what colour the shape which digit how many objects "
+    "are where top-left top-right bottom-left bottom-right on sign number yes no at nothing an it "
+    "of in"
 )
-_MORE = (
-    "objects are where top-left top-right bottom-left bottom-right on sign number yes no at "
-    "nothing an it of in"
-).split()
 _SPARE = (
     "10 11 12 answer question using single word or phrase with option letter directly given "
     "choices from"
-).split()
-WORDS = (*SPECIAL, *_TALK, *_MORE, *COLOURS, *SHAPES, *DIGITS, *_SPARE)
+)
+WORDS = (*SPECIAL, *_TALK.split(), *COLOURS, *SHAPES, *DIGITS, *_SPARE.split())
 IDS = {word: index for index, word in enumerate(WORDS)}
+SPECIAL_IDS = {"bos_token_id": IDS[START], "eos_token_id": IDS[END], "pad_token_id": IDS[PAD]}
 
 
 def token_ids(text: str) -> list[int]:

@@ -10,20 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from prumerge.mini.glyphs import (
-    COLOURS,
-    DIGIT_SIZES,
-    DIGITS,
-    KINDS,
-    PATCH_PIXELS,
-    SIZES,
-    glyphs,
-)
+from prumerge.mini.glyphs import COLOURS, DIGIT_SIZES, DIGITS, KINDS, PATCH_PIXELS, SIZES, glyphs
 
 HELD_OUT_SEED = 90_000  # far from any training seed; the digits' scans differ as well
 SIGN_SHARE = 0.4  # share of scenes that carry a sign
 REPEAT_SHARE = 0.2  # share of things that repeat a colour, and share that repeat a kind
-_PALETTE = tuple(COLOURS)
 SIGN_ROWS = 3  # height of a sign and width of each of its digits, in patches
 
 
@@ -61,16 +52,12 @@ class Sign:
 class Scene:
     """A drawn picture with its truth.
 
-    Attributes:
-        grid: Patches along an edge of the whole frame, in which positions are told.
-        corner: Upper left patch of the part shown (0, 0 unless the scene is a window).
-        pixels: The picture, red green blue.
-        owner: For each patch shown: 0 for ground, 1 + index into ``things``, or
-            1 + ``len(things)`` for the sign.
+    ``owner`` tells for each patch shown: 0 for ground, 1 + index into ``things``, or
+    1 + ``len(things)`` for the sign.
     """
 
-    grid: int
-    corner: tuple[int, int]
+    grid: int  # patches along an edge of the whole frame, in which positions are told
+    corner: tuple[int, int]  # upper left patch of the part shown; 0, 0 unless it is a window
     things: tuple[Thing, ...]
     sign: Sign | None
     pixels: UInt8[np.ndarray, "height width 3"]
@@ -82,6 +69,11 @@ class Scene:
         return len(self.things) + (self.sign is not None)
 
 
+def most_objects(grid: int) -> int:
+    """Return how many things fit a frame well: 12, and 6 below 20 patches along an edge."""
+    return 12 if grid >= 20 else 6
+
+
 def draw_scene(
     rng: np.random.Generator,
     grid: int = 24,
@@ -91,14 +83,12 @@ def draw_scene(
     sign: bool | None = None,
     corner: tuple[int, int] | None = None,
 ) -> Scene:
-    """Draw one scene.
+    """Draw one scene; the same state of ``rng`` draws the same one.
 
     Args:
-        rng: Source of chance; the same state draws the same scene.
         grid: Patches along an edge of the frame.
-        window: Patches along an edge of the part that is drawn; None draws the whole frame.
-            Training starts on windows, which are quicker.
-        corner: Upper left patch of the window; None places it at random.
+        window: Patches along an edge of the part that is drawn, whose upper left patch is
+            ``corner`` (None: any); None draws the whole frame.
         objects: Number of things, or its range (ends included). Fewer when they do not fit.
         held_out: True draws digits that training never sees.
         sign: Whether a sign is there; None leaves it to chance.
@@ -141,7 +131,7 @@ def _place_things(rng: np.random.Generator, owner: np.ndarray, count: int) -> li
     for _ in range(20 * count):
         if len(things) == count:
             break
-        kind, colour = KINDS[rng.integers(len(KINDS))], _PALETTE[rng.integers(len(_PALETTE))]
+        kind, colour = KINDS[rng.integers(len(KINDS))], list(COLOURS)[rng.integers(len(COLOURS))]
         # Repeats make counting and telling apart worth asking about.
         if things and rng.random() < 2 * REPEAT_SHARE:
             model = things[rng.integers(len(things))]
@@ -156,32 +146,24 @@ def _place_things(rng: np.random.Generator, owner: np.ndarray, count: int) -> li
 
 
 def _paint(
-    rng: np.random.Generator,
-    shown: int,
-    things: list[Thing],
-    plate: Sign | None,
-    held_out: bool,
+    rng: np.random.Generator, shown: int, things: list[Thing], plate: Sign | None, held_out: bool
 ) -> UInt8[np.ndarray, "height width 3"]:
-    bank = glyphs(held_out)
+    def mask_of(kind: str, size: int) -> np.ndarray:
+        variants = glyphs(held_out)[kind][size]
+        return variants[rng.integers(len(variants))]
+
     canvas = _ground(rng, shown * PATCH_PIXELS)
     for thing in things:
-        mask = bank.draw(thing.kind, thing.size, rng)
-        _blend(
-            canvas,
-            mask,
-            np.array(COLOURS[thing.colour]) + rng.normal(0, 8, 3),
-            thing.row,
-            thing.column,
-        )
+        mask = mask_of(thing.kind, thing.size)
+        colour = np.array(COLOURS[thing.colour]) + rng.normal(0, 8, 3)
+        _blend(canvas, mask, colour, thing.row, thing.column)
     if plate is not None:
         height, width = SIGN_ROWS * PATCH_PIXELS, SIGN_ROWS * PATCH_PIXELS * len(plate.number)
         top, left = plate.row * PATCH_PIXELS, plate.column * PATCH_PIXELS
         canvas[top : top + height, left : left + width] = (205, 200, 180)
         for place, digit in enumerate(plate.number):
-            mask = bank.draw(digit, SIGN_ROWS, rng)
-            _blend(
-                canvas, mask, np.array((15, 15, 20)), plate.row, plate.column + SIGN_ROWS * place
-            )
+            mask, column = mask_of(digit, SIGN_ROWS), plate.column + SIGN_ROWS * place
+            _blend(canvas, mask, np.array((15, 15, 20)), plate.row, column)
     return np.clip(canvas + rng.normal(0, 4, canvas.shape), 0, 255).astype(np.uint8)
 
 

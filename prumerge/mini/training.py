@@ -48,27 +48,17 @@ STEPS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training.
-
-    Attributes:
-        name: Shown in the curve.
-        steps: Optimiser steps.
-        recipe: The batches; the largest number of things grows to it over ``growth`` of the stage.
-        peak_rate, final_rate: Learning rate after warm-up and at the end (cosine between).
-        parts: Parts of the loss, see :func:`losses`.
-        hand_over: First give the projector each patch's place, as the placing head reads it.
-        growth: Share of the stage in which the number of things grows from 2 to the recipe's.
-    """
+    """One stretch of training, by whose name the curve calls it."""
 
     name: str
     steps: int
     recipe: Recipe
-    parts: tuple[str, ...]
-    peak_rate: float
-    final_rate: float
-    growth: float = 0.0
+    parts: tuple[str, ...]  # of the loss, see losses
+    peak_rate: float  # of learning, after the warm-up, with a cosine to
+    final_rate: float  # at the end
+    growth: float = 0.0  # share of the stage in which the number of things grows from 2
     warmup: int = 200
-    hand_over: bool = False
+    hand_over: bool = False  # first give the projector each place, as the placing head reads it
 
     def rate(self, step: int) -> float:
         """Learning rate at a step of the stage."""
@@ -83,7 +73,7 @@ class Stage:
         low, high = self.recipe.objects
         if self.growth and step < self.growth * self.steps:
             high = min(high, 2 + int((high - 1) * step / (self.growth * self.steps)))
-        return Recipe(**{**self.recipe.__dict__, "objects": (low, high)})
+        return replace(self.recipe, objects=(low, high))
 
 
 def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
@@ -95,12 +85,8 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     frames: four times fewer tokens make that stretch several times quicker, and since each window
     keeps its place's position embeddings, nothing has to be interpolated afterwards.
 
-    Args:
-        grid: Patches along an edge; 24 as in LLaVA-1.5, or 12 for a quicker model.
-        scale: Factor on the number of steps; 1 is the shipped checkpoint, 0.01 a trial.
-
-    Raises:
-        ValueError: For a grid below 6, where scenes no longer fit, or a scale that is not positive.
+    ``grid`` is 24 as in LLaVA-1.5, or 12 for a quicker model; below 6 scenes do not fit.
+    ``scale`` is a factor above 0 on the number of steps: 1 is the shipped checkpoint, 0.01 a trial.
     """
     if grid < 6:
         raise ValueError(f"grid must be at least 6 patches, got {grid}; 12 and 24 are in use")
@@ -141,9 +127,8 @@ def _second_round(stage, grid: int) -> list[Stage]:
     talk = Recipe(8, grid, None, 384, 1, (1, 12), (*FAMILIES, *LATER_FAMILIES), (64, 96, 144), 64)
     letters = replace(talk, families=(*FAMILIES, *LATER_FAMILIES, "letter", "letter", "choice"))
     talk_any = replace(letters, pictures=12, tokens=(48, 96, 192, grid * grid), practice=32)
-    signs = replace(
-        talk_any, pictures=24, text_tokens=128, tokens=(96, 192, grid * grid), sign=True
-    )
+    many = (96, 192, grid * grid)
+    signs = replace(talk_any, pictures=24, text_tokens=128, tokens=many, sign=True)
     few = stage("talk, few tokens", PRACTISE, talk, (1e-3, 7.5e-4))
     return [
         stage("place", PLACE, place, (5e-4, 3e-5)),
@@ -165,16 +150,13 @@ def train(
     report_every: int = 50,
     report: Callable[[dict], None] = print,
 ) -> list[dict]:
-    """Train through all stages, or go on where an interrupted run stopped.
+    """Train through all stages, or go on where an interrupted run stopped; return the curve.
 
     Args:
+        folder: Keeps weights, optimiser state and curve; replaced atomically every ``save_every``
+            steps and at each stage's end.
         skip: Stages that the model has been through already (it was reopened from an export).
-        folder: Keeps weights, optimiser state and curve; each is replaced atomically every
-            ``save_every`` steps and at each stage's end.
         report: Called with a row of the curve every ``report_every`` steps.
-
-    Returns:
-        The curve: one row per report, from the very first step on.
     """
     model.to(device)
     progress = load_progress(folder, model)
@@ -253,10 +235,8 @@ class Progress:
     def restore(self, optimiser: torch.optim.Optimizer, model: nn.Module) -> int:
         """Give the optimiser its state back and return the step to go on with."""
         for name, parameter in _trained(optimiser, model):
-            prefix = f"optimiser.{name}."
-            state = {
-                k.removeprefix(prefix): v for k, v in self.moments.items() if k.startswith(prefix)
-            }
+            own, held = f"optimiser.{name}.", self.moments.items()
+            state = {key.removeprefix(own): v for key, v in held if key.startswith(own)}
             if state:
                 optimiser.state[parameter] = state
         return self.step
@@ -271,10 +251,8 @@ def load_progress(folder: Path, model: nn.Module) -> Progress:
     tensors = load_file(folder / STATE)
     weights = {k: v for k, v in tensors.items() if not k.startswith("optimiser.")}
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    aliases = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
-        name for name, _ in model.named_parameters()
-    }
-    if unexpected or set(missing) - aliases - {n for n, _ in model.named_buffers()}:
+    own = {name for name, _ in model.named_parameters()}  # without second names, nor buffers
+    if unexpected or own & set(missing):
         raise ValueError(
             f"{folder} holds a training of another model ({missing or unexpected}); "
             "give another folder or delete it"

@@ -11,7 +11,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from prumerge.asking import ask, prompt_of
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
-from prumerge.mini.benchmark import is_right
+from prumerge.mini.questions import is_right
 from prumerge.relevance import TextReader
 from prumerge.sweeps.questions import PER_PICTURE
 
@@ -25,7 +25,7 @@ class Outcome:
 
     Attributes:
         right: Whether each question was answered right; see
-            :func:`prumerge.mini.benchmark.is_right`.
+            :func:`prumerge.mini.questions.is_right`.
         kept: Visual tokens sent for each picture, extra tokens included.
     """
 

@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from prumerge.mini.benchmark import HELD_OUT_SEED
 from prumerge.mini.families import Question
 from prumerge.mini.questions import ask
-from prumerge.mini.scenes import Scene, draw_scene
+from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
 
 SETS = {"choose": 2001, "report": 2002}
 """Seeds of the sets; their digits are scans that training never sees."""
@@ -87,7 +86,7 @@ def _ask_all(
     families: list[str], grid: int, rng: np.random.Generator
 ) -> tuple[Scene, list[Question]]:
     """Draw scenes until one has an unambiguous question of every family."""
-    things = int(rng.integers(1, 13 if grid >= 20 else 7))
+    things = int(rng.integers(1, most_objects(grid) + 1))
     for scene in _scenes(rng, grid, things, sign="read" in families or None):
         asked = [ask(scene, family, rng) for family in families]
         if None not in asked:
