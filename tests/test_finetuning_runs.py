@@ -146,3 +146,10 @@ def test_unknown_commands_and_pairs_are_refused(capsys):
     assert main(["tune"]) == 2 and "train | arms" in capsys.readouterr().err
     with pytest.raises(ValueError, match="'budget' is no name=value"):
         settings_of(["budget"])
+
+
+def test_a_conversation_that_is_none_is_refused(place, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(train(place, tmp_path / "out", conversation="vicuna"))
+    assert "invalid choice: 'vicuna'" in (told := capsys.readouterr().err)
+    assert "template" in told and "vicuna_v1" in told

@@ -15,7 +15,7 @@ import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prumerge.extras import needs
 from prumerge.paths import rows_place
@@ -42,7 +42,9 @@ class TrainOptions:
     projector_rate: float = field(default=2e-5, metadata={"help": "learning rate of the projector"})
     max_length: int = field(default=2048, metadata={"help": "most tokens, before the reduction"})
     on_problem: str = field(default="stop", metadata={"help": "bad records: stop, or skip"})
-    conversation: str = field(default="template", metadata={"help": "template or vicuna_v1"})
+    conversation: Literal["template", "vicuna_v1"] = field(
+        default="template", metadata={"help": "vicuna_v1: LLaVA-1.5's words in front"}
+    )
     do_pad: bool = field(default=True, metadata={"help": "pad pictures to squares, else crop"})
 
 
