@@ -67,7 +67,7 @@ data/runs/.parameters data/runs/.train-parameters: FORCE
 test: setup
 	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest \
 		-n $(TEST_JOBS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 300 \
-		tests prumerge notebooks sweeps/points.ipynb
+		tests prumerge notebooks
 
 launches: setup
 	@$(IN_ENV) && python -m pytest tests/test_evaluation_model.py -k launch_ends_well --launches 10
@@ -138,7 +138,7 @@ wheel: setup
 clean:
 	rm -rf data/runs .pytest_cache .ruff_cache .hypothesis
 
-# A grid of settings: sweeps/NAME.yml, or the path of your own. CORES jobs at a time.
+# A grid of settings: prumerge/sweeps/grids/NAME.yml, or the path of your own. CORES jobs at a time.
 CORES ?= 2
 BUDGET ?= 64
 # More for `python -m prumerge.sweeps`: SWEEP_OPTIONS="--device cuda --model llava-hf/llava-1.5-7b-hf"

@@ -11,7 +11,7 @@ from prumerge.claims import CLAIMS, VERDICTS, Cell, Evidence, judge
 from prumerge.claims.judging import FAILS, HOLDS, PART, UNTESTED, better, direction
 from prumerge.experiments.statistics import Interval
 from prumerge.paths import RESULTS
-from prumerge.sweeps import points
+from prumerge.sweeps import tables
 
 BY_NAME = {claim.name: claim for claim in CLAIMS}
 
@@ -92,7 +92,7 @@ def test_arithmetic_gives_the_verdicts_known(table, name, verdict):
 
 
 def test_without_rows_claims_name_the_command_that_makes_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(points, "RESULTS", tmp_path / "sweeps")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "sweeps")
     bare = judge(CLAIMS, Evidence(tmp_path))
     measured = bare[bare["on"] != "arithmetic"]
     assert (measured["verdict"] == UNTESTED).all() and (measured["on"] == "-").all()

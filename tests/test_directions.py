@@ -99,11 +99,11 @@ def test_a_turned_arrow_is_seen(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(
         "import prumerge.claims\nfrom prumerge import names\n"
-        "def late():\n    from prumerge.sweeps import rows\n"
+        "def late():\n    from prumerge.sweeps import tables\n"
         "    from prumerge.settings import Settings\n"
     )
     seen = imports(path, modules())
-    assert seen == {"claims", "prumerge", "sweeps.rows", "settings"}
+    assert seen == {"claims", "prumerge", "sweeps.tables", "settings"}
     assert {target for target in seen if points_up("scores", target)} == seen - {"settings"}
     assert points_up("mini.model", "pictures") is False  # one room
     assert points_up("rivals.tome", "models") is True  # side by side

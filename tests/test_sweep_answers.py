@@ -13,10 +13,9 @@ from prumerge.encoder import hidden_states
 from prumerge.methods import Method, resolve
 from prumerge.mini.questions import FAMILIES, plain
 from prumerge.relevance import read_text
-from prumerge.sweeps import encodings
-from prumerge.sweeps.answers import answer_set
-from prumerge.sweeps.encodings import open_encodings
-from prumerge.sweeps.questions import PER_PICTURE, draw_questions
+from prumerge.sweeps import run
+from prumerge.sweeps.answers import PER_PICTURE, answer_set, draw_questions
+from prumerge.sweeps.run import open_encodings
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +81,13 @@ def test_encoder_outputs_are_computed_once_and_read_afterwards(seen, monkeypatch
     def never(*_, **__):
         raise AssertionError("encoded again")
 
-    monkeypatch.setattr(encodings, "hidden_states", never)
-    monkeypatch.setattr(encodings, "draw_questions", never)
+    monkeypatch.setattr(run, "hidden_states", never)
+    monkeypatch.setattr(run, "draw_questions", never)
     again = open_encodings.__wrapped__("mini", "report", 4).read(settings)
     torch.testing.assert_close(again.features, before.features, rtol=0, atol=0)
     with pytest.raises(AssertionError, match="encoded again"):
         seen.read(dataclasses.replace(settings, score_layer=0))
-    monkeypatch.setattr(encodings, "hidden_states", hidden_states)
+    monkeypatch.setattr(run, "hidden_states", hidden_states)
 
 
 def test_questions_are_stratified_and_pictures_shared():

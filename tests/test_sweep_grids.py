@@ -2,12 +2,12 @@
 
 import pytest
 
-from prumerge.paths import MINI
+from prumerge.paths import MINI, ROOT, RUNS
 from prumerge.sweeps import grids
 from prumerge.sweeps.__main__ import main
+from prumerge.sweeps.grids import Point
 from prumerge.sweeps.leaderboard import leaderboard_of
-from prumerge.sweeps.points import Point
-from prumerge.sweeps.runner import table_of
+from prumerge.sweeps.tables import table_of
 
 
 def written(tmp_path, text):
@@ -113,13 +113,13 @@ def test_committed_grid_is_whole(name):
     ],
 )
 def test_only_a_committed_grid_as_it_stands_writes_committed_rows(overrides, file):
-    assert table_of(grids.read_sweep("neighbours", **overrides)) == grids.paths.ROOT / file
+    assert table_of(grids.read_sweep("neighbours", **overrides)) == ROOT / file
 
 
 def test_a_grid_of_ones_own_under_a_committed_name_leaves_the_committed_rows(tmp_path):
     path = tmp_path / "neighbours.yml"
     path.write_text((grids.GRIDS / "neighbours.yml").read_text())
-    assert grids.paths.RUNS in table_of(grids.read_sweep(path)).parents
+    assert RUNS in table_of(grids.read_sweep(path)).parents
 
 
 def test_every_grid_of_the_preset_holds_the_release_to_compare_with():
@@ -129,7 +129,7 @@ def test_every_grid_of_the_preset_holds_the_release_to_compare_with():
 
 
 def test_a_file_of_ones_own_joins_the_leaderboard_and_decides_its_key(tmp_path):
-    source = grids.paths.ROOT / "tests/fixtures/every_ninth.py"
+    source = ROOT / "tests/fixtures/every_ninth.py"
     path = tmp_path / "every_ninth.py"
     path.write_text(source.read_text())
     points = leaderboard_of(64, str(path)).points

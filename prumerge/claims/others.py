@@ -32,7 +32,7 @@ from prumerge.claims.judging import (
 from prumerge.claims.method import CPU_BENCH, FORTY, PATCHES, released
 from prumerge.experiments.statistics import beyond_chance
 from prumerge.printed import read_printed
-from prumerge.sweeps.tuning import effects
+from prumerge.sweeps.leaderboard import effects
 
 GROUP = "Users of the release"
 THREADS = "https://github.com/42Shawn/LLaVA-PruMerge/issues"

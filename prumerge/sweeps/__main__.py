@@ -1,6 +1,6 @@
 """Shell of the sweeps: ``python -m prumerge.sweeps neighbours weights``.
 
-NAME...                 run grids of ``sweeps/``, or YAML files of your own
+NAME...                 run committed grids, or YAML files of your own
 choosing, reporting     those before and those after the preset ``tuned`` is chosen
 tuned                   choose it from the committed rows; tell what changed
 leaderboard --budget N  every method at one budget, with intervals
@@ -14,8 +14,8 @@ import time
 from prumerge.extras import needs
 
 with needs("notebooks", "sweep"):
-    from prumerge.sweeps import grids, leaderboard, tuning
-    from prumerge.sweeps.runner import run_sweeps, write_tables
+    from prumerge.sweeps import grids, leaderboard
+    from prumerge.sweeps.run import run_sweeps, write_tables
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def _run(chosen: argparse.Namespace, overrides: dict, options: dict) -> None:
     if chosen.names == ["leaderboard"]:
         print(leaderboard.run(chosen.budget, chosen.module, overrides, options).to_string())
     elif chosen.names == ["tuned"]:
-        print(tuning.update())
+        print(leaderboard.update())
     else:
         groups = {"reporting": grids.REPORTING}
         groups["choosing"] = [name for name in grids.names() if name not in grids.REPORTING]

@@ -1,16 +1,32 @@
-"""Every method at one budget on the questions ``report``, each against PruMerge."""
+"""Every method at one budget, each against PruMerge; and the preset ``tuned``, chosen by a rule.
 
+The leaderboard is asked the questions ``report``. The preset follows from committed rows, never by
+hand:
+
+1. Each grid of ``grids.CHOOSING`` varies some settings of the release at 32, 64 and 128 tokens, on
+   the questions ``choose``. A question's score is its mean over the three.
+2. A grid's winner is the combination with the highest mean. It counts only where the 95 % interval
+   of its paired difference to the release lies above 0.
+3. Winners are taken up in the order of their gain; one that would change a setting already decided
+   is left out.
+
+The result is ``prumerge/tuned.json``, which :mod:`prumerge.settings` reads. It is reported on the
+other questions, in notebook 06.
+"""
+
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from prumerge.experiments.statistics import compare
+from prumerge.experiments.statistics import compare, paired
 from prumerge.methods import import_file, names, resolve
-from prumerge.sweeps.encodings import open_encodings
-from prumerge.sweeps.grids import Sweep
-from prumerge.sweeps.points import Point
-from prumerge.sweeps.rows import typed
-from prumerge.sweeps.runner import PointsFailed, run_sweeps
+from prumerge.settings import PRESETS, TUNED, Settings
+from prumerge.sweeps.grids import CHOOSING, Point, Sweep, read_sweep
+from prumerge.sweeps.run import PointsFailed, open_encodings, run_sweeps
+from prumerge.sweeps.tables import Answered, Row, read_sweep_rows, typed, write_whole
 
 BASE = "prumerge"
 SEEDS = 3
@@ -19,16 +35,15 @@ _TWICE = ("release", "release+", "release+fixed")
 
 
 def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
-    """Make the sweep of all methods at one budget.
+    """Make the sweep of all methods at one budget, in two jobs.
+
+    Methods that draw at random have three seeds; methods that read the question are there for the
+    mini-LLaVA only.
 
     Args:
         budget: Visual tokens per picture.
         module: File with methods of your own; they are added.
         overrides: Values for all points, such as ``model``.
-
-    Returns:
-        The sweep, in two jobs; methods that draw at random have three seeds, and methods that read
-        the question are there for the mini-LLaVA only.
 
     Raises:
         ValueError: If the budget is 0 or more than the picture has, or the file registers nothing.
@@ -53,46 +68,37 @@ def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
 def run(
     budget: int, module: str, overrides: dict[str, Any], options: dict[str, Any]
 ) -> pd.DataFrame:
-    """Run what is missing of a leaderboard.
-
-    Args:
-        budget: Visual tokens per picture.
-        module: File with methods of your own; empty for none.
-        overrides: Values for all points.
-        options: Of :func:`prumerge.sweeps.runner.run_sweeps`.
-
-    Returns:
-        As :func:`prumerge.experiments.statistics.compare`, in percent, with the tokens sent.
+    """Run what is missing of a leaderboard and compare; ``options`` are those of `run_sweeps`.
 
     Raises:
         PointsFailed: If points failed. Its note is the table of the others.
-        ValueError: See :func:`leaderboard_of` and :func:`prumerge.sweeps.runner.run_sweeps`.
+        ValueError: See :func:`leaderboard_of` and :func:`prumerge.sweeps.run.run_sweeps`.
     """
     sweep = leaderboard_of(budget, module, **overrides)
+
+    def compared(rows: list[Row]) -> pd.DataFrame:
+        point = sweep.points[0]
+        asked = open_encodings(point.model, point.questions, point.per_family).questions.table
+        return table_of(rows, asked["picture"])
+
     try:
-        return _compared(sweep, run_sweeps([sweep], **options)[sweep.name])
+        return compared(run_sweeps([sweep], **options)[sweep.name])
     except PointsFailed as failure:
         rows = failure.rows[sweep.name]
         if any(row.cells["method"] == BASE for row in rows):
-            failure.add_note(f"the other methods:\n{_compared(sweep, rows).to_string()}")
+            failure.add_note(f"the other methods:\n{compared(rows).to_string()}")
         raise
 
 
-def _compared(sweep: Sweep, rows: list) -> pd.DataFrame:
-    point = sweep.points[0]
-    asked = open_encodings(point.model, point.questions, point.per_family).questions.table
-    return table_of(rows, asked["picture"])
-
-
-def table_of(rows: list, pictures: pd.Series) -> pd.DataFrame:
-    """Compare the rows of one budget, means over seeds.
+def table_of(rows: list[Row], pictures: pd.Series) -> pd.DataFrame:
+    """Compare the rows of one budget and question set, means over seeds.
 
     Args:
-        rows: Of one question set.
+        rows: One per method and seed.
         pictures: Picture of each question.
 
     Returns:
-        See :func:`run`.
+        As :func:`prumerge.experiments.statistics.compare`, in percent, with the tokens sent.
     """
     table = typed(rows)
     right = {row.key: row.right.astype(float) for row in rows}
@@ -104,3 +110,78 @@ def table_of(rows: list, pictures: pd.Series) -> pd.DataFrame:
     tokens = table.groupby("method")["tokens_per_image"].mean().round(1)
     compared.insert(0, "tokens", tokens)
     return compared.drop(columns="p").round({"p_holm": 4})
+
+
+def effects(name: str, suffix: str = "") -> pd.DataFrame:
+    """Compare every combination of a grid with the release, at equal token counts.
+
+    Args:
+        name: One of ``grids.CHOOSING``.
+        suffix: Of the files with another model's rows, such as ``-llava-1.5-7b-hf``.
+
+    Returns:
+        One row per combination, best first, the release among them: ``changes`` to it, its
+        ``accuracy`` over all budgets, and ``difference``, ``low``, ``high`` to the release.
+
+    Raises:
+        ValueError: If the grid lacks the release, or has no rows.
+    """
+    answered = read_sweep_rows(name + suffix)
+    scores = _by_changes(name, answered)
+    if "{}" not in scores:
+        raise ValueError(f"grid {name!r} does not hold the release to compare with")
+    rows = []
+    for text, values in scores.items():
+        apart = paired(values, scores["{}"], answered.questions["picture"])
+        rows.append((json.loads(text), values.mean(), *apart))
+    table = pd.DataFrame(rows, columns=["changes", "accuracy", "difference", "low", "high"])
+    return table.sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
+
+
+def _by_changes(name: str, answered: Answered) -> dict[str, np.ndarray]:
+    """Mean over budgets per question, by the changes to the release as sorted JSON."""
+    release, rows = PRESETS[BASE], answered.rows
+    asked = {"per_family": int(rows["per_family"].iloc[0]), "model": rows["model"].iloc[0]}
+    by: dict[str, list[str]] = {}
+    for point in read_sweep(name, **asked).points:
+        settings = vars(point.resolved.settings)
+        changes = {
+            field: value
+            for field, value in settings.items()
+            if field != "budget" and value != getattr(release, field)
+        }
+        key = point.key(rows["weights"].iloc[0])
+        by.setdefault(json.dumps(changes, sort_keys=True), []).append(key)
+    if set(rows.index) != {key for keys in by.values() for key in keys}:
+        raise ValueError(f"the rows of {name!r} are of another grid: make sweep SWEEP={name}")
+    return {text: answered.right[keys].mean(axis=1).to_numpy() for text, keys in by.items()}
+
+
+def winners(suffix: str = "") -> pd.DataFrame:
+    """Return the best row of each grid's :func:`effects` and whether it is taken up."""
+    best = pd.DataFrame([effects(name, suffix).iloc[0].rename(name) for name in CHOOSING])
+    best = best.sort_values("difference", ascending=False, kind="stable")
+    decided: dict[str, Any] = {}
+    taken = []
+    for changes, low in zip(best["changes"], best["low"], strict=True):
+        agrees = all(decided.get(name, value) == value for name, value in changes.items())
+        taken.append(bool(low > 0 and agrees))
+        decided |= changes if taken[-1] else {}
+    return best.assign(taken=taken)
+
+
+def choose(suffix: str = "") -> dict[str, Any]:
+    """Apply the rule: the changes to the release that make ``tuned``; see :func:`effects`."""
+    best = winners(suffix)
+    return {k: v for changes in best.loc[best["taken"], "changes"] for k, v in changes.items()}
+
+
+def update(path: Path = TUNED) -> str:
+    """Write what the rule chooses where it differs from what is there, and say so."""
+    chosen, before = choose(), json.loads(path.read_text())
+    Settings().with_changes(**chosen)
+    if chosen == before:
+        return f"tuned stays {before}"
+    text = json.dumps(chosen, indent=1, sort_keys=True) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+    return f"tuned was {before} and is now {chosen}"

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from prumerge.sweeps.answers import Outcome
-from prumerge.sweeps.points import Point
-from prumerge.sweeps.questions import draw_questions
-from prumerge.sweeps.rows import read_row, read_rows, row_of, typed, write_row, write_table
+from prumerge.sweeps.answers import Outcome, draw_questions
+from prumerge.sweeps.grids import Point
+from prumerge.sweeps.tables import read_row, read_rows, row_of, typed, write_row, write_table
 
 ASKED = draw_questions("choose", 4).table
 POINTS = [Point.of({"budget": budget, "per_family": 4}) for budget in (16, 32)]

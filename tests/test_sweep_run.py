@@ -17,11 +17,11 @@ from transformers import SiglipVisionConfig
 from prumerge.paths import ROOT
 from prumerge.scores import encode
 from prumerge.settings import Settings
-from prumerge.sweeps import grids, leaderboard, points, runner, tables
+from prumerge.sweeps import grids, leaderboard, run, tables
 from prumerge.sweeps.__main__ import main
-from prumerge.sweeps.points import Point
-from prumerge.sweeps.rows import read_row, read_rows
-from prumerge.sweeps.worker import run_points
+from prumerge.sweeps.grids import Point
+from prumerge.sweeps.run import run_points
+from prumerge.sweeps.tables import read_row, read_rows
 
 GRID = """
 about: Does a killed run go on?
@@ -44,9 +44,9 @@ BROKEN = "ZeroDivisionError: nine is too few"
 RUN = """
 import sys
 from pathlib import Path
-from prumerge.sweeps import grids, points, runner
-points.POINTS, points.RESULTS = Path(sys.argv[2]) / "runs/points", Path(sys.argv[2]) / "results"
-runner.run_sweeps([grids.read_sweep(sys.argv[1])], cores=1)
+from prumerge.sweeps import grids, run, tables
+tables.POINTS, tables.RESULTS = Path(sys.argv[2]) / "runs/points", Path(sys.argv[2]) / "results"
+run.run_sweeps([grids.read_sweep(sys.argv[1])], cores=1)
 """
 
 
@@ -54,8 +54,8 @@ runner.run_sweeps([grids.read_sweep(sys.argv[1])], cores=1)
 def folder(tmp_path, monkeypatch):
     """A grid with a method of one's own, rows in a folder of the test's own."""
     in_recording_environment(monkeypatch)
-    monkeypatch.setattr(points, "POINTS", tmp_path / "runs/points")
-    monkeypatch.setattr(points, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(tables, "POINTS", tmp_path / "runs/points")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     (tmp_path / "own.py").write_text(BREAKS)
     (tmp_path / "mine.yml").write_text(GRID.replace("MODULE", str(tmp_path / "own.py")))
     return tmp_path
@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_and_a_failed_point_fails_alone(folder, capfd):
     sweep = grids.read_sweep(folder / "mine.yml")
     capfd.readouterr()
     with pytest.raises(RuntimeError, match=r"points without a row: 1 of mine") as failed:
-        runner.run_sweeps([sweep], cores=1)
+        run.run_sweeps([sweep], cores=1)
     log, reason = str(failed.value).split("; look into ")[1].split("\n  ")
     assert log.endswith("failed.ipynb")
     assert reason == f"breaks_at_nine, budget 9: {BROKEN} ({folder / 'own.py'}, line 7)"
@@ -107,23 +107,23 @@ def test_what_is_known_is_not_run_and_becomes_the_table(folder, monkeypatch):
         "jobs: {a: {questions: choose, per_family: 4, method: [top_k, small_picture], budget: 64}}"
     )
     sweep = grids.read_sweep(folder / "mine.yml")
-    assert run_points(sweep.points, points.POINTS) == {}
-    monkeypatch.setattr(runner, "_snakemake", lambda *_: pytest.fail("ran again"))
-    found = runner.run_sweeps([sweep])
-    (table,) = runner.write_tables([sweep], found)
+    assert run_points(sweep.points, tables.POINTS) == {}
+    monkeypatch.setattr(run, "_snakemake", lambda *_: pytest.fail("ran again"))
+    found = run.run_sweeps([sweep])
+    (table,) = run.write_tables([sweep], found)
     assert [row.key for row in read_rows(table)] == [row.key for row in found["mine"]]
-    assert table == folder / "runs/mine-4-per-family.csv" and not points.RESULTS.exists()
+    assert table == folder / "runs/mine-4-per-family.csv" and not tables.RESULTS.exists()
     read = tables.read_sweep_rows("mine-4-per-family")
     assert read.right.shape == (len(read.questions), 2)
     assert read.questions["small_picture_right"].tolist() == read.right.iloc[:, 1].tolist()
     for path in rows(folder):
         path.unlink()
-    assert runner.run_sweeps([sweep])["mine"][0].key == found["mine"][0].key  # from the table
+    assert run.run_sweeps([sweep])["mine"][0].key == found["mine"][0].key  # from the table
 
-    broken = points.POINTS / "0123456789ab.parquet"
+    broken = tables.POINTS / "0123456789ab.parquet"
     broken.write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"0123456789ab\.parquet is cut short"):
-        runner.run_sweeps([sweep])
+        run.run_sweeps([sweep])
 
 
 def test_a_leaderboard_with_a_method_that_fails_shows_the_others(folder, monkeypatch, capsys):
@@ -135,7 +135,7 @@ def test_a_leaderboard_with_a_method_that_fails_shows_the_others(folder, monkeyp
     sweep = grids.Sweep("leaderboard-9", "", {"all": chosen})
     monkeypatch.setattr(leaderboard, "leaderboard_of", lambda *_, **__: sweep)
     # What Snakemake starts, without a kernel for each job.
-    monkeypatch.setattr(runner, "_snakemake", lambda *_: run_points(chosen, points.POINTS))
+    monkeypatch.setattr(run, "_snakemake", lambda *_: run_points(chosen, tables.POINTS))
     assert main(["leaderboard", "--budget", "9"]) == 1
     told = capsys.readouterr().err
     assert f"breaks_at_nine, budget 9: {BROKEN} ({folder / 'own.py'}, line 7)" in told
@@ -152,15 +152,15 @@ def test_points_done_and_the_time_left_are_told_while_a_run_goes_on(tmp_path, mo
         told.append(text)
         process.kill()
 
-    monkeypatch.setattr(runner, "print", tell, raising=False)
-    runner._watch(process, rows, every_s=0.3)
+    monkeypatch.setattr(run, "print", tell, raising=False)
+    run._watch(process, rows, every_s=0.3)
     assert re.fullmatch(r"1 of 2 points done, about \d+ s left", told[0])
 
 
 def test_one_point_that_fails_leaves_the_others_their_rows(folder):
     own = {"module": str(folder / "own.py"), "method": "breaks_at_nine", "per_family": 4}
     chosen = [Point.of(own | {"budget": budget}) for budget in (9, 16)]
-    failures = run_points(chosen, points.POINTS)
+    failures = run_points(chosen, tables.POINTS)
     assert list(failures) == chosen[:1] and "nine is too few" in failures[chosen[0]]
     assert len(rows(folder)) == 1
 
