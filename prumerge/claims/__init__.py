@@ -6,9 +6,8 @@ be tested here, and its finding is the command that makes them.
 
     judging     claims, findings, verdicts; the committed rows they rest on; rules for verdicts
     method      what the text says of the method, its counts and its own cost
-    results     Tables 1 and 7: six benchmarks, and other reducers beside PruMerge+
+    results     Tables 1, 3 to 7: benchmarks, video, sampling, modules, training, other reducers
     efficiency  Table 2, and what was measured beside it
-    ablations   Tables 3 to 6: video, sampling, modules, training
     others      what users asked, other papers measured and reviews objected
 
     >>> from prumerge.claims import CLAIMS, Evidence, judge
@@ -17,14 +16,14 @@ be tested here, and its finding is the command that makes them.
     'does not hold'
 """
 
-from prumerge.claims import ablations, efficiency, method, others, results
+from prumerge.claims import efficiency, method, others, results
 from prumerge.claims.judging import VERDICTS, Cell, Claim, Evidence, Finding, Missing, judge
 
 CLAIMS: tuple[Claim, ...] = (
     *method.CLAIMS,
     *results.CLAIMS,
     *efficiency.CLAIMS,
-    *ablations.CLAIMS,
+    *results.ABLATIONS,
     *results.REDUCERS,
     *others.CLAIMS,
 )

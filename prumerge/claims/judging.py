@@ -26,7 +26,6 @@ from prumerge.sweeps.tables import Answered, find_table, read_sweep_rows
 HOLDS, PART, FAILS = "holds", "holds in part", "does not hold"
 UNTESTED = "cannot be tested here"
 VERDICTS = (HOLDS, PART, FAILS, UNTESTED)
-ARITHMETIC = "arithmetic"
 
 
 class Missing(ValueError):
@@ -34,34 +33,23 @@ class Missing(ValueError):
 
 
 class Finding(NamedTuple):
-    """What was found about a claim.
+    """What was found about a claim."""
 
-    Attributes:
-        verdict: One of ``VERDICTS``.
-        found: The finding in words, with its numbers.
-        on: What it was found on: ``arithmetic``, ``mini-LLaVA``, ``LLaVA-1.5 7B`` ...
-        ratio: The number found, where the claim's two printed cells make a ratio.
-    """
-
-    verdict: str
-    found: str
-    on: str = ARITHMETIC
-    ratio: float | None = None
+    verdict: str  # one of VERDICTS
+    found: str  # in words, with its numbers
+    on: str = "arithmetic"  # or the model: mini-LLaVA, LLaVA-1.5 7B ...
+    ratio: float | None = None  # where the claim's two printed cells make one
 
 
 class Cell(NamedTuple):
-    """Where a number is printed: file of ``data/paper``, row and column."""
+    """Where a number is printed."""
 
-    file: str
+    file: str  # of data/paper
     row: str
     column: str
 
     def read(self) -> pd.Series:
-        """Return the printed number's row.
-
-        Raises:
-            ValueError: If nothing is printed there.
-        """
+        """Return the printed number's row; a ValueError if nothing is printed there."""
         table = read_printed(self.file)
         own = table[(table["row"] == self.row) & (table["column"] == self.column)]
         if len(own) != 1:
@@ -74,40 +62,36 @@ class Cell(NamedTuple):
         return float(self.read()["value"])
 
 
+def pair(file: str, first: str, second: str, column: str) -> tuple[Cell, Cell]:
+    """Name two rows' numbers of one column."""
+    return Cell(file, first, column), Cell(file, second, column)
+
+
+Rule = Callable[["Evidence"], Finding]
+
+
 @dataclass(frozen=True)
 class Claim:
-    """One claim.
+    """One claim."""
 
-    Attributes:
-        name: Short and unique; the number of the table first.
-        group: Heading it stands under, such as ``Table 4``.
-        says: The claim in own words.
-        where: Place in the paper, or address.
-        rule: From rows to the finding.
-        cells: Printed numbers it rests on.
-        printed_as: What is printed; ``{}`` stand for the digits of the cells, in turn.
-    """
-
-    name: str
-    group: str
-    says: str
-    where: str
-    rule: Callable[[Evidence], Finding]
-    cells: tuple[Cell, ...] = ()
-    printed_as: str = "{} against {}"
+    name: str  # short and unique; the number of the table first
+    group: str  # heading it stands under, such as "Table 4"
+    says: str  # in own words
+    where: str  # place in the paper, or address
+    rule: Rule
+    cells: tuple[Cell, ...] = ()  # printed numbers it rests on
+    printed_as: str = ""  # {} stand for the digits of the cells, which else stand alone
 
     @property
     def printed(self) -> str:
         """What is printed, the digits from ``data/paper``."""
-        return self.printed_as.format(*(cell.read()["printed"] for cell in self.cells))
+        digits = [cell.read()["printed"] for cell in self.cells]
+        return self.printed_as.format(*digits) or " against ".join(digits) or "-"
 
     @property
     def printed_ratio(self) -> float | None:
         """The first cell divided by the second, where there are two."""
-        if len(self.cells) != 2:
-            return None
-        first, second = self.cells
-        return first.value / second.value
+        return self.cells[0].value / self.cells[1].value if len(self.cells) == 2 else None
 
     def judge(self, evidence: Evidence) -> Finding:
         """Apply the rule; missing rows make a claim untested."""
@@ -131,19 +115,11 @@ def judge(claims: Iterable[Claim], evidence: Evidence) -> pd.DataFrame:
     for claim in claims:
         if claim.name in rows:
             raise ValueError(f"two claims are called {claim.name!r}: rename one")
-        finding = claim.judge(evidence)
-        ratios = (None, None) if finding.ratio is None else (claim.printed_ratio, finding.ratio)
-        rows[claim.name] = {
-            "group": claim.group,
-            "claim": claim.says,
-            "printed": claim.printed,
-            "where": claim.where,
-            "found": finding.found,
-            "on": finding.on,
-            "verdict": finding.verdict,
-            "printed_ratio": ratios[0],
-            "found_ratio": ratios[1],
-        }
+        verdict, found, on, ratio = claim.judge(evidence)
+        said = {"group": claim.group, "claim": claim.says, "printed": claim.printed}
+        said |= {"where": claim.where, "found": found, "on": on, "verdict": verdict}
+        said["printed_ratio"] = None if ratio is None else claim.printed_ratio
+        rows[claim.name] = said | {"found_ratio": ratio}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
     return table.astype({"printed_ratio": float, "found_ratio": float})
 
@@ -160,8 +136,8 @@ def model_name(model: str) -> str:
         >>> model_name("mini"), model_name("llava-hf/llava-1.5-7b-hf")
         ('mini-LLaVA', 'LLaVA-1.5 7B')
     """
-    size = size_of(model)
-    return f"LLaVA-1.5 {size}" if size else {"mini": "mini-LLaVA"}.get(model, model)
+    others = {"mini": "mini-LLaVA", "7b-random": "7B's shape"}
+    return others.get(model) or (f"LLaVA-1.5 {size}" if (size := size_of(model)) else model)
 
 
 class Evidence:
@@ -189,13 +165,9 @@ class Evidence:
         raise Missing(f"no rows yet: make sweep SWEEP={name}")
 
     def scores(self, size: str = "7B") -> tuple[pd.DataFrame, str]:
-        """Return the scores that papers print of each benchmark, by method and benchmark.
+        """Return the scores that papers print, by method and benchmark.
 
-        Args:
-            size: ``7B``, for which the mini-LLaVA stands in, or ``13B``.
-
-        Raises:
-            Missing: If there are none.
+        ``size`` is ``7B``, for which the mini-LLaVA stands in, or ``13B``.
         """
         folder, on = self._folder(size)
         rows = self._once((folder, "scores"), lambda: _printed(read_results(folder)[0]))
@@ -217,28 +189,18 @@ class Evidence:
         for file in sorted((self.results / "evaluation").glob("*/rows.csv")):
             models = pd.read_csv(file, usecols=["model"])["model"].astype(str).unique()
             found[model_name(models[0])] = file.parent
-        names = [f"LLaVA-1.5 {size}"] + ["mini-LLaVA"] * (size == "7B")
-        for name in names:
+        for name in [f"LLaVA-1.5 {size}"] + ["mini-LLaVA"] * (size == "7B"):
             if name in found:
                 return found[name], name
-        if size == "7B":
-            raise Missing("no rows yet: " + EVALUATE.format("mini", "mini", "").strip())
-        raise Missing(missing_llava(size))
+        mini = "no rows yet: " + EVALUATE.format("mini", "mini", "").strip()
+        raise Missing(mini if size == "7B" else missing_llava(size))
 
     def table(self, folder: str, name: str, command: str) -> pd.DataFrame:
-        """Return a plain file of rows.
-
-        Args:
-            name: Of the file, without its ending; ``*`` joins several.
-
-        Raises:
-            Missing: If it is not there.
-        """
+        """Return a plain file of rows; a ``*`` in its name joins several."""
         files = sorted((self.results / folder).glob(f"{name}.csv"))
         if not files:
             raise Missing(f"no rows yet: {command}")
-        join = lambda: pd.concat(map(pd.read_csv, files), ignore_index=True)  # noqa: E731
-        return self._once((folder, name), join)
+        return pd.concat(map(pd.read_csv, files), ignore_index=True)
 
     def tuned(self) -> tuple[pd.DataFrame, str]:
         """Return right or wrong (0 to 1, mean over seeds) by tokens sent and whether tuned."""
@@ -275,9 +237,8 @@ UNDECIDED = "chance explains it; more questions would tell"
 def direction(effects: Mapping[str, Interval]) -> str:
     """Judge a claim that something is better.
 
-    Returns:
-        Holds if all intervals lie above 0, in part if some do; does not hold if none does and some
-        lie below; cannot be tested if all of them hold 0.
+    It holds if all intervals lie above 0, in part if some do; it does not if none does and some
+    lie below; it cannot be tested if all of them hold 0.
 
     Example:
         >>> direction({"a": Interval(2, 1, 3), "b": Interval(1, -1, 3)})
@@ -306,9 +267,23 @@ def points(first: object, second: object, clusters: object = None) -> Interval:
     return Interval(*(100 * value for value in paired(first, second, clusters)))
 
 
-def interval_of(row: pd.Series) -> Interval:
-    """Take an interval from the columns ``mean``, ``low`` and ``high``."""
-    return Interval(float(row["mean"]), float(row["low"]), float(row["high"]))
+def by_budget(
+    own: Answered, first: Mapping, second: Mapping, budgets: tuple = ()
+) -> dict[str, Interval]:
+    """Compare two choices of a sweep, such as ``{"method": "ats"}``, at each budget, in points."""
+    one, other = (own.where(**choice).scores("budget") for choice in (first, second))
+    return {
+        f"{budget:.0f} tokens": points(one[budget], other[budget], own.questions["picture"])
+        for budget in sorted(budgets or one)
+    }
+
+
+def choice_pays(
+    sweep: str, first: Mapping, second: Mapping, evidence: Evidence, *, budgets: tuple = ()
+) -> Finding:
+    """Judge whether the first of two choices of a sweep answers more."""
+    own, on = evidence.sweep(sweep)
+    return better(by_budget(own, first, second, budgets), on)
 
 
 def at_most(value: float | int, holds: float | int, part: float | int) -> str:
@@ -326,11 +301,16 @@ def all_or_some(right: int | np.integer, of: int) -> str:
     return HOLDS if right == of else PART if right else FAILS
 
 
-def untested(why: str) -> Callable[[Evidence], Finding]:
+def above_in(cells: int | np.integer, of: int) -> Finding:
+    """Judge by how many printed cells are lower than the method's own."""
+    return computed(all_or_some(cells, of), f"above in {cells} of {of} printed cells")
+
+
+def untested(why: str) -> Rule:
     """Make a rule that only says why a claim cannot be tested here."""
     return lambda evidence: Finding(UNTESTED, why, "-")
 
 
 def computed(verdict: str, found: str, ratio: float | None = None) -> Finding:
     """Make a finding of arithmetic."""
-    return Finding(verdict, found, ARITHMETIC, ratio)
+    return Finding(verdict, found, ratio=ratio)

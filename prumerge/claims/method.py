@@ -1,5 +1,7 @@
 """What the text says of the method, how many tokens it keeps and what time it takes itself."""
 
+from functools import partial
+
 import numpy as np
 
 from prumerge.claims.judging import (
@@ -11,11 +13,15 @@ from prumerge.claims.judging import (
     all_or_some,
     at_most,
     better,
+    by_budget,
+    choice_pays,
     computed,
+    model_name,
     points,
 )
 from prumerge.experiments.statistics import at_equal_tokens
 from prumerge.printed import reads_as
+from prumerge.sweeps.tables import Answered
 
 GROUP = "Text: method and counts"
 PATCHES = 576
@@ -23,23 +29,17 @@ _COUNTS = "table_1_main_results"
 PRUMERGE = Cell(_COUNTS, "LLaVA-1.5 7B + PruMerge", "visual tokens")
 PLUS = Cell(_COUNTS, "LLaVA-1.5 7B + PruMerge+", "visual tokens")
 ALL = Cell(_COUNTS, "LLaVA-1.5 7B", "visual tokens")
-REPORTED = tuple(
-    Cell("table_4_sampling", "PruMerge", f"{task} visual tokens")
-    for task in ("TextVQA", "MME", "POPE", "ScienceQA")
-)
+_TASKS = ("TextVQA", "MME", "POPE", "ScienceQA")
+REPORTED = tuple(Cell("table_4_sampling", "PruMerge", f"{task} visual tokens") for task in _TASKS)
 FORTY = REPORTED[0]
 
 
-def compression(kept: Cell, times: str, percent: str) -> object:
-    """Make the rule for a count that is printed as a factor and as a share."""
-
-    def rule(evidence: Evidence) -> Finding:
-        factor, share = PATCHES / kept.value, 100 * kept.value / PATCHES
-        right = reads_as(factor, times) + reads_as(share, percent)
-        found = f"{PATCHES} / {kept.value:.0f} = {factor:.2f}, or {share:.2f} %"
-        return computed(all_or_some(right, 2), found)
-
-    return rule
+def compression(kept: Cell, times: str, part: str, evidence: Evidence) -> Finding:
+    """Check a count that is printed as a factor and as a share."""
+    factor, share = PATCHES / kept.value, percent(kept.value)
+    right = reads_as(factor, times) + reads_as(share, part)
+    found = f"{PATCHES} / {kept.value:.0f} = {factor:.2f}, or {share:.2f} %"
+    return computed(all_or_some(right, 2), found)
 
 
 def average_count(evidence: Evidence) -> Finding:
@@ -53,7 +53,7 @@ def average_count(evidence: Evidence) -> Finding:
 def doubled(evidence: Evidence) -> Finding:
     """Compare what Algorithm 1 adds with the number reported."""
     total = 2 * PRUMERGE.value
-    found = f"2 x {PRUMERGE.value:.0f} = {total:.0f}, {100 * total / PATCHES:.1f} % of {PATCHES}"
+    found = f"2 x {PRUMERGE.value:.0f} = {total:.0f}, {percent(total):.1f} % of {PATCHES}"
     return computed(all_or_some(int(total == PLUS.value), 1), found)
 
 
@@ -68,53 +68,53 @@ def adaptive(evidence: Evidence) -> Finding:
 def outlier_share(evidence: Evidence) -> Finding:
     """Compare the share that the fence keeps; it can never keep more than a quarter."""
     own, on = evidence.sweep("fences")
-    share = 100 * float(released(own).rows["tokens_per_image"].iloc[0]) / PATCHES
-    printed = 100 * PRUMERGE.value / PATCHES
+    share = share_sent(released(own))
     found = f"{share:.1f} % on average (the fence's bound is 25 %); pictures differ from theirs"
-    return Finding(at_most(share, 1.2 * printed, 25), found, on)
+    return Finding(at_most(share, 1.2 * percent(PRUMERGE.value), 25), found, on)
 
 
 def plus_share(evidence: Evidence) -> Finding:
     """Compare PruMerge+'s share under the released stride and under the text's lattice."""
     own, on = evidence.sweep("fences")
-    outliers = 100 * float(released(own).rows["tokens_per_image"].iloc[0]) / PATCHES
-    rows = own.where(method="prumerge+").rows
-    readings = {"released stride": ("stride", 3), "lattice, one per outlier": ("lattice", 1)}
+    plus = own.where(method="prumerge+")
     shares = {
-        name: 100 * rows.loc[(rows["spatial"] == how) & (rows["spatial_factor"] == factor)]
-        ["tokens_per_image"].iloc[0] / PATCHES
-        for name, (how, factor) in readings.items()
-    }  # fmt: skip
-    near = sum(abs(share - 100 * PLUS.value / PATCHES) <= 3 for share in shares.values())
+        "released stride": share_sent(plus.where(spatial="stride", spatial_factor=3)),
+        "lattice, one per outlier": share_sent(plus.where(spatial="lattice", spatial_factor=1)),
+    }
+    near = sum(abs(share - percent(PLUS.value)) <= 3 for share in shares.values())
     found = ", ".join(f"{name}: {share:.0f} %" for name, share in shares.items())
-    found += f"; outliers alone {outliers:.0f} %, printed {100 * PRUMERGE.value / PATCHES:.0f} %"
+    alone, printed = share_sent(released(own)), percent(PRUMERGE.value)
+    found += f"; outliers alone {alone:.0f} %, printed {printed:.0f} %"
     return Finding(all_or_some(near, len(shares)), found, on)
 
 
-def released(own: object) -> object:
+def released(own: Answered) -> Answered:
     """Keep the released fence of a sweep of PruMerge that lets the picture decide."""
-    fence = {"whisker": 1.5, "lower_quantile": 0.25, "upper_quantile": 0.75}
-    return own.where(method="prumerge", **fence)
+    return own.where(method="prumerge", whisker=1.5, lower_quantile=0.25, upper_quantile=0.75)
+
+
+def share_sent(own: Answered) -> float:
+    """Return which part of the patches the first row sends, in percent."""
+    return percent(float(own.rows["tokens_per_image"].iloc[0]))
+
+
+def percent(tokens: float) -> float:
+    """Return which part of the patches so many tokens are."""
+    return 100 * tokens / PATCHES
 
 
 def formula(evidence: Evidence) -> Finding:
     """Compare the sum of neighbours alone, as written, with the released sum."""
     own, on = evidence.sweep("weights")
     plain = own.where(normalise_weights=False, softmax_class=True, merge_reads="original")
-    written = plain.where(own_term=False, extra_token=False).scores("budget")
-    code = plain.where(own_term=True, extra_token=True).scores("budget")
-    pictures = own.questions["picture"]
-    effects = {
-        f"{budget:.0f} tokens": points(written[budget], code[budget], pictures)
-        for budget in sorted(written)
-    }
+    written, code = ({"own_term": both, "extra_token": both} for both in (False, True))
+    effects = by_budget(plain, written, code)
     # As good as released is enough: a loss within chance speaks for the formula.
     finding = better(effects, on)
     lost = sum(effect.high < 0 for effect in effects.values())
     verdict = all_or_some(len(effects) - lost, len(effects))
-    return finding._replace(
-        verdict=verdict, found=finding.found.partition(" points")[0] + " points"
-    )
+    found = finding.found.partition(" points")[0] + " points"
+    return finding._replace(verdict=verdict, found=found)
 
 
 def adaptive_pays(evidence: Evidence) -> Finding:
@@ -128,34 +128,23 @@ def adaptive_pays(evidence: Evidence) -> Finding:
     return better({f"{tokens:.0f} tokens on average": apart}, on)
 
 
-def clusters(evidence: Evidence) -> Finding:
-    """Compare a merge of pruned patches alone with the released one, which takes any."""
-    own, on = evidence.sweep("candidates")
-    alone, of_all = (
-        own.where(candidates=which, neighbours=32).scores("budget") for which in ("pruned", "all")
-    )
-    pictures = own.questions["picture"]
-    return better(
-        {f"{b:.0f} tokens": points(alone[b], of_all[b], pictures) for b in sorted(alone)}, on
-    )
-
-
+_PRUNED, _ANY = ({"candidates": which, "neighbours": 32} for which in ("pruned", "all"))
 _FIRST, _LAST = "text, first version", "abstract, last version"
 CLAIMS = (
     Claim("count-40", GROUP, "About 40 tokens are 14.4 times fewer.", _FIRST,
-          compression(FORTY, "14.4", "6.9"), (FORTY,), "{} tokens: 14.4 times, 6.9 %"),
+          partial(compression, FORTY, "14.4", "6.9"), (FORTY,), "{} tokens: 14.4 times, 6.9 %"),
     Claim("count-32", GROUP, "About 32 tokens are 18 times fewer.", "text, second version and last",
-          compression(PRUMERGE, "18", "5.5"), (PRUMERGE,), "{} tokens: 18 times, 5.5 %"),
+          partial(compression, PRUMERGE, "18", "5.5"), (PRUMERGE,), "{} tokens: 18 times, 5.5 %"),
     Claim("count-mean", GROUP, "Six benchmarks need about 32 tokens on average.", _LAST,
           average_count, (PRUMERGE, *REPORTED), "{} (reported: {}, {}, {}, {})"),
     Claim("count-plus", GROUP, "PruMerge+ keeps a quarter of the tokens, 4 times fewer.", _LAST,
-          compression(PLUS, "4", "25"), (PLUS, ALL), "{} of {}: 25 %, 4 times"),
+          partial(compression, PLUS, "4", "25"), (PLUS, ALL), "{} of {}: 25 %, 4 times"),
     Claim("count-doubled", GROUP, "PruMerge+ adds as many spaced tokens as there are outliers.",
           "Algorithm 1", doubled, (PRUMERGE, PLUS), "2 x {} should be {}"),
     Claim("adaptive", GROUP, "The picture decides how many tokens are kept.", _LAST,
-          adaptive, (), "-"),
+          adaptive),
     Claim("adaptive-pays", GROUP, "Letting the picture decide beats one number for all.",
-          "the idea; no table", adaptive_pays, (), "-"),
+          "the idea; no table", adaptive_pays),
     Claim("outliers", GROUP, "Attention is sparse: few patches are outliers.", _LAST,
           outlier_share, (PRUMERGE, ALL), "{} of {}"),
     Claim("plus-share", GROUP, "PruMerge+ keeps 25 % on average.", _LAST,
@@ -163,13 +152,14 @@ CLAIMS = (
     Claim("formula", GROUP, "A kept token may be replaced by the weighted sum of its neighbours.",
           "section 3, token supplement", formula, (), "no own term, weights not normalised"),
     Claim("clusters", GROUP, "Merging pruned tokens alone answers more than merging any.",
-          "abstract; the release takes any", clusters, (), "clusters of pruned tokens"),
+          "abstract; the release takes any", partial(choice_pays, "candidates", _PRUNED, _ANY),
+          (), "clusters of pruned tokens"),
 )  # fmt: skip
 """In the order of the text."""
 
 
 CPU_BENCH = "reduction-cpu"
-"""Rows of the benchmarks on a CPU; what they are said of names the CPU."""
+ON_CPU = "CPU, random features of LLaVA-1.5's size"
 
 
 def linear_cost(evidence: Evidence) -> Finding:
@@ -186,7 +176,7 @@ def linear_cost(evidence: Evidence) -> Finding:
     steep = sum(slope > 1.25 for slope in slopes.values())
     found = ", ".join(f"{name}: time ~ n^{slope:.1f}" for name, slope in slopes.items())
     verdict = all_or_some(len(slopes) - steep, len(slopes))
-    return Finding(verdict, found, "CPU, random features of LLaVA-1.5's size")
+    return Finding(verdict, found, ON_CPU)
 
 
 def reduction_cost(evidence: Evidence) -> Finding:
@@ -198,8 +188,7 @@ def reduction_cost(evidence: Evidence) -> Finding:
     if share.empty:
         raise Missing("no rows of a reduction yet: make timing")
     found = f"{share.median():.1f} % of the encoder's time (median of {len(share)} cases)"
-    on = " and ".join(sorted({name for name, *_ in share.index}, reverse=True))
-    on = on.replace("mini", "mini-LLaVA").replace("7b-random", "7B's shape")
+    on = " and ".join(map(model_name, sorted(share.index.unique("model"), reverse=True)))
     return Finding(at_most(float(share.median()), 5, 20), found, on)
 
 
@@ -207,6 +196,6 @@ CLAIMS += (
     Claim("linear", GROUP, "The reduction's cost grows linearly with the patches.",
           "section 2, against graph matching", linear_cost, (), "O(n)"),
     Claim("cheap", GROUP, "The reduction's own cost may be left out.", "Table 2, not counted",
-          reduction_cost, (), "-"),
+          reduction_cost),
 )  # fmt: skip
 """Those of the text; what Table 2 leaves out is in :mod:`prumerge.claims.efficiency`."""

@@ -3,13 +3,12 @@
 Each is put as a sentence that can be checked.
 """
 
-from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import pandas as pd
 
 from prumerge import roofline
-from prumerge.claims.ablations import tuned
 from prumerge.claims.efficiency import lengths
 from prumerge.claims.judging import (
     FAILS,
@@ -21,15 +20,20 @@ from prumerge.claims.judging import (
     Claim,
     Evidence,
     Finding,
+    Missing,
+    Rule,
     all_or_some,
     at_most,
     better,
+    choice_pays,
     computed,
     missing_llava,
+    pair,
     points,
     untested,
 )
-from prumerge.claims.method import CPU_BENCH, FORTY, PATCHES, released
+from prumerge.claims.method import CPU_BENCH, FORTY, ON_CPU, PATCHES, released
+from prumerge.claims.results import tuned
 from prumerge.experiments.statistics import beyond_chance
 from prumerge.printed import read_printed
 from prumerge.sweeps.leaderboard import effects
@@ -53,18 +57,14 @@ def budgets_are_kept(evidence: Evidence) -> Finding:
     return Finding(all_or_some(int(kept.sum()), len(kept)), f"{asked} sent exactly", on)
 
 
-def batches_work(*labels: str) -> Callable[[Evidence], Finding]:
-    """Make the rule that pictures of one batch keep numbers of their own."""
-
-    def rule(evidence: Evidence) -> Finding:
-        rows, on = evidence.scores()
-        own = rows.loc[list(labels)]
-        ragged = (own["batch_size"] > 1) & (own["tokens_min"] < own["tokens_max"])
-        found = f"batches of {own['batch_size'].max():.0f}, {own['tokens_min'].min():.0f} to "
-        found += f"{own['tokens_max'].max():.0f} tokens per picture"
-        return Finding(all_or_some(int(ragged.sum()), len(ragged)), found, on)
-
-    return rule
+def batches_work(label: str, evidence: Evidence) -> Finding:
+    """Look whether pictures of one batch keep numbers of their own."""
+    rows, on = evidence.scores()
+    own = rows.loc[label]
+    ragged = (own["batch_size"] > 1) & (own["tokens_min"] < own["tokens_max"])
+    found = f"batches of {own['batch_size'].max():.0f}, {own['tokens_min'].min():.0f} to "
+    found += f"{own['tokens_max'].max():.0f} tokens per picture"
+    return Finding(all_or_some(int(ragged.sum()), len(ragged)), found, on)
 
 
 def runs_today(evidence: Evidence) -> Finding:
@@ -77,34 +77,28 @@ def runs_today(evidence: Evidence) -> Finding:
     return Finding(all_or_some(int(newer), 1), found, on)
 
 
-def stock_score(benchmark: str, cell: Cell) -> Callable[[Evidence], Finding]:
-    """Make the rule that the stock LLaVA-1.5 scores what is printed for it, within 2 %."""
+def llava_score(label: str, benchmark: str, evidence: Evidence) -> tuple[pd.Series, str]:
+    """Return a score that only LLaVA-1.5 itself can tell."""
+    rows, on = evidence.scores()
+    if not on.startswith("LLaVA"):
+        raise Missing(missing_llava())
+    return rows.loc[(label, benchmark)], on
 
-    def rule(evidence: Evidence) -> Finding:
-        rows, on = evidence.scores()
-        if not on.startswith("LLaVA"):
-            return Finding(UNTESTED, missing_llava(), "-")
-        value = float(rows.loc[("full", benchmark), "value"])
-        verdict = at_most(abs(value / cell.value - 1), 0.02, 0.05)
-        return Finding(verdict, f"all tokens score {value:.1f}", on, None)
 
-    return rule
+def stock_score(benchmark: str, cell: Cell, evidence: Evidence) -> Finding:
+    """Judge whether the stock LLaVA-1.5 scores what is printed for it, within 2 %."""
+    own, on = llava_score("full", benchmark, evidence)
+    verdict = at_most(abs(own["value"] / cell.value - 1), 0.02, 0.05)
+    return Finding(verdict, f"all tokens score {own['value']:.1f}", on)
 
 
 def training_free(
-    benchmark: str, bound: str, holds: float, part: float
-) -> Callable[[Evidence], Finding]:
-    """Make the rule for a score without tuning, which only LLaVA-1.5 itself can tell."""
-
-    def rule(evidence: Evidence) -> Finding:
-        rows, on = evidence.scores()
-        if not on.startswith("LLaVA"):
-            return Finding(UNTESTED, missing_llava(), "-")
-        own = rows.loc[("release", benchmark)]
-        found = f"{own['value']:.1f} ({own['low']:.1f} to {own['high']:.1f})"
-        return Finding(at_most(-own[bound], -holds, -part), found, on)
-
-    return rule
+    benchmark: str, bound: str, holds: float, part: float, evidence: Evidence
+) -> Finding:
+    """Judge a bound of a score without tuning."""
+    own, on = llava_score("release", benchmark, evidence)
+    found = f"{own['value']:.1f} ({own['low']:.1f} to {own['high']:.1f})"
+    return Finding(at_most(-own[bound], -holds, -part), found, on)
 
 
 def fixed_ratios(evidence: Evidence) -> Finding:
@@ -119,16 +113,8 @@ def fixed_ratios(evidence: Evidence) -> Finding:
     return computed(all_or_some(sum(works.values()), len(works)), found)
 
 
-def fair(evidence: Evidence) -> Finding:
-    """Compare few tokens with all tokens when both are tuned, on equal steps and data."""
-    return tuned(("merged", True), ("all", True))(evidence)
-
-
-def _point(
-    thread: int, name: str, says: str, rule: Callable[[Evidence], Finding], *cells: Cell,
-    printed_as: str = "-",
-) -> Claim:  # fmt: skip
-    return Claim(f"u{thread}-{name}", GROUP, says, f"{THREADS}/{thread}", rule, cells, printed_as)
+def _point(thread: int, name: str, says: str, rule: Rule, *cells: Cell) -> Claim:
+    return Claim(f"u{thread}-{name}", GROUP, says, f"{THREADS}/{thread}", rule, cells)
 
 
 _MME = Cell("table_1_main_results", "LLaVA-1.5 7B", "MME")
@@ -139,37 +125,36 @@ CLAIMS = (
            budgets_are_kept),
     _point(4, "table", "Table 2 can be computed again from what is stated.", lengths),
     _point(7, "scienceqa", "ScienceQA runs without training, far above 9 %.",
-           training_free("scienceqa", "low", 2 * REPORTED, REPORTED)),
+           partial(training_free, "scienceqa", "low", 2 * REPORTED, REPORTED)),
     _point(8, "recipe", "LLaVA's data and rates give the scores of Table 1.", untested(TRAIN)),
     _point(10, "variable", "In this workbook pictures of a batch keep their own numbers; the "
-           "release gives all the same.", batches_work("release")),
+           "release gives all the same.", partial(batches_work, "release")),
     _point(11, "batch", "In this workbook PruMerge+ takes several pictures; the release crashes.",
-           batches_work("release+")),
+           partial(batches_work, "release+")),
     _point(11, "ratio", "The release's fixed branch works with other ratios than 1/8.",
            fixed_ratios),
     _point(13, "checkpoints", "The two released checkpoints differ as their names say.",
            untested(RELEASED)),
     _point(15, "pope", "POPE without training is what Table 6 prints (F1 66 to 68 reported).",
-           training_free("pope", "high", POPE.value, 0.95 * POPE.value), POPE, printed_as="{}"),
+           partial(training_free, "pope", "high", POPE.value, 0.95 * POPE.value), POPE),
     _point(16, "split", "TextVQA is its validation split with OCR tokens in the prompt.",
-           stock_score("textvqa", _TEXT), _TEXT, printed_as="{}"),
-    _point(18, "fair", "Few tokens keep up with all tokens when both are tuned.", fair),
+           partial(stock_score, "textvqa", _TEXT), _TEXT),
+    _point(18, "fair", "Few tokens keep up with all tokens when both are tuned.",
+           partial(tuned, ("merged", True), ("all", True))),  # on equal steps and data
     _point(20, "retraining", "Tuning again gives the released checkpoint.", untested(RELEASED)),
     _point(21, "siglip", "Encoders without a class token work as well.",
            untested("needs a trained model with such an encoder; score='received' reads one")),
     _point(23, "versions", "This workbook runs with today's torch and transformers; the release "
            "asks for 4.31.", runs_today),
     Claim("u-mme", GROUP, "MME is printed as its perception part.",
-          "https://github.com/Cooperx521/PyramidDrop/issues/31", stock_score("mme", _MME),
-          (_MME,), "{}"),
+          "https://github.com/Cooperx521/PyramidDrop/issues/31",
+          partial(stock_score, "mme", _MME), (_MME,)),
 )  # fmt: skip
 """By thread; those about missing files, and the answered ones, are left out."""
 
 
-OTHERS = "others_efficiency"
-AIM = tuple(
-    Cell(OTHERS, f"AIM, LLaVA-1.5 7B, {which}", "operations") for which in ("full", "PruMerge+")
-)
+_AIM = "AIM, LLaVA-1.5 7B, {}"
+AIM = pair("others_efficiency", _AIM.format("full"), _AIM.format("PruMerge+"), "operations")
 
 
 def unbounded(evidence: Evidence) -> Finding:
@@ -209,24 +194,19 @@ def text_tokens(evidence: Evidence) -> Finding:
     return computed(all_or_some(sum(right), 2), words, float(found.iloc[0] / found.iloc[1]))
 
 
-def matters(sweep: str) -> Callable[[Evidence], Finding]:
-    """Make the rule that most settings of a sweep move answers against the release beyond chance.
+def matters(sweep: str, evidence: Evidence) -> Finding:
+    """Count the settings of a sweep that move answers against the release beyond chance.
 
-    It holds if more than half do, in part if any does.
+    The claim holds if more than half do, in part if any does.
     """
-
-    def rule(evidence: Evidence) -> Finding:
-        _, on = evidence.sweep(sweep)
-        suffix = SUFFIX if on.startswith("LLaVA") else ""
-        table = effects(sweep, suffix)
-        others = table[table["changes"].map(bool)]
-        beyond = int(beyond_chance(others).sum())
-        least, most = 100 * others["difference"].min(), 100 * others["difference"].max()
-        found = f"{beyond} of {len(others)} settings differ from the release beyond chance"
-        verdict = HOLDS if 2 * beyond > len(others) else PART if beyond else FAILS
-        return Finding(verdict, f"{found} ({least:+.1f} to {most:+.1f} points)", on)
-
-    return rule
+    _, on = evidence.sweep(sweep)
+    table = effects(sweep, SUFFIX if on.startswith("LLaVA") else "")
+    others = table[table["changes"].map(bool)]
+    beyond = int(beyond_chance(others).sum())
+    least, most = 100 * others["difference"].min(), 100 * others["difference"].max()
+    found = f"{beyond} of {len(others)} settings differ from the release beyond chance"
+    verdict = HOLDS if 2 * beyond > len(others) else PART if beyond else FAILS
+    return Finding(verdict, f"{found} ({least:+.1f} to {most:+.1f} points)", on)
 
 
 def tuning_wins_back(evidence: Evidence) -> Finding:
@@ -240,19 +220,6 @@ def tuning_wins_back(evidence: Evidence) -> Finding:
     share = (training.loc[tasks, "LoRA"] - free) / (full - free)
     found = ", ".join(f"{task} {value:.0%}" for task, value in share.items())
     return computed(all_or_some(int((share > 0.5).sum()), 3), f"{found} of the loss, as printed")
-
-
-def beats_top_k(evidence: Evidence) -> Finding:
-    """Compare PruMerge with plain top-k of the same scores, which the paper leaves out."""
-    own, on = evidence.sweep("rivals")
-    scores, pictures = own.scores("method", "budget"), own.questions["picture"]
-    apart = {
-        f"{budget} tokens": points(
-            scores["prumerge", budget], scores["top_k", budget], pictures
-        )
-        for budget in (32, 64, 128)
-    }  # fmt: skip
-    return better(apart, on)
 
 
 def reading_suffers(evidence: Evidence) -> Finding:
@@ -275,44 +242,30 @@ def merging_is_slow(evidence: Evidence) -> Finding:
     """Compare the released loop with top-k, and with the same merge in one operation."""
     rows = evidence.table("bench", CPU_BENCH, "make bench")
     times = rows.pivot_table("min_ms", ["what", "name"], aggfunc="first")["min_ms"]
-    loop, merge, plain = (
-        times[where] for where in (("released_loop", "release"), ("method", "release"),
-                                   ("method", "top_k"))
-    )  # fmt: skip
+    loop, (merge, plain) = times["released_loop", "release"], times["method"][["release", "top_k"]]
     batch = rows.loc[rows["what"] == "released_loop", "batch"].iloc[0]
     found = f"{loop / batch:.0f} ms a picture as released, {merge / batch:.1f} ms in one "
     found += f"operation, {plain / batch:.2f} ms without merging"
-    verdict = HOLDS if merge > 10 * plain else PART
-    return Finding(verdict, found, "CPU, random features of LLaVA-1.5's size")
+    return Finding(HOLDS if merge > 10 * plain else PART, found, ON_CPU)
 
 
-def text_below(rival: str) -> Callable[[Evidence], Finding]:
-    """Make the rule that PruMerge+ answers less than a rival at 64 tokens when it has to read."""
-
-    def rule(evidence: Evidence) -> Finding:
-        own, on = evidence.sweep("rivals")
-        scores, asked = own.where(budget=64).scores("method"), own.questions
-        reads = (asked["family"] == "read").to_numpy()
-        if not reads.any():
-            return Finding(UNTESTED, "no questions that ask to read", on)
-        apart = points(scores[rival][reads], scores["prumerge+"][reads], asked["picture"][reads])
-        return better({"64 tokens, questions that ask to read": apart}, on)
-
-    return rule
-
-
-def spread_wins(evidence: Evidence) -> Finding:
-    """Compare DivPrune, which spreads its tokens, with PruMerge+ at 64 tokens."""
+def text_below(rival: str, evidence: Evidence) -> Finding:
+    """Judge whether PruMerge+ answers less than a rival at 64 tokens when it has to read."""
     own, on = evidence.sweep("rivals")
-    scores, pictures = own.where(budget=64).scores("method"), own.questions["picture"]
-    apart = points(scores["divprune"], scores["prumerge+"], pictures)
-    return better({"64 tokens": apart}, on)
+    scores, asked = own.where(budget=64).scores("method"), own.questions
+    reads = (asked["family"] == "read").to_numpy()
+    if not reads.any():
+        return Finding(UNTESTED, "no questions that ask to read", on)
+    apart = points(scores[rival][reads], scores["prumerge+"][reads], asked["picture"][reads])
+    return better({"64 tokens, questions that ask to read": apart}, on)
 
 
-def _paper(
-    name: str, where: str, says: str, rule: Callable[[Evidence], Finding], *cells: Cell,
-    printed_as: str = "-",
-) -> Claim:  # fmt: skip
+def _more(first: str, second: str, *budgets: int) -> Rule:
+    first, second = {"method": first}, {"method": second}
+    return partial(choice_pays, "rivals", first, second, budgets=budgets)
+
+
+def _paper(name: str, where: str, says: str, rule: Rule, *cells: Cell, printed_as="") -> Claim:
     return Claim(f"o-{name}", "Others", says, where, rule, cells, printed_as)
 
 
@@ -328,16 +281,19 @@ CLAIMS += (
            printed_as="AIM: {} and {} T"),
     _paper("bound", "HiRED", "There is no bound on the tokens of a picture.", unbounded),
     _paper("reading", "HiRED", "Reading text suffers most.", reading_suffers),
-    _paper("top-k", "a review", "PruMerge beats plain top-k of its scores.", beats_top_k),
+    _paper("top-k", "a review", "PruMerge beats plain top-k of its scores.",
+           _more("prumerge", "top_k", 32, 64, 128)),
     _paper("top-k-reading", "OccamToken and others, 64 tokens",
-           "On text PruMerge+ is below top-k of the class attention.", text_below("fastervlm")),
+           "On text PruMerge+ is below top-k of the class attention.",
+           partial(text_below, "fastervlm")),
     _paper("spread", "OccamToken and others, 64 tokens", "DivPrune scores more than PruMerge+.",
-           spread_wins),
+           _more("divprune", "prumerge+", 64)),
     _paper("neighbours", "a review", "The number of neighbours needs a study.",
-           matters("neighbours")),
-    _paper("layer", "a review", "The layer of the scores needs a reason.", matters("scores")),
+           partial(matters, "neighbours")),
+    _paper("layer", "a review", "The layer of the scores needs a reason.",
+           partial(matters, "scores")),
     _paper("order", "GAP, arXiv 2506.21873", "Order and position ids of tokens matter.",
-           matters("order")),
+           partial(matters, "order")),
     _paper("wins-back", "Tables 5 and 6 together", "LoRA wins back most of what few tokens lose.",
            tuning_wins_back, FORTY, printed_as="at {} tokens"),
     _paper("overhead", "a re-implementer", "Merging costs far more than choosing.",
