@@ -2,8 +2,7 @@
 
 from importlib.util import find_spec
 
-_NEED_LMMS_EVAL = "certainty comparison harness inventory preflight results runs scoring".split()
-_NEED_LMMS_EVAL += ["speed", "tables", "trial", "__main__"]
+_NEED_LMMS_EVAL = "comparison harness preflight results scoring tasks __main__".split()
 collect_ignore = (
     [] if find_spec("lmms_eval") else [f"prumerge/evaluation/{name}.py" for name in _NEED_LMMS_EVAL]
 )

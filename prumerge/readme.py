@@ -23,8 +23,8 @@ from prumerge.settings import suggestion
 with needs("notebooks"):
     import pandas as pd
 
-    from prumerge.evaluation.saved import read_results
-    from prumerge.evaluation.tables import main_scores, score_table
+    from prumerge.evaluation.comparison import main_scores, score_table
+    from prumerge.evaluation.results import read_results
     from prumerge.experiments.statistics import compare, interval
     from prumerge.finetuning import arms
     from prumerge.markdown import markdown_table, percent

@@ -2,9 +2,10 @@
 
 from lmms_eval.api.model import lmms
 
-from prumerge.evaluation import runs
-from prumerge.evaluation.effort import Effort
+from prumerge.evaluation import comparison
+from prumerge.evaluation.harness import Effort
 from prumerge.evaluation.results import questions_of
+from prumerge.evaluation.tasks import task_manager
 
 
 class Parrot(lmms):
@@ -27,13 +28,13 @@ class Parrot(lmms):
 
 def results_of(parrot, tasks=None):
     """Let it answer; return what the harness returns."""
-    return runs.evaluator.simple_evaluate(
+    return comparison.evaluator.simple_evaluate(
         model=parrot,
         tasks=list(tasks or parrot.answers),
-        task_manager=runs.task_manager(),
+        task_manager=task_manager(),
         bootstrap_iters=0,
         log_samples=True,
-        cli_args=runs.NO_PICTURES,
+        cli_args=comparison.NO_PICTURES,
     )
 
 

@@ -15,9 +15,9 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the ext
 
 from prumerge.evaluation import __main__ as command
 from prumerge.evaluation.__main__ import main
+from prumerge.evaluation.answering import Journal
 from prumerge.evaluation.comparison import COMPARED, method_of
-from prumerge.evaluation.journal import Journal
-from prumerge.evaluation.saved import merge_into, read_results
+from prumerge.evaluation.results import merge_into, read_results
 from prumerge.models.random_weights import RANDOM, build
 
 MEASURED = ["seconds", "images_per_s", "peak_mib", "fresh_items", "date"]

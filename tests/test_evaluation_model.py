@@ -23,10 +23,9 @@ from lmms_eval.api.instance import Instance
 import prumerge
 from prumerge import methods
 from prumerge.asking import prompt_of
-from prumerge.evaluation.harness import PruMergeLlava
-from prumerge.evaluation.journal import Journal
-from prumerge.evaluation.requests import in_order
-from prumerge.evaluation.runs import evaluate
+from prumerge.evaluation.answering import Journal
+from prumerge.evaluation.comparison import evaluate
+from prumerge.evaluation.harness import PruMergeLlava, in_order
 from prumerge.models import load
 from prumerge.paths import ROOT
 from prumerge.pictures import read_picture, to_pixels
@@ -307,7 +306,7 @@ def test_a_method_of_ones_own_is_told_from_its_next_version(tiny, pictures, tmp_
 
 RUN = """
 import sys
-from prumerge.evaluation.runs import evaluate
+from prumerge.evaluation.comparison import evaluate
 evaluate(["mini_mme"], pretrained=sys.argv[1], method="release", answers=sys.argv[2],
          batch_size=1, device="cpu")
 """
@@ -388,7 +387,7 @@ BY_SCRIPT = """
 import atexit, sys
 from pathlib import Path
 from torch import distributed
-from prumerge.evaluation.runs import evaluate
+from prumerge.evaluation.comparison import evaluate
 
 def threads():
     names = [(task / "comm").read_text() for task in Path("/proc/self/task").glob("*")]

@@ -20,7 +20,7 @@ from huggingface_hub import constants
 from lmms_eval.api.task import ConfigurableTask
 
 from prumerge.evaluation.__main__ import main
-from prumerge.evaluation.inventory import take_inventory
+from prumerge.evaluation.comparison import evaluate
 from prumerge.evaluation.mini_tasks import encode_picture, write
 from prumerge.evaluation.options import read
 from prumerge.evaluation.preflight import (
@@ -30,8 +30,7 @@ from prumerge.evaluation.preflight import (
     find_weights,
     preflight,
 )
-from prumerge.evaluation.runs import evaluate, task_manager
-from prumerge.evaluation.scoring import PUBLISHED
+from prumerge.evaluation.tasks import PUBLISHED, take_inventory, task_manager
 from prumerge.models.loading import fingerprint
 
 SEVEN = "llava-hf/llava-1.5-7b-hf"

@@ -15,12 +15,11 @@ from evaluated import save_tiny
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
 from prumerge import attach
-from prumerge.evaluation import speed
+from prumerge.evaluation import comparison
 from prumerge.evaluation.answering import Answerer
+from prumerge.evaluation.comparison import CONSTANT, losses, main_scores, ratios, score_table
 from prumerge.evaluation.memory import peak_mib, reset_peak
 from prumerge.evaluation.options import read
-from prumerge.evaluation.speed import ratios
-from prumerge.evaluation.tables import CONSTANT, losses, main_scores, score_table
 from prumerge.finetuning import arms
 
 
@@ -136,12 +135,12 @@ def test_an_earlier_model_is_gone_before_speed_is_measured(tmp_path, monkeypatch
         seen.append(alive())
         return Answerer(*arguments)
 
-    monkeypatch.setattr(speed, "Answerer", observed)
+    monkeypatch.setattr(comparison, "Answerer", observed)
     gc.disable()  # else it may be collected by chance
     try:
         del earlier
         assert alive() is not None  # the model and its reducer hold on to each other
-        speed.take_turns(["full"], ["pope"], questions=1, rounds=1, pretrained=tiny)
+        comparison.take_turns(["full"], ["pope"], questions=1, rounds=1, pretrained=tiny)
     finally:
         gc.enable()
     assert seen == [None]

@@ -28,8 +28,9 @@ from PIL import Image, ImageFile
 from scored import scored, scored_questions
 from tenacity import RetryError
 
-from prumerge.evaluation.runs import REAL, TASKS, evaluate, task_manager, tasks_named
-from prumerge.evaluation.scoring import PUBLISHED, first_sentence
+from prumerge.evaluation.comparison import evaluate
+from prumerge.evaluation.scoring import first_sentence
+from prumerge.evaluation.tasks import PUBLISHED, REAL, TASKS, task_manager, tasks_named
 
 POPE_TASKS = [f"prumerge_pope_{part}" for part in ("random", "popular", "adversarial")]
 

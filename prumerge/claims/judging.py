@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from prumerge.evaluation.beside import size_of
-from prumerge.evaluation.results import benchmark_of
-from prumerge.evaluation.saved import read_results
-from prumerge.evaluation.tables import losses, main_scores
+from prumerge.evaluation.comparison import losses, main_scores
+from prumerge.evaluation.results import read_results
+from prumerge.evaluation.scoring import benchmark_of
 from prumerge.experiments.statistics import Interval, paired
 from prumerge.paths import RESULTS
 from prumerge.printed import read_printed

@@ -97,8 +97,7 @@ def _check_places(chosen: argparse.Namespace) -> None:
 
 
 def _rows(chosen: argparse.Namespace, model: dict[str, Any]) -> pd.DataFrame:
-    from prumerge.evaluation.comparison import COMPARED, compare
-    from prumerge.evaluation.runs import evaluate
+    from prumerge.evaluation.comparison import COMPARED, compare, evaluate
 
     if chosen.compare is None:
         return evaluate(chosen.tasks, chosen.limit, **model)[0]

@@ -1,8 +1,14 @@
-"""Questions about pictures, answered in batches whose pictures send unequal numbers of tokens."""
+"""Questions about pictures, answered in batches of unequal visual token counts; each answer kept.
+
+The harness's own response cache (lmms-eval 0.7.3) stores answers after the last one is given, and
+drops what a killed process had stored. Here each batch is on disk before the next begins.
+"""
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +33,10 @@ VICUNA_V1 = (
 
 
 class Answerer:
-    """A loaded LLaVA and the method, ready for batches of questions.
+    """A loaded LLaVA with its method; None as method is the stock model.
 
-    Args:
-        options: Which model, how reduced, how asked.
-        device: Where it runs.
-
-    Attributes:
-        model: The model.
-        processor: Its processor.
-        method: How pictures are reduced; None for the stock model.
-        identity: What decides an answer besides the question: weights, method, settings, precision,
-            picture handling. Equal identities may share a journal.
+    Equal ``identity`` means equal answers, so that a journal may be shared: weights, method,
+    settings, precision and picture handling.
     """
 
     def __init__(self, options: Options, device: str) -> None:
@@ -85,17 +83,10 @@ class Answerer:
         generation: dict[str, Any],
         until: Sequence[str] = (),
     ) -> list[Answer]:
-        """Answer one prompt about each picture, greedily.
+        """Answer one prompt about each picture, greedily, up to the first of ``until``.
 
-        Args:
-            pictures: Pictures, red green blue.
-            prompts: As made by :meth:`prompt`.
-            generation: For ``generate``, such as ``max_new_tokens``.
-            until: Texts before which an answer ends.
-
-        Returns:
-            As many answers. They do not depend on which questions share a batch, except for
-            methods that pool over it (``pooling="batch"``) and for rounding in half precision.
+        Answers do not depend on which questions share a batch, except for methods that pool over it
+        (``pooling="batch"``) and for rounding in half precision.
         """
         shown, places = distinct(pictures)
         shown = prepare(self.processor, shown, self.options.do_pad)
@@ -112,15 +103,7 @@ class Answerer:
 
 
 def distinct(pictures: Sequence[Image.Image]) -> tuple[list[Image.Image], list[int]]:
-    """Find the pictures that are asked about several times, up to eighteen in MME.
-
-    Args:
-        pictures: One per question.
-
-    Returns:
-        The different pictures in the order of their first question, and which of them each
-        question is about.
-    """
+    """Find the pictures asked about several times, and which of them each question is about."""
     first: dict[str, int] = {}
     places = [first.setdefault(picture_hash(picture), len(first)) for picture in pictures]
     return [pictures[places.index(place)] for place in range(len(first))], places
@@ -135,3 +118,73 @@ def _ended(text: str, until: Sequence[str]) -> str:
     for stop in until:
         text = text.split(stop)[0] if stop else text
     return text.strip()
+
+
+def key_of(**parts: Any) -> str:
+    """Name a question so that only the same question to the same model shares the name."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Journal:
+    """Answers by key, read from every file of a folder, appended to one named ``writer``.
+
+    Raises:
+        ValueError: If the folder cannot be written or a file not be read; the message names file
+            and line. A torn last line, as a kill leaves it, is dropped.
+    """
+
+    def __init__(self, folder: str | Path | None = None, writer: str = "answers-0") -> None:
+        self._answers: dict[str, Answer] = {}
+        self._file = None
+        if folder is None:
+            return
+        folder = Path(folder)
+        own = folder / f"{writer}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = own.open("ab")
+        except OSError as error:
+            raise ValueError(f"answers={folder} is no folder to write into: {error}") from error
+        for path in sorted(folder.glob("*.jsonl")):
+            self._read(path, own=path == own)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def find(self, key: str) -> Answer | None:
+        """Return the answer to a question, or None."""
+        return self._answers.get(key)
+
+    def keep(self, entries: Iterable[tuple[str, Answer, dict[str, Any]]]) -> None:
+        """Store answers, each with what a reader of the file wants to see; on disk on return."""
+        lines = []
+        for key, answer, shown in entries:
+            self._answers[key] = answer
+            lines.append(json.dumps({"key": key, **shown, **dataclasses.asdict(answer)}) + "\n")
+        if self._file is not None and lines:
+            self._file.write("".join(lines).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _read(self, path: Path, own: bool) -> None:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"the answers in {path} cannot be read: {error}") from error
+        whole, newline, torn = content.rpartition(b"\n")
+        if torn and own:
+            # Cut off, or the next answer would be glued to it. Another process may still be
+            # writing the end of its own file.
+            with path.open("r+b") as file:
+                file.truncate(len(whole) + len(newline))
+        for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+            try:
+                entry = json.loads(line)
+                names = Answer.__dataclass_fields__
+                self._answers[entry["key"]] = Answer(**{name: entry[name] for name in names})
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}, is no answer ({error!r}): remove that line to have "
+                    "its question asked again, or name another folder"
+                ) from error

@@ -8,8 +8,11 @@ answer. This one batches, and an item that cannot be answered is named when all 
 
 import atexit
 import dataclasses
+import json
+import statistics
 import sys
 import time
+from collections.abc import Hashable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -24,18 +27,9 @@ from PIL import Image, ImageFile
 from tqdm import tqdm
 
 from prumerge.asking import Answer
-from prumerge.evaluation.answering import Answerer, picture_hash
-from prumerge.evaluation.effort import Effort
-from prumerge.evaluation.journal import Journal, key_of
+from prumerge.evaluation.answering import Answerer, Journal, key_of, picture_hash
 from prumerge.evaluation.memory import reset_peak
 from prumerge.evaluation.options import read
-from prumerge.evaluation.requests import (
-    Question,
-    generation_of,
-    in_colours,
-    in_order,
-    report,
-)
 from prumerge.models.loading import check_device
 from prumerge.preprocessing import to_rgb, truncation_told
 from prumerge.processes import end_process_group
@@ -45,21 +39,66 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms_eval.api.task has Pillow fill up
 PATIENCE = InitProcessGroupKwargs(timeout=timedelta(weeks=52))
 """Processes wait for each other while one prepares a data set or scores; ten minutes are usual."""
 
+DEFAULT_NEW_TOKENS = 128  # as LLaVA-1.5's own evaluation, where a task names no limit
+_SHOWN_FAILURES = 5
+PICTURE_COLUMNS = ("image_id", "image_source", "question_id")
+"""Columns that name a picture: of VQAv2 and TextVQA, of POPE, of MME."""
+
+
+@dataclasses.dataclass
+class Effort:
+    """What the answers of one task took: visual tokens by item, seconds, and the new items."""
+
+    visual_tokens: dict[int, int] = dataclasses.field(default_factory=dict)
+    fresh: set[int] = dataclasses.field(default_factory=set)
+    seconds: float = 0.0
+
+    def add(self, other: "Effort") -> None:
+        """Add what another process did at the same time."""
+        self.visual_tokens |= other.visual_tokens
+        self.fresh |= other.fresh
+        self.seconds = max(self.seconds, other.seconds)
+
+
+def summary(efforts: Sequence[Effort]) -> dict[str, Any]:
+    """Return tokens per picture and speed of some tasks together, as columns of a row.
+
+    Answers from a journal count with the seconds they took when they were given, so a killed run
+    that went on tells the speed of the whole.
+    """
+    tokens = [count for effort in efforts for count in effort.visual_tokens.values()]
+    # The harness asks some items twice where they do not share out evenly between processes.
+    fresh, seconds = sum(len(e.fresh) for e in efforts), sum(e.seconds for e in efforts)
+    return {
+        "items": len(tokens),
+        "tokens_mean": statistics.fmean(tokens) if tokens else None,
+        "tokens_min": min(tokens, default=None),
+        "tokens_max": max(tokens, default=None),
+        "fresh_items": fresh,
+        "seconds": seconds,
+        "images_per_s": len(tokens) / seconds if seconds else None,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A request with its picture, ready to be asked; ``key`` names it in the journal."""
+
+    key: str
+    task: str
+    item: int
+    picture: Image.Image
+    prompt: str
+    generation: dict[str, Any]
+    until: list[str]
+
 
 class PruMergeLlava(lmms):
     """A LLaVA that answers lmms-eval's requests in batches, sorted by length.
 
-    Args:
-        **arguments: Fields of :class:`prumerge.evaluation.options.Options` and of
-            :class:`prumerge.Settings`, as texts or values.
-
-    Attributes:
-        options: The arguments, checked.
-        answerer: The loaded model.
-        efforts: By task, what its answers took.
-
-    Raises:
-        ValueError: If an argument is unknown or impossible.
+    Its arguments are fields of :class:`prumerge.evaluation.options.Options` and of
+    :class:`prumerge.Settings`, as texts or values; a ValueError tells the unknown and impossible.
+    ``efforts`` holds by task what its answers took.
     """
 
     is_simple = True
@@ -70,10 +109,8 @@ class PruMergeLlava(lmms):
         device = self.options.runs_on
         check_device(device)
         self.accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[PATIENCE])
-        self._rank, self._world_size = (
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-        )
+        self._rank = self.accelerator.process_index
+        self._world_size = self.accelerator.num_processes
         if self._world_size > 1:  # whoever launched them: our command, lmms-eval's, or a script
             atexit.register(end_process_group)
         if device == "cuda" and self._world_size > 1:
@@ -94,17 +131,11 @@ class PruMergeLlava(lmms):
         return self.options.batch_size
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answer requests, in their order.
-
-        Args:
-            requests: As lmms-eval makes them for simple models.
-
-        Returns:
-            Text and token counts; the input tokens are those of the shortened prompt.
+        """Answer requests, in their order; input tokens are those of the shortened prompt.
 
         Raises:
-            RuntimeError: After all other requests are answered, if some could not be: each is
-                named with its reason. With ``answers=FOLDER`` nothing done is lost.
+            RuntimeError: After all other requests are answered, if some could not be: each is named
+                with its reason. With ``answers=FOLDER`` nothing done is lost.
         """
         answers: dict[int, Answer] = {}
         failures: list[str] = []
@@ -227,3 +258,81 @@ class PruMergeLlava(lmms):
             for q, a in zip(questions, given, strict=True)
         )
         return dict(zip(waiting, given, strict=True))
+
+
+def in_colours(value: Any) -> Any:
+    """Turn the pictures in a row into red, green and blue before a task looks at them.
+
+    The tasks of lmms-eval do so by ``convert("RGB")``, which lays transparent parts on black and
+    makes 16-bit greys white; afterwards that changes nothing.
+    """
+    if isinstance(value, Image.Image):
+        return to_rgb(value)
+    if isinstance(value, dict):
+        return {name: in_colours(part) for name, part in value.items()}
+    return [in_colours(part) for part in value] if isinstance(value, list) else value
+
+
+def in_order(requests: Sequence[tuple[Any, ...]], data: dict[str, Any]) -> list[list[int]]:
+    """Sort requests into groups of equal task, split and options, which can share batches.
+
+    Within a group questions about one picture stand together, so that it is encoded once, and
+    pictures with long questions come first: then too large a batch fails at once, and the time left
+    is overestimated.
+    """
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for place, (_, raw, _, _, task, split) in enumerate(requests):
+        options = json.dumps(raw, sort_keys=True, default=str)
+        groups.setdefault((task, split, options), []).append(place)
+    ordered = []
+    for (task, split, _), places in sorted(groups.items()):
+        names = picture_names(data[task][split])
+        longest: dict[Hashable, int] = {}
+        shown = {}
+        for place in places:
+            context, _, _, number, *_ = requests[place]
+            shown[place] = name = number if names is None else names[number]
+            longest[name] = max(longest.get(name, 0), len(context))
+        # The name settles ties as text, since columns hold numbers or texts.
+        ordered.append(sorted(places, key=lambda p: (-longest[shown[p]], str(shown[p]), p)))
+    return ordered
+
+
+def picture_names(rows: Any) -> list[Hashable] | None:
+    """Name the picture of each row, without opening it; None where no column names them."""
+    columns = getattr(rows, "column_names", ())
+    column = next((name for name in PICTURE_COLUMNS if name in columns), None)
+    return None if column is None else list(rows[column])
+
+
+def generation_of(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Turn a task's generation options into those of ``generate``, and the texts that end answers.
+
+    Raises:
+        ValueError: If the task wants sampled answers, which would depend on the batch.
+
+    Example:
+        >>> generation_of({"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "until": "\\n\\n"})
+        ({'max_new_tokens': 16}, ['\\n\\n'])
+    """
+    options = dict(raw)
+    if options.pop("do_sample", False) or (options.pop("temperature", 0) or 0) > 0:
+        raise ValueError("sampled answers are not offered: set temperature: 0 and do_sample: false")
+    until = options.pop("until", None) or []
+    # Of no effect on a search without sampling, or meant for the authors' own LLaVA code.
+    for name in ("top_p", "top_k", "temperature", "image_aspect_ratio"):
+        options.pop(name, None)
+    options.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS)
+    return options, [until] if isinstance(until, str) else list(until)
+
+
+def report(failures: list[str], done: int, folder: str | None) -> str:
+    """Put in words which items could not be answered, the first few with their reasons."""
+    shown = "\n  ".join(failures[:_SHOWN_FAILURES])
+    more = len(failures) - _SHOWN_FAILURES
+    kept = f"kept in {folder}" if folder else "not kept: give answers=FOLDER"
+    return (
+        f"{len(failures)} of {len(failures) + done} items cannot be answered:\n  {shown}"
+        + (f"\n  and {more} more" if more > 0 else "")
+        + f"\nThe answers to the other {done} are {kept}."
+    )

@@ -1,10 +1,16 @@
 """What a run needs and how long it takes, before anything expensive starts.
 
-The time is estimated for a GPU, from the roofline's floor upwards.
+One question of each task is asked: what would stop a run of hours stops this. Question, prompt,
+processor, method and scoring are those of the run. The model is of the same class and sizes of
+picture and vocabulary, with few and narrow layers of random weights, on the CPU. The time is
+estimated for a GPU, from the roofline's floor upwards.
 """
 
+import contextlib
+import copy
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +18,25 @@ from pathlib import Path
 import psutil
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from lmms_eval.tasks import TaskManager
 from safetensors import SafetensorError, safe_open
+from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from prumerge.asking import prompt_of
-from prumerge.evaluation.inventory import Inventory, parts_of, take_inventory
+from prumerge.evaluation.comparison import evaluate
 from prumerge.evaluation.options import Options
-from prumerge.evaluation.runs import task_manager, tasks_named
-from prumerge.evaluation.trial import ask_one_of_each
-from prumerge.models.loading import find_precision, load_processor, read_config
-from prumerge.models.random_weights import RANDOM
+from prumerge.evaluation.results import questions_of
+from prumerge.evaluation.scoring import benchmark_of
+from prumerge.evaluation.tasks import (
+    Inventory,
+    first_question,
+    parts_of,
+    take_inventory,
+    task_manager,
+    tasks_named,
+)
+from prumerge.models.loading import find_precision, find_source, load_processor, read_config
+from prumerge.models.random_weights import RANDOM, build
 from prumerge.paths import MINI
 from prumerge.roofline import (
     HARDWARE,
@@ -33,84 +49,29 @@ from prumerge.roofline import (
 )
 
 TEXT_TOKENS = 60  # of a typical prompt, instruction included
+
 NEW_TOKENS = 4  # of a typical answer: a word or a letter
+
 SHARES = {"none": 0.06, "stride": 0.25, "lattice": 0.25}
 """Share of the patches that PruMerge and PruMerge+ keep on average: 5.5 and 25 percent in print."""
 
 ABOVE_FLOOR = 4  # measured runs take a few times the roofline's floor: loading, decoding, overhead
 
+_WIDTH, _HEADS, _LAYERS = 32, 2, 2
 
-def patches_of(size: str | ModelShape) -> int:
-    """Return how many visual tokens a model's vision tower makes of a picture."""
-    return read_shape(size).vision.patches
-
-
-def lengths(
-    methods: Mapping[str, Options], items: Sequence[int], size: str | ModelShape, hardware: str
-) -> dict[str, str]:
-    """Estimate what each method takes, and all of them together.
-
-    Args:
-        methods: Options by label.
-        items: Questions of each task.
-        size: Of the model, as :func:`prumerge.roofline.read_shape` takes it.
-        hardware: Card, a name in ``prumerge.roofline.HARDWARE``.
-
-    Returns:
-        A sentence by label; where there are several methods, last one for ``all methods``.
-    """
-    asked, floors_s, told = sum(items), [], {}
-    for label, options in methods.items():
-        tokens = _tokens(options, size)
-        floors_s.append(_floor_s(options, tokens, size, hardware) * asked)
-        told[label] = f"{asked} questions, about {tokens} visual tokens each: "
-        told[label] += _between(floors_s[-1], hardware)
-    if len(methods) > 1:
-        told["all methods"] = _between(sum(floors_s), hardware)
-    return told
-
-
-def _tokens(options: Options, size: str | ModelShape) -> int:
-    patches, reducer = patches_of(size), options.reducer()
-    if reducer is None:
-        return patches
-    kept = reducer.settings.tokens_of(patches)
-    return kept or round(SHARES[reducer.settings.spatial] * patches)
-
-
-def _floor_s(options: Options, tokens: int, size: str | ModelShape, hardware: str) -> float:
-    """Return the least seconds that one question takes in a full batch."""
-    costs = estimate_costs(
-        size,
-        TEXT_TOKENS + tokens,
-        hardware,
-        batch=options.batch_size,
-        text_tokens=TEXT_TOKENS,
-        new_tokens=NEW_TOKENS,
-    )
-    return costs["time_ms"].sum() / 1e3 / options.batch_size
-
-
-def _between(floor_s: float, hardware: str) -> str:
-    return f"{_duration(floor_s)} to {_duration(ABOVE_FLOOR * floor_s)} on one {hardware}"
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 1:
-        return f"{seconds:.1f} s"
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+_TASK = """include: {include}
+task: tried_{task}
+dataset_path: parquet
+dataset_name: null
+dataset_kwargs: {{data_files: {{{split}: {file}}}, cache_dir: {cache}}}
+test_split: {split}
+process_docs: !function prumerge.evaluation.tasks.{benchmark}_check
+"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a run needs.
-
-    Attributes:
-        need: What it is.
-        ready: Whether it is there; None where this cannot be told here.
-        note: What was found, or what to do.
-    """
+    """One thing that a run needs; ``ready`` is None where this cannot be told here."""
 
     need: str
     ready: bool | None
@@ -123,18 +84,17 @@ def preflight(
     limit: int | None = None,
     hardware: str = "H100",
 ) -> list[Finding]:
-    """Look for everything a run needs.
+    """Look for everything a run of one model needs: nothing is fetched, and no weights are loaded.
 
     Args:
-        methods: Options by label, of one model.
-        tasks: As for :func:`prumerge.evaluation.runs.evaluate`.
+        methods: Options by label.
+        tasks: As for :func:`prumerge.evaluation.comparison.evaluate`.
         limit: Questions per task; None asks all.
         hardware: Card the length is estimated for, a name in ``prumerge.roofline.HARDWARE``.
 
     Returns:
         Findings about weights, processor, data, memory, disk, one question of each task, and
-        length. Nothing is fetched, and no weights are loaded: the questions are asked of a small
-        model, see :mod:`prumerge.evaluation.trial`.
+        length.
 
     Raises:
         ValueError: If the card or a task is not known, or the limit impossible.
@@ -184,6 +144,69 @@ def find_answers(
     except Exception as error:  # a run would stop at it, whatever it is
         return Finding(need, False, _line(error).replace("tried_", ""))
     return Finding(need, True, f"{len(here)} answered and scored, by a small model of this kind")
+
+
+def ask_one_of_each(methods: Sequence[Options], tasks: Sequence[str], manager: TaskManager) -> None:
+    """Ask the first question of each task with each method; what a run would raise is raised."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_small(methods[0].pretrained, folder / "model")
+        for task in tasks:
+            _save_task(task, manager, folder)
+        for options in methods:
+            own = {"method": options.method, "module": options.module, "do_pad": options.do_pad}
+            own |= {"conversation": options.conversation, **options.settings}
+            asked = [f"tried_{task}" for task in tasks]
+            small = {"pretrained": str(folder / "model"), "device": "cpu"}
+            _, results = evaluate(asked, 1, [folder], **small, **own)
+            questions_of(results, results["efforts"])
+
+
+def save_small(pretrained: str, folder: Path) -> None:
+    """Write a checkpoint like another one, of few and narrow layers, with its processor."""
+    if pretrained in RANDOM:
+        model, processor = build("random-7b-cut")
+    else:
+        processor, config = load_processor(pretrained), shrink(read_config(pretrained))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = LlavaForConditionalGeneration(config)
+        source, revision = find_source(pretrained)
+        with contextlib.suppress(OSError):  # early checkpoints have none, and run without
+            model.generation_config = GenerationConfig.from_pretrained(source, revision=revision)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def shrink(config: LlavaConfig) -> LlavaConfig:
+    """Make layers narrow, and the language model's few; patches and vocabulary stay."""
+    config = copy.deepcopy(config)
+    for part in (config.vision_config, config.text_config):
+        part.hidden_size, part.intermediate_size = _WIDTH, 2 * _WIDTH
+        part.num_attention_heads = _HEADS
+    text = config.text_config
+    text.num_hidden_layers, text.num_key_value_heads = _LAYERS, _HEADS
+    if getattr(text, "head_dim", None):
+        text.head_dim = _WIDTH // _HEADS
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:_LAYERS]
+    return config
+
+
+def _save_task(task: str, manager: TaskManager, folder: Path) -> None:
+    """Write a task that has the first question of another one alone."""
+    split, question = first_question(task, manager)
+    file = folder / f"{task}.parquet"
+    question.to_parquet(file)
+    text = _TASK.format(
+        include=manager.task_index[task]["yaml_path"],
+        task=task,
+        split=split,
+        file=file,
+        cache=folder / "cache",
+        benchmark=benchmark_of(task),
+    )
+    (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
 
 
 def _line(error: Exception) -> str:
@@ -274,6 +297,11 @@ def _size(pretrained: str) -> str | ModelShape | None:
     return next((name for name in ("7b", "13b") if name in pretrained.lower()), None)
 
 
+def patches_of(size: str | ModelShape) -> int:
+    """Return how many visual tokens a model's vision tower makes of a picture."""
+    return read_shape(size).vision.patches
+
+
 def _lengths(
     methods: Mapping[str, Options],
     data: Sequence[Inventory],
@@ -289,3 +317,50 @@ def _lengths(
         return [Finding("time", None, note)]
     told = lengths(methods, items, size, hardware)
     return [Finding(f"time of {label}", None, note) for label, note in told.items()]
+
+
+def lengths(
+    methods: Mapping[str, Options], items: Sequence[int], size: str | ModelShape, hardware: str
+) -> dict[str, str]:
+    """Say by label what each method takes on a card, and last, of several, all of them together."""
+    asked, floors_s, told = sum(items), [], {}
+    for label, options in methods.items():
+        tokens = _tokens(options, size)
+        floors_s.append(_floor_s(options, tokens, size, hardware) * asked)
+        told[label] = f"{asked} questions, about {tokens} visual tokens each: "
+        told[label] += _between(floors_s[-1], hardware)
+    if len(methods) > 1:
+        told["all methods"] = _between(sum(floors_s), hardware)
+    return told
+
+
+def _tokens(options: Options, size: str | ModelShape) -> int:
+    patches, reducer = patches_of(size), options.reducer()
+    if reducer is None:
+        return patches
+    kept = reducer.settings.tokens_of(patches)
+    return kept or round(SHARES[reducer.settings.spatial] * patches)
+
+
+def _floor_s(options: Options, tokens: int, size: str | ModelShape, hardware: str) -> float:
+    """Return the least seconds that one question takes in a full batch."""
+    costs = estimate_costs(
+        size,
+        TEXT_TOKENS + tokens,
+        hardware,
+        batch=options.batch_size,
+        text_tokens=TEXT_TOKENS,
+        new_tokens=NEW_TOKENS,
+    )
+    return costs["time_ms"].sum() / 1e3 / options.batch_size
+
+
+def _between(floor_s: float, hardware: str) -> str:
+    return f"{_duration(floor_s)} to {_duration(ABOVE_FLOOR * floor_s)} on one {hardware}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.1f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,71 +1,40 @@
-"""What the harness returns, as tables: a row per score, a row per question."""
+"""What the harness returns as tables, a row per score and one per question; and both as files."""
 
 import dataclasses
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from lmms_eval.tasks.mmbench.en_utils import mmbench_evaluator
 
-from prumerge.evaluation.effort import Effort, summary
-from prumerge.evaluation.harness import PruMergeLlava
+from prumerge.evaluation.harness import PICTURE_COLUMNS, Effort, PruMergeLlava, summary
 from prumerge.evaluation.memory import peak_mib
 from prumerge.evaluation.mini_tasks import CIRCLE
-from prumerge.evaluation.requests import PICTURE_COLUMNS
+from prumerge.evaluation.scoring import LLAVA, MAIN_METRICS, benchmark_of, value_of
+from prumerge.paths import RESULTS
 from prumerge.provenance import provenance
 from prumerge.settings import Settings
 
-MAIN_METRICS = {
-    "vqav2": ("exact_match",),
-    "scienceqa": ("exact_match",),
-    "textvqa": ("exact_match",),
-    "pope": ("pope_f1_score", "pope_accuracy"),
-    "mme": ("mme_perception_score", "mme_cognition_score", "mme_total_score"),
-    "mmbench": ("gpt_eval_score",),
-}
-"""Metrics that become rows, by benchmark; the first is the one that papers print."""
+COLUMNS = ["task", "item", "picture", "unit", "category", "truth", "said", "right", "tokens"]
 
-LLAVA = {"pope_f1_score": "pope_llava_f1_score", "pope_accuracy": "pope_llava_accuracy"}
-"""The same scores of POPE, with answers read as LLaVA's own script does."""
+EVALUATION = RESULTS / "evaluation"
+"""Folders of committed comparisons, named after model and size of the questions."""
 
-_ALREADY_PERCENT = ("gpt_eval_score",)
+ALIKE = ("weights", "adapter", "do_pad", "conversation", "dtype")
+"""What all rows of a comparison share."""
 
-
-def benchmark_of(task: str) -> str | None:
-    """Return which of the six benchmarks a task mirrors, or None.
-
-    Example:
-        >>> benchmark_of("prumerge_textvqa_val_ocr"), benchmark_of("mini_pope")
-        ('textvqa', 'pope')
-    """
-    return next((name for name in MAIN_METRICS if f"_{name}" in task), None)
-
-
-def value_of(metric: str, value: float) -> tuple[float, str]:
-    """Return a score as papers print it, with its unit.
-
-    Example:
-        >>> value_of("exact_match", 0.5), value_of("mme_total_score", 1862.0)
-        ((50.0, 'percent'), (1862.0, 'points'))
-    """
-    if metric.startswith("mme_"):
-        return value, "points"
-    return value * (1.0 if metric in _ALREADY_PERCENT else 100.0), "percent"
+FIRST = ["label", "task", "benchmark", "metric", "value", "low", "high", "unit", "constant"]
 
 
 def rows_of(results: dict[str, Any], model: PruMergeLlava) -> list[dict[str, Any]]:
-    """Turn the harness's results into rows.
+    """Turn what ``simple_evaluate`` returned into one row per task and metric.
 
-    Args:
-        results: As ``simple_evaluate`` returns them.
-        model: What answered.
-
-    Returns:
-        One row per task and metric; groups such as ``prumerge_pope`` have rows of their own, with
-        the numbers of tokens over all their tasks. POPE's rows have two columns more:
-        ``value_llava``, the score where answers are read as LLaVA's own script does, and
-        ``neither``, the percentage of answers that are neither yes nor no.
+    Groups such as ``prumerge_pope`` have rows of their own, with the numbers of tokens over all
+    their tasks. POPE's rows have two columns more: ``value_llava``, the score where answers are
+    read as LLaVA's own script does, and ``neither``, the percentage of answers that are neither yes
+    nor no.
     """
     constant = {"limit": results["config"]["limit"]} | parameters_of(model)
     efforts = model.efforts
@@ -115,21 +84,12 @@ def parameters_of(model: PruMergeLlava) -> dict[str, Any]:
     }
 
 
-COLUMNS = ["task", "item", "picture", "unit", "category", "truth", "said", "right", "tokens"]
-
-
 def questions_of(results: Mapping[str, Any], efforts: Mapping[str, Effort]) -> pd.DataFrame:
-    """Turn the harness's samples into rows.
+    """Turn the harness's samples into one row per question of the six benchmarks, by task and item.
 
-    Args:
-        results: As ``simple_evaluate`` returns them, with samples.
-        efforts: By task, what its answers took.
-
-    Returns:
-        One row per question of the six benchmarks, by task and item: ``picture`` names what it
-        is about; ``unit`` what is scored as one (a pair of MME, the rotations of an MMBench
-        question, else the question); ``category`` is MME's; ``truth`` and ``said`` are answers;
-        ``right`` is the harness's score of the answer, 0 to 1; ``tokens`` visual tokens.
+    ``picture`` names what it is about; ``unit`` what is scored as one (a pair of MME, the rotations
+    of an MMBench question, else the question); ``category`` is MME's; ``truth`` and ``said`` are
+    answers; ``right`` is the harness's score of the answer, 0 to 1; ``tokens`` visual tokens.
     """
     rows = [
         _row(task, sample) | {"tokens": efforts[task].visual_tokens[sample["doc_id"]]}
@@ -159,3 +119,75 @@ def _row(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:
     named = {"task": task, "item": item, "picture": str(picture), "unit": str(unit)}
     truth = str(sample["target"])
     return named | {"category": category, "truth": truth, "said": said, "right": float(right)}
+
+
+def read_results(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read rows and questions of a comparison, as ``compare`` returns them.
+
+    Args:
+        folder: Path, or name of a folder in ``data/results/evaluation``.
+
+    Raises:
+        ValueError: If there is no comparison, or a file of it cannot be read.
+    """
+    place = EVALUATION / folder  # an absolute path stays as it is
+    if not (place / "rows.csv").exists():
+        raise ValueError(
+            f"{folder} holds no rows.csv: make one with "
+            f"python -m prumerge.evaluation --compare --save {place}"
+        )
+    try:
+        rows = pd.read_csv(place / "rows.csv", dtype={"weights": str})  # some look like numbers
+        return rows, pd.read_parquet(place / "questions.parquet")
+    except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are among them
+        raise ValueError(
+            f"the comparison in {folder} cannot be read ({error}): remove that folder, and "
+            "compare again"
+        ) from error
+
+
+def merge_into(folder: Path, rows: pd.DataFrame, questions: pd.DataFrame) -> None:
+    """Put results of one model into a folder, in place of those of the same methods and tasks.
+
+    Each file, ``rows.csv`` and ``questions.parquet``, is complete or as it was.
+
+    Raises:
+        ValueError: If results of other methods or tasks stay there that cannot be compared with
+            these; nothing is written then.
+    """
+    if (folder / "rows.csv").exists():
+        before, asked = read_results(folder.resolve())
+        done = set(zip(rows["label"], rows["task"], strict=True))
+        done |= set(zip(questions["label"], questions["task"], strict=True))
+        left = before[~_named(before, done)]
+        _require_alike(folder, left, rows)
+        rows = pd.concat([left, rows], ignore_index=True) if len(left) else rows
+        questions = pd.concat([asked[~_named(asked, done)], questions], ignore_index=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = rows[FIRST + [name for name in rows.columns if name not in FIRST]]
+    rows.to_csv(folder / "rows.partial", index=False, lineterminator="\n")
+    small = {"item": "int32", "tokens": "int16", "right": "float32"}
+    small |= dict.fromkeys(["label", "task", "picture", "unit", "category", "truth"], "category")
+    questions.astype(small).to_parquet(folder / "questions.partial", compression="zstd")
+    (folder / "questions.partial").replace(folder / "questions.parquet")
+    (folder / "rows.partial").replace(folder / "rows.csv")
+
+
+def _require_alike(folder: Path, left: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Refuse rows that were measured otherwise than those beside which they would stand."""
+    both = pd.concat([left, rows])
+    found = {name: {"none" if pd.isna(v) else str(v) for v in both[name]} for name in ALIKE}
+    for task, items in both.groupby("task")["items"]:
+        if task in set(rows["task"]):
+            found[f"number of questions of {task}"] = set(map(str, items))
+    for name, values in found.items():
+        if len(values) > 1:
+            raise ValueError(
+                f"{folder} holds results of another {name} ({' and '.join(sorted(values))}): move "
+                "it away and repeat the command, or save elsewhere; kept answers are not asked anew"
+            )
+
+
+def _named(table: pd.DataFrame, done: set[tuple[str, str]]) -> pd.Series:
+    pairs = zip(table["label"], table["task"], strict=True)
+    return pd.Series([pair in done for pair in pairs], index=table.index, dtype=bool)

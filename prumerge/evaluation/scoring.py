@@ -1,19 +1,28 @@
-"""Prompts and scores of the tasks, by the harness's own functions.
+"""Prompts and scores of the tasks, by the harness's own functions, and how sure a score is.
 
-Four things differ from lmms-eval 0.7.3. Questions are checked when a task is loaded, so that a
-wrong or incomplete file is told before any is asked. MME has its total as a metric, and a pair that
-a limit cuts in half is no error. MMBench is matched offline, without writing into the working
-folder. POPE is scored a second time, by the rule of LLaVA's own script.
+Three things differ from lmms-eval 0.7.3. MME has its total as a metric, and a pair that a limit
+cuts in half is no error. MMBench is matched offline, without writing into the working folder. POPE
+is scored a second time, by the rule of LLaVA's own script.
+
+Every score of the six benchmarks is a function of sums over questions, read off the harness's
+aggregation, so it can be computed anew for questions drawn with replacement. Whole pictures are
+drawn, with all questions about them.
+
+Shapes
+    questions   rows of :func:`prumerge.evaluation.results.questions_of`
+    quantities  what a score adds up
+    sets        sets of questions: all of them, or resampled ones
 """
 
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from datasets import Dataset
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
 from lmms_eval.tasks.mmbench import en_utils as mmbench
 from lmms_eval.tasks.mme import utils as mme
 from lmms_eval.tasks.pope import utils as pope
@@ -21,143 +30,52 @@ from lmms_eval.tasks.scienceqa import utils as scienceqa
 from lmms_eval.tasks.textvqa import utils as textvqa
 from lmms_eval.tasks.vqav2 import utils as vqav2
 
+from prumerge.experiments.statistics import Interval, bounds, resampled_sums
+
 Row = dict[str, Any]
 
-COLUMNS = {
-    "vqav2": ("image", "question", "answers", "question_id"),
-    "scienceqa": ("image", "question", "choices", "answer", "hint"),
-    "textvqa": ("image", "question", "answers", "question_id", "ocr_tokens"),
-    "pope": ("image", "question", "answer", "question_id"),
-    "mme": ("image", "question", "answer", "question_id", "category"),
-    "mmbench": (
-        *("image", "question", "answer", "index", "hint", "category", "L2-category", "source"),
-        *("split", "A", "B"),
-    ),
+MAIN_METRICS = {
+    "vqav2": ("exact_match",),
+    "scienceqa": ("exact_match",),
+    "textvqa": ("exact_match",),
+    "pope": ("pope_f1_score", "pope_accuracy"),
+    "mme": ("mme_perception_score", "mme_cognition_score", "mme_total_score"),
+    "mmbench": ("gpt_eval_score",),
 }
-"""Columns that the harness reads."""
+"""Metrics that become rows, by benchmark; the first is the one that papers print."""
 
-PUBLISHED = {
-    "vqav2": 214_354,
-    "scienceqa": 2_017,
-    "textvqa": 5_000,
-    "pope": 3_000,
-    "mme": 2_374,
-    "mmbench": 4_329,
-}
-"""Questions that the publishers state, of the split that is asked; POPE's, of each of its three."""
+LLAVA = {"pope_f1_score": "pope_llava_f1_score", "pope_accuracy": "pope_llava_accuracy"}
+"""The same scores of POPE, with answers read as LLaVA's own script does."""
 
-_YES_NO = ("yes", "no")
+YES_NO = ("yes", "no")
+_ALREADY_PERCENT = ("gpt_eval_score",)
+_CANDIDATES = 100  # a rarer truth is no better constant answer, and VQAv2 has over ten thousand
 
 
-def check_columns(benchmark: str, found: Sequence[str]) -> None:
-    """Refuse a data set without the columns that scoring reads.
+def benchmark_of(task: str) -> str | None:
+    """Return which of the six benchmarks a task mirrors, or None.
 
-    Raises:
-        ValueError: Naming the missing ones.
+    Example:
+        >>> benchmark_of("prumerge_textvqa_val_ocr"), benchmark_of("mini_pope")
+        ('textvqa', 'pope')
     """
-    missing = [name for name in COLUMNS[benchmark] if name not in found]
-    if missing:
-        raise ValueError(
-            f"the data set of {benchmark} lacks {', '.join(missing)}; it has {', '.join(found)}"
-        )
+    return next((name for name in MAIN_METRICS if f"_{name}" in task), None)
 
 
-def check(benchmark: str, rows: Dataset, published: bool = False) -> Dataset:
-    """Refuse a data set that scoring would stumble over.
+def value_of(metric: str, value: float) -> tuple[float, str]:
+    """Return a score as papers print it, with its unit.
 
-    Args:
-        benchmark: Whose columns are expected.
-        rows: One split.
-        published: Whether it must have the number of questions in ``PUBLISHED``.
-
-    Returns:
-        The same rows.
-
-    Raises:
-        ValueError: Naming the missing columns, how many questions are missing, or the first item
-            whose answer cannot be scored.
+    Example:
+        >>> value_of("exact_match", 0.5), value_of("mme_total_score", 1862.0)
+        ((50.0, 'percent'), (1862.0, 'points'))
     """
-    check_columns(benchmark, rows.column_names)
-    if published:
-        check_number(benchmark, len(rows))
-    kept = set(rows.column_names) & {"answer", "answers", "choices", "index", *"ABCDE"}
-    for number, row in enumerate(rows.select_columns(sorted(kept))):
-        if fault := _fault(benchmark, row):
-            raise ValueError(f"{benchmark}, item {number}: {fault}, it cannot be scored")
-    return rows
-
-
-def check_number(benchmark: str, found: int) -> None:
-    """Refuse another number of questions than ``PUBLISHED``.
-
-    Raises:
-        ValueError: Naming both numbers.
-    """
-    if found != PUBLISHED[benchmark]:
-        raise ValueError(
-            f"the data set of {benchmark} has {found} questions here, {PUBLISHED[benchmark]} are "
-            "published: a part is missing, or it is another one"
-        )
-
-
-def _fault(benchmark: str, row: Row) -> str | None:
-    """Say what keeps a question's answer from being scored; None where nothing does."""
-    column = "answers" if benchmark in ("vqav2", "textvqa") else "answer"
-    answer = row[column]
-    if answer in (None, "", []):
-        return f"{column} is empty"
-    if benchmark in ("pope", "mme") and answer.lower().strip(" .") not in _YES_NO:
-        return f"{column} is {answer!r}, not yes or no"
-    if benchmark == "scienceqa" and not 0 <= _place(answer) < len(row["choices"]):
-        return f"{column} is {answer!r}, none of its {len(row['choices'])} choices"
-    if benchmark == "mmbench":
-        options = [o for o in "ABCDE" if row.get(o) not in (None, "", "nan")]
-        if answer not in options:
-            return f"{column} is {answer!r}, none of {', '.join(options)}"
-        if not str(row["index"]).isdecimal():
-            return f"index is {row['index']!r}, no whole number"
-    return None
-
-
-def _place(answer: int | str) -> int:
-    """Return the place of a choice, which some revisions name by its letter; -1 for neither."""
-    text = str(answer).strip().upper()
-    if len(text) == 1 and text in ascii_uppercase:
-        return ascii_uppercase.index(text)
-    return int(text) if text.isdecimal() else -1
-
-
-def _checker(benchmark: str, published: bool = False) -> Callable[[Dataset], Dataset]:
-    def process_docs(rows: Dataset) -> Dataset:
-        return check(benchmark, rows, published)
-
-    return process_docs
-
-
-vqav2_check = _checker("vqav2")
-scienceqa_check = _checker("scienceqa")
-textvqa_check = _checker("textvqa")
-pope_check = _checker("pope")
-mme_check = _checker("mme")
-mmbench_check = _checker("mmbench")
-vqav2_published = _checker("vqav2", published=True)
-scienceqa_published = _checker("scienceqa", published=True)
-textvqa_published = _checker("textvqa", published=True)
-pope_published = _checker("pope", published=True)
-mme_published = _checker("mme", published=True)
-mmbench_published = _checker("mmbench", published=True)
+    if metric.startswith("mme_"):
+        return value, "points"
+    return value * (1.0 if metric in _ALREADY_PERCENT else 100.0), "percent"
 
 
 def mini_choice_text(row: Row, lmms_eval_specific_kwargs: Row | None = None) -> str:
-    """Ask a multiple-choice question in the mini-LLaVA's words.
-
-    Args:
-        row: Of ScienceQA, with ``choices``, or of MMBench, with ``A`` to ``D``.
-        lmms_eval_specific_kwargs: Not used.
-
-    Returns:
-        Such as ``what colour is the 4 ? a . pink b . blue c . green d . white``.
-    """
+    """Ask in the mini-LLaVA's words: ``which is it ? a . pink b . blue c . red d . green``."""
     choices = row["choices"] if "choices" in row else [row[letter] for letter in "ABCD"]
     listed = " ".join(f"{letter} . {o}" for letter, o in zip("abcd", choices, strict=True))
     return f"{row['question']} {listed}"
@@ -173,24 +91,26 @@ def mmbench_process(row: Row, results: list[str]) -> Row:
     return mmbench.mmbench_process_results(row | {"index": int(row["index"])}, results)
 
 
+def place_of(answer: int | str) -> int:
+    """Return the place of a choice, which some revisions name by its letter; -1 for neither."""
+    text = str(answer).strip().upper()
+    if len(text) == 1 and text in ascii_uppercase:
+        return ascii_uppercase.index(text)
+    return int(text) if text.isdecimal() else -1
+
+
 def scienceqa_target(row: Row) -> str:
     """Return the letter of the right choice."""
-    return scienceqa.sqa_doc_to_target(row | {"answer": _place(row["answer"])})
+    return scienceqa.sqa_doc_to_target(row | {"answer": place_of(row["answer"])})
 
 
 def scienceqa_process(row: Row, results: list[str]) -> Row:
     """Score the letter of a choice."""
-    return scienceqa.sqa_process_results(row | {"answer": _place(row["answer"])}, results)
+    return scienceqa.sqa_process_results(row | {"answer": place_of(row["answer"])}, results)
 
 
 def first_sentence(said: str) -> str:
-    """Read an answer to POPE as LLaVA's own script does.
-
-    Args:
-        said: Answer.
-
-    Returns:
-        ``no`` if the first sentence has the word "no", "No" or "not", ``yes`` for all else.
+    """Read an answer to POPE as LLaVA's script does: no if its first sentence has no, No or not.
 
     Source: LLaVA, ``llava/eval/eval_pope.py``.
 
@@ -209,19 +129,12 @@ def pope_process(row: Row, results: list[str]) -> Row:
     return scored | {
         "pope_llava_f1_score": read["pope_f1_score"],
         "pope_llava_accuracy": read["pope_accuracy"],
-        "pope_neither": float(scored["pope_accuracy"]["prediction"] not in _YES_NO),
+        "pope_neither": float(scored["pope_accuracy"]["prediction"] not in YES_NO),
     }
 
 
 def mmbench_aggregate(results: list[Row]) -> float:
-    """Score MMBench offline: all rotations of a question must be right.
-
-    Args:
-        results: One per asked rotation.
-
-    Returns:
-        Percent of questions.
-    """
+    """Score MMBench offline, in percent: all rotations of a question must be right."""
     # The evaluator prints a table of categories; rows are not its place.
     with contextlib.redirect_stdout(io.StringIO()):
         share, _, _ = mmbench.mmbench_evaluator.eval_result(results, eval_method="static")
@@ -235,14 +148,7 @@ def mme_process(row: Row, results: list[str]) -> Row:
 
 
 def mme_aggregate(results: list[Row]) -> float:
-    """Sum MME's categories; with a limit, pairs of which only one question was asked are left out.
-
-    Args:
-        results: One per question.
-
-    Returns:
-        Points, at most 200 per category.
-    """
+    """Sum MME's categories, at most 200 points each; pairs cut in half by a limit do not count."""
     asked = Counter((result["category"], result["question_id"]) for result in results)
     whole = [r for r in results if asked[r["category"], r["question_id"]] == 2]
     return float(mme.mme_aggregate_results(whole))
@@ -265,15 +171,120 @@ def textvqa_process(row: Row, results: list[str]) -> Row:
 
 
 image = vqav2.vqav2_doc_to_visual
+
 vqav2_text = vqav2.vqav2_doc_to_text
+
 scienceqa_image = scienceqa.sqa_doc_to_visual
+
 scienceqa_text = scienceqa.sqa_doc_to_text
+
 textvqa_text = textvqa.textvqa_doc_to_text
+
 pope_text = pope.pope_doc_to_text
+
 pope_accuracy = pope.pope_aggregate_accuracy
+
 pope_precision = pope.pope_aggregate_precision
+
 pope_recall = pope.pope_aggregate_recall
+
 pope_f1 = pope.pope_aggregate_f1_score
+
 pope_yes_ratio = pope.pope_aggregate_yes_ratio
+
 mme_text = mme.mme_doc_to_text
+
 mmbench_text = mmbench.mmbench_doc_to_text
+
+
+def score(metric: str, questions: pd.DataFrame) -> float:
+    """Score the answers of a task, or of a group whose scores are averaged, by one of the metrics.
+
+    Returns:
+        Percent, or points for MME; equal to the harness's own.
+    """
+    return float(_score(metric, _quantities(metric, questions).sum(axis=0)[None])[0])
+
+
+def score_interval(metric: str, questions: pd.DataFrame, draws: int = 2000) -> Interval:
+    """Return a score with the bounds between which 95 % of resampled scores lie."""
+    pictures = questions["task"] + " " + questions["picture"]
+    sums = resampled_sums(_quantities(metric, questions), pictures, draws)
+    return Interval(score(metric, questions), *bounds(_score(metric, sums)))
+
+
+def best_constant(metric: str, questions: pd.DataFrame) -> tuple[str, float]:
+    """Find the answer that scores best when it is given to every question, and its score.
+
+    Right means equal to ``truth``; the most frequent hundred are tried.
+    """
+    best, highest = "", -np.inf
+    # One at a time: of hundreds of thousands of questions no second copy has to be held.
+    for said in questions["truth"].value_counts(sort=False).nlargest(_CANDIDATES).index:
+        right = (questions["truth"] == said).astype(float)
+        value = score(metric, questions.assign(said=said, right=right))
+        if value > highest:
+            best, highest = said, value
+    return best, highest
+
+
+def _quantities(metric: str, questions: pd.DataFrame) -> Float[np.ndarray, "questions quantities"]:
+    """Take apart what a metric adds up; scores that are averaged stand side by side."""
+    right, said, truth = (questions[name] for name in ("right", "said", "truth"))
+    if metric == "pope_f1_score":
+        yes = said == "yes"
+        kinds = [yes & (truth == "yes"), yes & (truth == "no"), (said == "no") & (truth == "yes")]
+        columns, strata = [kind.astype(float) for kind in kinds], questions["task"]
+    elif metric.startswith("mme_"):
+        columns, strata = _of_pairs(questions), questions["category"]
+        kind = metric.removeprefix("mme_").removesuffix("_score").capitalize()
+        if kind in mme.eval_type_dict:
+            strata = strata.where(strata.isin(mme.eval_type_dict[kind]))
+    elif metric == "gpt_eval_score":
+        columns, strata = _of_rotations(questions), questions["task"]
+    else:
+        columns, strata = [right, pd.Series(1.0, questions.index)], questions["task"]
+    values = np.stack(columns, axis=1)
+    return np.concatenate(
+        [
+            values * (strata == name).to_numpy()[:, None]
+            for name in sorted(strata.dropna().unique())
+        ],
+        axis=1,
+    )
+
+
+def _of_pairs(questions: pd.DataFrame) -> list[pd.Series]:
+    """MME: right answers, answers, pairs all right, pairs; halves of pairs are left out."""
+    pairs = questions.groupby(["task", "category", "unit"])
+    whole = (pairs["right"].transform("size") == 2).astype(float)
+    first = (pairs.cumcount() == 0) * whole
+    return [
+        questions["right"] * whole,
+        whole,
+        first * (pairs["right"].transform("sum") == 2),
+        first,
+    ]
+
+
+def _of_rotations(questions: pd.DataFrame) -> list[pd.Series]:
+    """MMBench: questions right in all rotations, questions."""
+    rotations = questions.groupby(["task", "unit"])
+    first = (rotations.cumcount() == 0).astype(float)
+    return [first * (rotations["right"].transform("min") == 1), first]
+
+
+def _score(metric: str, sums: Float[np.ndarray, "sets quantities"]) -> Float[np.ndarray, " sets"]:
+    if metric == "pope_f1_score":
+        hits, false_yes, false_no = np.moveaxis(sums.reshape(len(sums), -1, 3), -1, 0)
+        return 100.0 * _ratio(2 * hits, 2 * hits + false_yes + false_no).mean(axis=1)
+    if metric.startswith("mme_"):
+        right, answers, both, pairs = np.moveaxis(sums.reshape(len(sums), -1, 4), -1, 0)
+        return 100.0 * (_ratio(right, answers) + _ratio(both, pairs)).sum(axis=1)
+    right, asked = np.moveaxis(sums.reshape(len(sums), -1, 2), -1, 0)
+    return 100.0 * _ratio(right, asked).mean(axis=1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    # No question of a kind was drawn, or none was answered with yes: the harness gives 0 too.
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

@@ -11,12 +11,19 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the ext
 
 from scored import Parrot, results_of
 
-from prumerge.evaluation.certainty import best_constant, score, score_interval
-from prumerge.evaluation.effort import Effort
+from prumerge.evaluation.harness import Effort
 from prumerge.evaluation.mini_tasks import BENCHMARKS, path_of
-from prumerge.evaluation.results import MAIN_METRICS, benchmark_of, questions_of, value_of
-from prumerge.evaluation.saved import read_results
-from prumerge.evaluation.scoring import PUBLISHED, first_sentence
+from prumerge.evaluation.results import questions_of, read_results
+from prumerge.evaluation.scoring import (
+    MAIN_METRICS,
+    benchmark_of,
+    best_constant,
+    first_sentence,
+    score,
+    score_interval,
+    value_of,
+)
+from prumerge.evaluation.tasks import PUBLISHED
 from prumerge.experiments.statistics import interval
 
 
