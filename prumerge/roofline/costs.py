@@ -12,6 +12,7 @@ import pandas as pd
 
 from prumerge.roofline.hardware import Hardware, Precision, find_hardware, find_precision
 from prumerge.roofline.operations import (
+    MOVED,
     Convention,
     Operation,
     find_convention,
@@ -21,19 +22,12 @@ from prumerge.roofline.operations import (
 )
 from prumerge.roofline.shapes import LanguageShape, ModelShape, VisionShape, read_shape
 
-_KINDS = "weight activation_read activation_write cache_read cache_write traffic".split()
-COUNTED = ("operations", *(f"{kind}_bytes" for kind in _KINDS))
+COUNTED = ("operations", *MOVED, "traffic_bytes")
 """What rows count, besides time."""
 
 
 def timed(operation: Operation, card: Hardware, precision: Precision) -> dict[str, Any]:
-    """Return an operation as a row, all its repeats together.
-
-    Returns:
-        ``operation``, ``repeats``, the counts of :data:`COUNTED`, ``time_ms``,
-        ``intensity_per_byte`` (operations per byte) and ``bound``: ``compute`` where arithmetic
-        takes longer than memory, else ``memory``.
-    """
+    """Return an operation as a row, all its repeats together."""
     computing = operation.operations / card.peak_per_s(precision)
     moving = operation.traffic_bytes / card.bandwidth_bytes_per_s
     row = {"operation": operation.name, "repeats": operation.repeats}
@@ -47,12 +41,7 @@ def timed(operation: Operation, card: Hardware, precision: Precision) -> dict[st
 def summed(
     operations: Iterable[Operation], card: Hardware, precision: Precision
 ) -> dict[str, float | int]:
-    """Add up operations that are done one after another.
-
-    Returns:
-        The counts of :data:`COUNTED`, ``time_ms``, and ``compute_bound_share``, the part of the
-        time that compute-bound operations take.
-    """
+    """Add up operations that are done one after another."""
     rows = [timed(operation, card, precision) for operation in operations]
     total = {name: sum(row[name] for row in rows) for name in (*COUNTED, "time_ms")}
     computing = sum(row["time_ms"] for row in rows if row["bound"] == "compute")
@@ -60,14 +49,12 @@ def summed(
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse counts below 1."""
     for name, count in counts.items():
         if isinstance(count, bool) or count != int(count) or count < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
 
 
 def several(value: Any) -> list:
-    """Return a list: of the values of a sequence, or of the one value given."""
     return list(value) if isinstance(value, (list, tuple, range, pd.Series)) else [value]
 
 
@@ -86,11 +73,10 @@ class _Case:
 
     def columns(self) -> dict[str, Any]:
         """What identifies a row."""
-        names = (self.shape.name, self.card.name, self.precision.name, self.convention.name)
-        row = dict(zip(("model", "hardware", "precision", "convention"), names, strict=True))
-        for field in ("flash_attention", "batch", "prompt_tokens", "visual_tokens"):
-            row[field] = getattr(self, field)
-        return row
+        row = {"model": self.shape.name, "hardware": self.card.name}
+        row |= {"precision": self.precision.name, "convention": self.convention.name}
+        shared = ("flash_attention", "batch", "prompt_tokens", "visual_tokens")
+        return row | {field: getattr(self, field) for field in shared}
 
     def language(self, queries: int, keys: int) -> list[Operation]:
         """Operations of the language model for the last ``queries`` of ``keys`` tokens."""
@@ -176,8 +162,9 @@ def list_operations(
             :func:`estimate_costs`.
 
     Returns:
-        One row per operation, all layers together, with the columns of
-        :func:`prumerge.roofline.costs.timed`.
+        One row per operation, all layers together: ``operation``, ``repeats``, operations, bytes
+        by kind, ``traffic_bytes``, ``time_ms``, ``intensity_per_byte`` (operations per byte) and
+        ``bound``: ``compute`` where arithmetic takes longer than memory, else ``memory``.
 
     Raises:
         ValueError: As :func:`estimate_costs`, and if the stage is unknown.
@@ -195,28 +182,17 @@ def _case(shape, hardware, precision, flash_attention, batch, tokens, text_token
     check_counts(batch=batch, prompt_tokens=tokens)
     visual_tokens = 0 if text_tokens is None else tokens - text_tokens
     if not 0 <= visual_tokens <= tokens:
-        raise ValueError(
-            f"text_tokens={text_tokens} in a prompt of {tokens} tokens; it must be 0 to {tokens}"
-        )
+        limits = f"in a prompt of {tokens} tokens; it must be 0 to {tokens}"
+        raise ValueError(f"text_tokens={text_tokens} {limits}")
     if visual_tokens and shape.vision is None:
-        raise ValueError(
-            f"{shape.name} has no vision tower; leave text_tokens out, or name a LLaVA"
-        )
-    return _Case(
-        shape,
-        find_hardware(hardware),
-        find_precision(precision),
-        find_convention(convention, flash_attention),
-        bool(flash_attention),
-        int(batch),
-        int(tokens),
-        int(visual_tokens),
-    )
+        remedy = "leave text_tokens out, or name a LLaVA"
+        raise ValueError(f"{shape.name} has no vision tower; {remedy}")
+    how = find_hardware(hardware), find_precision(precision)
+    how += find_convention(convention, flash_attention), bool(flash_attention)
+    return _Case(shape, *how, int(batch), int(tokens), int(visual_tokens))
 
 
-def _stages(
-    case: _Case, pictures: int, new_tokens: int, vision_layers: int | None
-) -> Iterator[tuple[str, list[Operation]]]:
+def _stages(case: _Case, pictures: int, new_tokens: int, vision_layers: int | None) -> Iterator:
     vision, tokens = case.shape.vision, case.prompt_tokens
     if case.visual_tokens:
         layers = vision.layers if vision_layers is None else vision_layers
@@ -224,9 +200,8 @@ def _stages(
             raise ValueError(f"vision_layers must be 1 to {vision.layers}, got {vision_layers}")
         encoded, how = pictures * case.batch, (case.precision, case.flash_attention)
         yield "vision_tower", vision_operations(vision, encoded, *how, layers)
-        projected = case.visual_tokens * case.batch
-        language = case.shape.language
-        yield "projector", projector_operations(vision, language, projected, case.precision)
+        how = case.shape.language, case.visual_tokens * case.batch, case.precision
+        yield "projector", projector_operations(vision, *how)
     yield "prefill", case.language(tokens, tokens)
     if new_tokens > 1:
         steps = [case.language(1, tokens + step) for step in range(1, new_tokens)]

@@ -17,57 +17,30 @@ LAYER_NORM = 7  # per value: sum, subtract, square, sum, divide, multiply, add
 
 @dataclass(frozen=True)
 class Convention:
-    """What is counted, and how. Every peculiarity of a tool is one field.
+    """What is counted, and how; every peculiarity of a tool is one field, the usual its default."""
 
-    Args:
-        name: What rows show.
-        everything: Count embedding, rotary positions and the last norm too.
-        causal: With FlashAttention, skip scores of later tokens. Without it the whole square is
-            computed and masked, under either convention.
-        flash_attention: Whether FlashAttention may be asked for.
-        norm_operations: Per value of a norm.
-        activation_operations: Per value of the gated activation.
-        activation_at_hidden: Count the activation as if it were as wide as the hidden state,
-            not as the feed-forward layer.
-        residual_inputs: Operands that a residual sum reads.
-        head_operations: Per weight of the output projection; 2 is a multiply-add.
-        head_weight_bytes: Bytes of a weight of the output projection; None takes the precision's.
-        head_rows_count: Read hidden states and write logits once per sequence of the batch, not
-            once in all.
-    """
-
-    name: str
-    everything: bool
-    causal: bool
-    flash_attention: bool
-    norm_operations: int
-    activation_operations: int
-    activation_at_hidden: bool
-    residual_inputs: int
-    head_operations: int
-    head_weight_bytes: float | None
-    head_rows_count: bool
+    name: str  # what rows show
+    everything: bool = True  # embedding, rotary positions and the last norm too
+    # With FlashAttention, skip scores of later tokens. Without it the whole square is computed and
+    # masked, under either convention.
+    causal: bool = True
+    flash_attention: bool = True  # may be asked for
+    norm_operations: int = 4  # per value
+    activation_operations: int = 5  # per value of the gated activation
+    activation_at_hidden: bool = False  # as wide as the hidden state, not the feed-forward layer
+    residual_inputs: int = 2  # operands that a residual sum reads
+    head_operations: int = 2  # per weight of the output projection; 2 is a multiply-add
+    head_weight_bytes: float | None = None  # of one of its weights; None takes the precision's
+    head_rows_count: bool = True  # hidden states and logits once per sequence, not once in all
 
 
 CONVENTIONS = {
-    "complete": Convention(
-        name="complete",
-        everything=True,
-        causal=True,
-        flash_attention=True,
-        norm_operations=4,
-        activation_operations=5,
-        activation_at_hidden=False,
-        residual_inputs=2,
-        head_operations=2,
-        head_weight_bytes=None,
-        head_rows_count=True,
-    ),
+    "complete": Convention("complete"),
     # LLM-Viewer (github.com/hahnyuan/LLM-Viewer) as of commit d903231, 11 March 2024: what the
     # paper's efficiency table was made with. Its output projection has 1-byte weights at every
     # precision, which was mended a week later.
     "llm-viewer": Convention(
-        name="llm-viewer",
+        "llm-viewer",
         everything=False,
         causal=False,
         flash_attention=False,
@@ -97,6 +70,10 @@ def find_convention(convention: Convention | str, flash_attention: bool = False)
     return convention
 
 
+_KINDS = "weight activation_read activation_write cache_read cache_write".split()
+MOVED = tuple(f"{kind}_bytes" for kind in _KINDS)
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operation of a stage, for the whole batch; ``repeats`` is 1, or one per layer.
@@ -116,13 +93,7 @@ class Operation:
     @property
     def traffic_bytes(self) -> float | int:
         """All bytes moved in one go."""
-        return (
-            self.weight_bytes
-            + self.activation_read_bytes
-            + self.activation_write_bytes
-            + self.cache_read_bytes
-            + self.cache_write_bytes
-        )
+        return sum(getattr(self, name) for name in MOVED)
 
 
 def linear(

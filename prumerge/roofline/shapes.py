@@ -48,32 +48,25 @@ class LanguageShape(_Heads):
 class VisionShape(_Heads):
     """Sizes of a vision transformer of CLIP's kind.
 
-    Args:
-        layers: Transformer blocks; transformers runs all of them, also those behind the
-            selected layer, which ``prumerge.attach`` leaves out.
-        patches: Visual tokens of a picture.
-        patch_values: Numbers in one patch: colours x side x side.
-        class_tokens: 1 with a class token (CLIP), 0 without (SigLIP).
-        selected: Layers whose features the projector gets side by side.
+    ``layers`` are its blocks; transformers runs all of them, also those behind the selected layer,
+    which ``prumerge.attach`` leaves out.
     """
 
     width: int
     layers: int
     heads: int
     inner_width: int
-    patches: int
-    patch_values: int
-    class_tokens: int = 1
-    selected: int = 1
+    patches: int  # visual tokens of a picture
+    patch_values: int  # colours x side x side
+    class_tokens: int = 1  # 0 without a class token (SigLIP)
+    selected: int = 1  # layers whose features the projector gets side by side
 
     @property
     def key_heads(self) -> int:
-        """Key heads: as many as query heads."""
         return self.heads
 
     @property
     def head_width(self) -> int:
-        """Width of one head."""
         return self.width // self.heads
 
     @property
@@ -86,9 +79,7 @@ class VisionShape(_Heads):
 class ModelShape:
     """A language model, and the vision tower in front of it if there is one.
 
-    Args:
-        vision: Sizes of the vision tower; None for a model of text alone. Its features pass a
-            projector of two linear layers with a GELU between, as in LLaVA-1.5.
+    Its features pass a projector of two linear layers with a GELU between, as in LLaVA-1.5.
     """
 
     name: str
@@ -106,12 +97,9 @@ NAMED = {
 """LLaVA-1.5 by size."""
 
 
-_LANGUAGE_FIELDS = (
-    "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size rms_norm_eps"
-).split()
-_VISION_FIELDS = (
-    "hidden_size num_hidden_layers num_attention_heads intermediate_size image_size patch_size"
-).split()
+_FIELDS = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+_LANGUAGE_FIELDS = [*_FIELDS, "vocab_size", "rms_norm_eps"]
+_VISION_FIELDS = [*_FIELDS, "image_size", "patch_size"]
 # Present in configs whose layers have several paths, a compressed cache, or a recurrent state.
 _OTHER_KINDS = (
     "num_local_experts num_experts n_routed_experts kv_lora_rank ssm_cfg mamba_d_state"
