@@ -63,11 +63,7 @@ def add_rows(path: Path, rows: pd.DataFrame) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit status: 1 when a run could not be made, or when preflight misses something.
-    """
+    """Run the command; 1 when a run could not be made, or when preflight misses something."""
     chosen, model = parse(arguments)
     try:
         if chosen.preflight:

@@ -26,9 +26,7 @@ PRINTED_METRICS = {
 """Names by the harness's metric. MME is printed as its perception part, never as the total."""
 
 _OTHER_SPLITS = {"prumerge_vqav2_val": "measured on val, printed for test-dev"}
-
 _NOT_PRINTED = ("prumerge_textvqa_val",)  # without OCR tokens in the prompt, unlike in print
-
 _ROWS = {"full": "", "plain": " + PruMerge", "plus": " + PruMerge+"}
 _LORA = "tuned (LoRA)"
 
@@ -45,18 +43,13 @@ def size_of(model: str) -> str | None:
 
 
 def beside_printed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Put printed numbers beside measured ones.
-
-    Args:
-        rows: Of :func:`prumerge.evaluation.comparison.compare`.
+    """Put printed numbers beside the measured ones of a comparison's rows.
 
     Returns:
-        One row per measured score and printed number of the same method and size: ``label``,
-        ``task``, ``metric`` (MME's ``perception`` part, which is printed, or ``total``),
-        ``measured``, ``low``, ``high``, ``printed``, ``printed_model`` (``stock``,
-        ``tuned (LoRA)`` or ``training-free``: everything measured with a stock checkpoint is
-        training-free), ``table`` and ``note``, which says where the questions are others. Where no
-        number is printed ``printed`` is NaN.
+        One row per measured score and printed number of the same method and size. ``metric`` is of
+        MME its ``perception`` part, which is printed, or ``total``; ``printed_model`` is ``stock``,
+        ``tuned (LoRA)`` or ``training-free``, as everything measured with a stock checkpoint is;
+        ``note`` says where the questions are others. Where no number is printed ``printed`` is NaN.
 
     Raises:
         ValueError: If a row was measured on another model than LLaVA-1.5.

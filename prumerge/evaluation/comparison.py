@@ -59,8 +59,7 @@ def evaluate(
         tasks: Names of tasks; ``mini`` or ``real`` for all six.
         limit: Questions per task, from the first on; None asks all.
         folders: With task files of your own.
-        **arguments: Of :class:`prumerge.evaluation.harness.PruMergeLlava`: ``pretrained``,
-            ``method``, ``budget``, ``batch_size``, ``answers`` and so on.
+        **arguments: Of the model: ``pretrained``, ``method``, ``budget``, ``answers`` and so on.
 
     Returns:
         The rows, and all that the harness returns, with the answer to each question under

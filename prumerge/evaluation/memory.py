@@ -18,11 +18,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak(device: str) -> None:
-    """Begin anew, where the system can: on CUDA devices, and on Linux.
-
-    Args:
-        device: Such as ``cpu`` or ``cuda:1``.
-    """
+    """Begin anew, where the system can: on CUDA devices, and on Linux."""
     gc.collect()  # a model and its reducer hold on to each other
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -35,12 +31,8 @@ def reset_peak(device: str) -> None:
 def peak_mib(device: str) -> float:
     """Return the most memory held since :func:`reset_peak`, in MiB.
 
-    Args:
-        device: Such as ``cpu`` or ``cuda:1``.
-
-    Returns:
-        Of tensors on a GPU; of the whole process on a CPU, libraries included. Outside of Linux
-        the process's peak since its start.
+    Of tensors on a GPU; of the whole process on a CPU, libraries included. Outside of Linux the
+    process's peak since its start.
     """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -38,15 +38,7 @@ def encode_picture(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 
 def write(path: Path, rows: Iterable[tuple[bytes, dict[str, Any]]]) -> Path:
-    """Write questions about pictures; the same rows give the same bytes.
-
-    Args:
-        path: Where to; folders are made.
-        rows: Picture file and other columns of each question.
-
-    Returns:
-        The path.
-    """
+    """Write questions, each with its picture file; the same rows give the same bytes."""
     pictures, columns = zip(*rows, strict=True)
     encoded = pa.array([{"bytes": picture, "path": None} for picture in pictures], _PICTURE)
     table = pa.Table.from_pylist(list(columns)).append_column("image", encoded)
@@ -209,14 +201,7 @@ PICTURES = {"lite": LITE, "full": {name: 10 * number for name, number in LITE.it
 
 
 def draw(benchmark: str, size: str = "lite") -> Iterator[tuple[Scene, list[Row]]]:
-    """Draw the pictures of one benchmark with their questions.
-
-    Args:
-        benchmark: One of the six.
-        size: ``lite`` or ``full``.
-
-    Yields:
-        A scene with 1 to 12 things and held-out digits, and the rows about it.
+    """Yield scenes with 1 to 12 things and held-out digits, and the rows about each.
 
     Raises:
         ValueError: If there is no such benchmark or size.
@@ -269,14 +254,7 @@ def numbered(benchmark: str, size: str) -> Iterator[tuple[bytes, Row]]:
 
 
 def make(size: str = "lite") -> list[Path]:
-    """Draw all six benchmarks and write their files.
-
-    Args:
-        size: ``lite`` or ``full``.
-
-    Returns:
-        The files.
-    """
+    """Draw all six benchmarks and write their files, ``lite`` or ``full``."""
     return [write(path_of(benchmark, size), numbered(benchmark, size)) for benchmark in BENCHMARKS]
 
 

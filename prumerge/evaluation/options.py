@@ -93,13 +93,7 @@ class Options:
 
 
 def value_of(text: str) -> Any:
-    """Read a value from a command line.
-
-    Args:
-        text: Behind the sign of ``name=value``.
-
-    Returns:
-        A truth value or None in any spelling, a number where it is one, else the text.
+    """Read a value from a command line: a truth value or None in any spelling, a number, or text.
 
     Example:
         >>> [value_of(text) for text in ("false", "None", "64", "1.5", "prumerge+")]
@@ -117,14 +111,9 @@ def value_of(text: str) -> Any:
 
 
 def read(arguments: dict[str, Any]) -> Options:
-    """Sort arguments as lmms-eval's command line hands them over.
+    """Sort arguments as lmms-eval's command line hands them over, fields of Settings among them.
 
-    Args:
-        arguments: Names with values; every field of :class:`Settings` may be among them. The texts
-            ``None`` stand for None, and whole numbers may have come as floats.
-
-    Returns:
-        The options.
+    The text ``None`` stands for None, and whole numbers may have come as floats.
 
     Raises:
         ValueError: If a name is unknown (the message offers the nearest) or a value impossible.

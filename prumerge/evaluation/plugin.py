@@ -4,11 +4,7 @@ NAME = "prumerge_llava"
 
 
 def manifest():
-    """Describe the model to lmms-eval's registry, as the entry point of pyproject.toml.
-
-    Returns:
-        A ``ModelManifest``; the class itself is imported when it is asked for.
-    """
+    """Describe the model to lmms-eval's registry, which imports the class when it is asked for."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(

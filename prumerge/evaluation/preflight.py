@@ -49,16 +49,13 @@ from prumerge.roofline import (
 )
 
 TEXT_TOKENS = 60  # of a typical prompt, instruction included
-
 NEW_TOKENS = 4  # of a typical answer: a word or a letter
-
+ABOVE_FLOOR = 4  # measured runs take a few times the roofline's floor: loading, decoding, overhead
 SHARES = {"none": 0.06, "stride": 0.25, "lattice": 0.25}
 """Share of the patches that PruMerge and PruMerge+ keep on average: 5.5 and 25 percent in print."""
 
-ABOVE_FLOOR = 4  # measured runs take a few times the roofline's floor: loading, decoding, overhead
-
 _WIDTH, _HEADS, _LAYERS = 32, 2, 2
-
+_TRIED = ("method", "module", "do_pad", "conversation")
 _TASK = """include: {include}
 task: tried_{task}
 dataset_path: parquet
@@ -84,17 +81,7 @@ def preflight(
     limit: int | None = None,
     hardware: str = "H100",
 ) -> list[Finding]:
-    """Look for everything a run of one model needs: nothing is fetched, and no weights are loaded.
-
-    Args:
-        methods: Options by label.
-        tasks: As for :func:`prumerge.evaluation.comparison.evaluate`.
-        limit: Questions per task; None asks all.
-        hardware: Card the length is estimated for, a name in ``prumerge.roofline.HARDWARE``.
-
-    Returns:
-        Findings about weights, processor, data, memory, disk, one question of each task, and
-        length.
+    """Look for everything that a run of one model needs; nothing is fetched, no weights are loaded.
 
     Raises:
         ValueError: If the card or a task is not known, or the limit impossible.
@@ -121,8 +108,9 @@ def find_processor(pretrained: str, weights: Finding) -> Finding:
     if not weights.ready:
         return Finding("processor", None, "not known before the checkpoint is here")
     try:
-        read_config("mini" if pretrained in RANDOM else pretrained)
-        processor = load_processor("mini" if pretrained in RANDOM else pretrained)
+        name = "mini" if pretrained in RANDOM else pretrained
+        read_config(name)
+        processor = load_processor(name)
         prompt = prompt_of(processor, "What is this?")
     except Exception as error:  # a template is a program, and can raise anything
         return Finding("processor", False, _line(error))
@@ -154,11 +142,9 @@ def ask_one_of_each(methods: Sequence[Options], tasks: Sequence[str], manager: T
         for task in tasks:
             _save_task(task, manager, folder)
         for options in methods:
-            own = {"method": options.method, "module": options.module, "do_pad": options.do_pad}
-            own |= {"conversation": options.conversation, **options.settings}
-            asked = [f"tried_{task}" for task in tasks]
-            small = {"pretrained": str(folder / "model"), "device": "cpu"}
-            _, results = evaluate(asked, 1, [folder], **small, **own)
+            own = {name: getattr(options, name) for name in _TRIED} | options.settings
+            own |= {"pretrained": str(folder / "model"), "device": "cpu"}
+            _, results = evaluate([f"tried_{task}" for task in tasks], 1, [folder], **own)
             questions_of(results, results["efforts"])
 
 
@@ -268,7 +254,7 @@ def find_memory(options: Options, size: str | ModelShape | None) -> Finding:
     dtype = find_precision(options.dtype, device)
     bits = 8 * dtype.itemsize
     precision, batch = Precision(str(dtype), bits, bits, bits), options.batch_size
-    costs = estimate_memory(size, TEXT_TOKENS + patches_of(size), precision, batch)
+    costs = estimate_memory(size, TEXT_TOKENS + read_shape(size).vision.patches, precision, batch)
     needed = costs["footprint_bytes"].item()
     note = f"about {needed / 2**30:.1f} GiB in {bits} bits at batch size {batch}"
     if device == "cpu":
@@ -297,11 +283,6 @@ def _size(pretrained: str) -> str | ModelShape | None:
     return next((name for name in ("7b", "13b") if name in pretrained.lower()), None)
 
 
-def patches_of(size: str | ModelShape) -> int:
-    """Return how many visual tokens a model's vision tower makes of a picture."""
-    return read_shape(size).vision.patches
-
-
 def _lengths(
     methods: Mapping[str, Options],
     data: Sequence[Inventory],
@@ -311,31 +292,23 @@ def _lengths(
 ) -> list[Finding]:
     if size is None or any(own.items is None for own in data):
         return [Finding("time", None, "not known before the weights and questions are here")]
-    items = [min(own.items, limit or own.items) for own in data]
+    asked = sum(min(own.items, limit or own.items) for own in data)
     if next(iter(methods.values())).runs_on == "cpu":
-        note = f"{sum(items) * len(methods)} answers; measure a CPU with a small limit"
+        note = f"{asked * len(methods)} answers; measure a CPU with a small limit"
         return [Finding("time", None, note)]
-    told = lengths(methods, items, size, hardware)
-    return [Finding(f"time of {label}", None, note) for label, note in told.items()]
-
-
-def lengths(
-    methods: Mapping[str, Options], items: Sequence[int], size: str | ModelShape, hardware: str
-) -> dict[str, str]:
-    """Say by label what each method takes on a card, and last, of several, all of them together."""
-    asked, floors_s, told = sum(items), [], {}
-    for label, options in methods.items():
-        tokens = _tokens(options, size)
-        floors_s.append(_floor_s(options, tokens, size, hardware) * asked)
+    floors_s, told = [], {}
+    for label, own in methods.items():
+        tokens = _tokens(own, size)
+        floors_s.append(_floor_s(own, tokens, size, hardware) * asked)
         told[label] = f"{asked} questions, about {tokens} visual tokens each: "
         told[label] += _between(floors_s[-1], hardware)
     if len(methods) > 1:
         told["all methods"] = _between(sum(floors_s), hardware)
-    return told
+    return [Finding(f"time of {label}", None, note) for label, note in told.items()]
 
 
 def _tokens(options: Options, size: str | ModelShape) -> int:
-    patches, reducer = patches_of(size), options.reducer()
+    patches, reducer = read_shape(size).vision.patches, options.reducer()
     if reducer is None:
         return patches
     kept = reducer.settings.tokens_of(patches)

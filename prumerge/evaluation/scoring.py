@@ -28,7 +28,6 @@ from lmms_eval.tasks.mme import utils as mme
 from lmms_eval.tasks.pope import utils as pope
 from lmms_eval.tasks.scienceqa import utils as scienceqa
 from lmms_eval.tasks.textvqa import utils as textvqa
-from lmms_eval.tasks.vqav2 import utils as vqav2
 
 from prumerge.experiments.statistics import Interval, bounds, resampled_sums
 
@@ -160,41 +159,9 @@ def common_answer(row: Row) -> str:
     return Counter(said).most_common(1)[0][0]
 
 
-def vqav2_process(row: Row, results: list[str]) -> Row:
-    """Score an answer by VQA accuracy."""
-    return vqav2.vqav2_process_results_val(row, results)
-
-
 def textvqa_process(row: Row, results: list[str]) -> Row:
     """Score an answer by VQA accuracy, without the submission file."""
     return {"exact_match": textvqa.textvqa_process_results(row, results)["exact_match"]}
-
-
-image = vqav2.vqav2_doc_to_visual
-
-vqav2_text = vqav2.vqav2_doc_to_text
-
-scienceqa_image = scienceqa.sqa_doc_to_visual
-
-scienceqa_text = scienceqa.sqa_doc_to_text
-
-textvqa_text = textvqa.textvqa_doc_to_text
-
-pope_text = pope.pope_doc_to_text
-
-pope_accuracy = pope.pope_aggregate_accuracy
-
-pope_precision = pope.pope_aggregate_precision
-
-pope_recall = pope.pope_aggregate_recall
-
-pope_f1 = pope.pope_aggregate_f1_score
-
-pope_yes_ratio = pope.pope_aggregate_yes_ratio
-
-mme_text = mme.mme_doc_to_text
-
-mmbench_text = mmbench.mmbench_doc_to_text
 
 
 def score(metric: str, questions: pd.DataFrame) -> float:

@@ -2,15 +2,14 @@
 
 ``PRUMERGE_DATA`` names a folder of snapshots, one per data set and named like it, as made by
 ``hf download --repo-type dataset lmms-lab-encoder/POPE --local-dir $PRUMERGE_DATA/POPE``; without
-it data sets are the hub's. The task files name them by constants of this module, ``POPE`` and
-``POPE_OPTIONS`` and so on. Looking for questions fetches nothing and reads none: files are found as
+it data sets are the hub's. Looking for questions fetches nothing and reads none: files are found as
 a run finds them, by the task's own file and the ``datasets`` library.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,12 +162,16 @@ def options(name: str) -> dict[str, str]:
     return {"cache_dir": str(Path(library.HF_DATASETS_CACHE) / f"prumerge-{seen.hexdigest()[:16]}")}
 
 
-def __getattr__(constant: str) -> str | dict[str, str]:
+def __getattr__(name: str) -> Any:
+    """Find what task files name: POPE, POPE_OPTIONS, pope_check, pope_published and so on."""
     # Looked up when a task is loaded, so that a missing snapshot stops that task alone.
-    name = constant.removesuffix("_OPTIONS")
-    if name not in REPOSITORIES:
-        raise AttributeError(f"module {__name__!r} has no attribute {constant!r}")
-    return source(REPOSITORIES[name]) if name == constant else options(REPOSITORIES[name])
+    constant, benchmark = name.removesuffix("_OPTIONS"), name.rpartition("_")[0]
+    if constant in REPOSITORIES:
+        found = source if name == constant else options
+        return found(REPOSITORIES[constant])
+    if benchmark in PUBLISHED and name.endswith(("_check", "_published")):
+        return lambda rows: check(benchmark, rows, name.endswith("_published"))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def check(benchmark: str, rows: Dataset, published: bool = False) -> Dataset:
@@ -225,33 +228,11 @@ def _fault(benchmark: str, row: dict[str, Any]) -> str | None:
     return None
 
 
-def _checker(benchmark: str, published: bool = False) -> Callable[[Dataset], Dataset]:
-    return lambda rows: check(benchmark, rows, published)
-
-
-vqav2_check = _checker("vqav2")
-scienceqa_check = _checker("scienceqa")
-textvqa_check = _checker("textvqa")
-pope_check = _checker("pope")
-mme_check = _checker("mme")
-mmbench_check = _checker("mmbench")
-vqav2_published = _checker("vqav2", published=True)
-scienceqa_published = _checker("scienceqa", published=True)
-textvqa_published = _checker("textvqa", published=True)
-pope_published = _checker("pope", published=True)
-mme_published = _checker("mme", published=True)
-mmbench_published = _checker("mmbench", published=True)
-
-
 @dataclass(frozen=True)
 class Inventory:
-    """What is here of a task's questions.
+    """What is here of a task's questions; ``note`` tells where, or what is wrong and what to do.
 
-    Attributes:
-        task: Name of the task.
-        items: Questions here, else as published; None where neither is known.
-        note: Where they are, or what is wrong and what to do.
-        ready: Whether a run can read them.
+    ``items`` are as published where none are here, None where neither number is known.
     """
 
     task: str
@@ -311,7 +292,7 @@ def missing_shards(files: Sequence[str]) -> list[str]:
 
 
 def is_local(task: str, manager: TaskManager) -> bool:
-    """Tell whether a task's questions are files here, so that :func:`take_inventory` knows all."""
+    """Tell whether a task's questions are files here, so that an inventory knows all of them."""
     try:
         path = load_yaml_config(manager.task_index[task]["yaml_path"]).get("dataset_path", "")
     except ImportError:  # a snapshot that `sources` does not find
