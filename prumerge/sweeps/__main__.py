@@ -19,14 +19,7 @@ with needs("notebooks", "sweep"):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run sweeps from the shell.
-
-    Args:
-        arguments: Command line; None takes the process's own.
-
-    Returns:
-        Exit status: 0, or 1 when something was refused or failed.
-    """
+    """Run sweeps from the shell; the exit status is 1 when something was refused or failed."""
     parser = argparse.ArgumentParser(
         prog="python -m prumerge.sweeps",
         description=__doc__,
@@ -45,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         help='more for Snakemake: --snakemake="--executor slurm --jobs 8"',
     )
     chosen = parser.parse_args(arguments)
-    overrides = {"model": chosen.model, "per_family": chosen.per_family}
-    overrides = {name: value for name, value in overrides.items() if value is not None}
+    named = {"model": chosen.model, "per_family": chosen.per_family}
+    overrides = {name: value for name, value in named.items() if value is not None}
     options = {
         "cores": chosen.cores,
         "device": chosen.device,

@@ -35,18 +35,11 @@ _TWICE = ("release", "release+", "release+fixed")
 
 
 def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
-    """Make the sweep of all methods at one budget, in two jobs.
+    """Make the sweep of all methods at one budget, in two jobs; ``module``'s methods are added.
 
     Methods that draw at random have three seeds; methods that read the question are there for the
-    mini-LLaVA only.
-
-    Args:
-        budget: Visual tokens per picture.
-        module: File with methods of your own; they are added.
-        overrides: Values for all points, such as ``model``.
-
-    Raises:
-        ValueError: If the budget is 0 or more than the picture has, or the file registers nothing.
+    mini-LLaVA only. ValueError tells if the budget is 0 or more than the picture has, or the file
+    registers nothing.
     """
     own = import_file(module) if module else []
     known = [name for name in names() if name not in own]
@@ -60,19 +53,17 @@ def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
         if name not in _TWICE and (has_text or not resolve(name).reads_question)
         for seed in range(SEEDS if name == "random" else 1)
     ]
-    mine = [Point.of(common | {"method": name, "budget": budget, "module": module}) for name in own]
-    points += mine
+    for name in own:
+        points.append(Point.of(common | {"method": name, "budget": budget, "module": module}))
     return Sweep(f"leaderboard-{budget}", "", {"even": points[::2], "odd": points[1::2]})
 
 
 def run(
     budget: int, module: str, overrides: dict[str, Any], options: dict[str, Any]
 ) -> pd.DataFrame:
-    """Run what is missing of a leaderboard and compare; ``options`` are those of `run_sweeps`.
+    """Run what is missing of a leaderboard and compare; ``options`` are those of ``run_sweeps``.
 
-    Raises:
-        PointsFailed: If points failed. Its note is the table of the others.
-        ValueError: See :func:`leaderboard_of` and :func:`prumerge.sweeps.run.run_sweeps`.
+    If points fail, the note of PointsFailed is the table of the others.
     """
     sweep = leaderboard_of(budget, module, **overrides)
 
@@ -91,14 +82,9 @@ def run(
 
 
 def table_of(rows: list[Row], pictures: pd.Series) -> pd.DataFrame:
-    """Compare the rows of one budget and question set, means over seeds.
+    """Compare the rows of one budget and question set, means over seeds, given questions' pictures.
 
-    Args:
-        rows: One per method and seed.
-        pictures: Picture of each question.
-
-    Returns:
-        As :func:`prumerge.experiments.statistics.compare`, in percent, with the tokens sent.
+    As :func:`prumerge.experiments.statistics.compare`, in percent, with the tokens sent.
     """
     table = typed(rows)
     right = {row.key: row.right.astype(float) for row in rows}
@@ -145,11 +131,7 @@ def _by_changes(name: str, answered: Answered) -> dict[str, np.ndarray]:
     by: dict[str, list[str]] = {}
     for point in read_sweep(name, **asked).points:
         settings = vars(point.resolved.settings)
-        changes = {
-            field: value
-            for field, value in settings.items()
-            if field != "budget" and value != getattr(release, field)
-        }
+        changes = {n: v for n, v in settings.items() if n != "budget" and v != getattr(release, n)}
         key = point.key(rows["weights"].iloc[0])
         by.setdefault(json.dumps(changes, sort_keys=True), []).append(key)
     if set(rows.index) != {key for keys in by.values() for key in keys}:

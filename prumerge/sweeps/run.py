@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,7 @@ from prumerge.settings import Settings
 from prumerge.sweeps import answers, tables
 from prumerge.sweeps.answers import QuestionSet, answer_set, draw_questions
 from prumerge.sweeps.grids import Point, Sweep, weights_of
-from prumerge.sweeps.tables import (
-    Row,
-    known_rows,
-    row_of,
-    table_of,
-    write_questions,
-    write_row,
-    write_table,
-    write_whole,
-)
+from prumerge.sweeps.tables import Row, known_rows, table_of, write_whole
 
 WORKER = Path(__file__).resolve().with_name("points.ipynb")
 BATCH = 15  # pictures encoded at a time
@@ -85,11 +76,15 @@ class Encodings:
         layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
         hidden = self.states(layers)
         encoded = read_states(tower, hidden, layers, settings, (grid_of(self.model),) * 2)
-        return dataclasses.replace(
-            encoded,
-            at_grid=functools.partial(self._shrunk, tower, layers[0]),
-            rerun=functools.partial(self._again, tower, layers[0]),
-        )
+
+        def again(function: Callable, pictures: torch.Tensor) -> Any:
+            return function(tower, self._pixels(pictures.tolist()), layers[0])
+
+        def shrunk(grid: tuple[int, int], pictures: torch.Tensor) -> torch.Tensor:
+            pixels, every = self._pixels(pictures.tolist()), torch.arange(len(pictures))
+            return shrunk_features(tower, pixels, layers[0], grid, every)
+
+        return dataclasses.replace(encoded, at_grid=shrunk, rerun=again)
 
     def states(self, layers: Iterable[int]) -> dict[int, torch.Tensor]:
         """Return hidden states of all pictures; those that are not on disk are computed."""
@@ -114,13 +109,6 @@ class Encodings:
     def _pixels(self, pictures: Iterable[int]) -> torch.Tensor:
         images = [Image.fromarray(self.questions.pixels[picture]) for picture in pictures]
         return to_pixels(self.processor, images)
-
-    def _again(self, tower, layer, function, pictures) -> Any:
-        return function(tower, self._pixels(pictures.tolist()), layer)
-
-    def _shrunk(self, tower, layer, grid, pictures) -> torch.Tensor:
-        chosen = pictures.tolist()
-        return shrunk_features(tower, self._pixels(chosen), layer, grid, torch.arange(len(chosen)))
 
 
 @functools.lru_cache(maxsize=2)
@@ -176,7 +164,7 @@ def run_point(point: Point, device: str = "cpu") -> Row:
     started = time.perf_counter()
     outcome = answer_set(seen.model, seen.processor, seen.questions.table, encoded, method, reader)
     seconds = time.perf_counter() - started
-    return row_of(point, outcome, seen.weights, seen.questions.table, device, seconds)
+    return tables.row_of(point, outcome, seen.weights, seen.questions.table, device, seconds)
 
 
 def run_points(
@@ -187,7 +175,6 @@ def run_points(
     Args:
         points: Those whose row is there already are left alone.
         rows: Folder of the rows; empty for ``data/runs/sweeps/points``.
-        device: Where the model runs.
 
     Returns:
         The traceback of each point that failed; :func:`failure_of` holds its last line.
@@ -198,7 +185,7 @@ def run_points(
         if path.exists():
             continue
         try:
-            write_row(path, run_point(point, device))
+            tables.write_row(path, run_point(point, device))
         except Exception as error:  # whatever it is, the other points do not depend on it
             failures[point] = traceback.format_exc()
             _write_reason(failure_of(path), point, error)
@@ -233,16 +220,11 @@ class PointsFailed(RuntimeError):
 def run_sweeps(
     sweeps: Sequence[Sweep], cores: int = 2, device: str = "cpu", snakemake: Sequence[str] = ()
 ) -> dict[str, list[Row]]:
-    """Run what is missing of some sweeps.
+    """Run what is missing of some sweeps; return the rows of each, in the order of its points.
 
     Args:
-        sweeps: Grids, read and checked.
         cores: Jobs at a time.
-        device: Where models run.
         snakemake: More arguments for Snakemake, such as ``--executor slurm``.
-
-    Returns:
-        The rows of each sweep, in the order of its points.
 
     Raises:
         PointsFailed: If points failed: with method, file and line of each, and the jobs' notebooks.
@@ -303,8 +285,7 @@ def _job(name: str, left: dict[str, Point], needs: dict[str, dict]) -> dict[str,
 def _encoding(point: Point) -> dict[str, Any]:
     of = [point.model, point.questions, point.per_family]
     name = f"encode-{point.questions}-{point.per_family}-{weights_of(point.model)}"
-    done = paths.RUNS / "encodings" / f".{name}.done"
-    return {"name": name, "of": of, "done": str(done)}
+    return {"name": name, "of": of, "done": str(paths.RUNS / "encodings" / f".{name}.done")}
 
 
 def _snakemake(plan: dict[str, Any], cores: int, more: Sequence[str]) -> None:
@@ -366,7 +347,7 @@ def write_tables(sweeps: Sequence[Sweep], rows: dict[str, list[Row]]) -> list[Pa
     asked: dict[Path, Point] = {}
     found: dict[Path, list[Row]] = {}
     for sweep in sweeps:
-        write_table(table_of(sweep), rows[sweep.name])
+        tables.write_table(table_of(sweep), rows[sweep.name])
         for point in {point.questions: point for point in reversed(sweep.points)}.values():
             path = table_of(sweep).with_name(f"questions-{point.questions}{sweep.suffix}.csv")
             asked.setdefault(path, point)
@@ -374,5 +355,5 @@ def write_tables(sweeps: Sequence[Sweep], rows: dict[str, list[Row]]) -> list[Pa
             found[path] = found.get(path, []) + own
     for path, point in asked.items():
         seen = open_encodings(point.model, point.questions, point.per_family)
-        write_questions(path, seen.questions.table, found[path])
+        tables.write_questions(path, seen.questions.table, found[path])
     return [table_of(sweep) for sweep in sweeps]

@@ -7,7 +7,6 @@ answers, so that what was edited or cut short is named instead of believed.
 """
 
 import dataclasses
-import functools
 import hashlib
 import io
 import json
@@ -121,22 +120,21 @@ def read_row(path: Path) -> Row:
         fits = row.sealed()
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is cut short or no row at all: {REMEDY}") from error
-    if fits and row.key != path.stem:
+    if not fits:
+        raise ValueError(f"{path} was edited, its checksum does not fit: {REMEDY}")
+    if row.key != path.stem:
         raise ValueError(
             f"{path} holds the row of another point, {row.key}: model or method changed while "
             f"it ran; {REMEDY}"
         )
-    if not fits:
-        raise ValueError(f"{path} was edited, its checksum does not fit: {REMEDY}")
     return row
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
     """Write the rows of a sweep as ``path`` (CSV) and their answers beside it (Parquet).
 
-    Raises:
-        ValueError: If they were asked different questions under one name, or versions that know
-            different settings wrote them.
+    ValueError tells if they were asked different questions under one name, or versions that know
+    different settings wrote them.
     """
     sets = {(row.cells["questions"], row.cells["drawn"], len(row.right)) for row in rows}
     if len(sets) > len({name for name, *_ in sets}):
@@ -147,18 +145,12 @@ def write_table(path: Path, rows: list[Row]) -> None:
         )
     right = pd.DataFrame({row.key: row.right for row in rows})
     table = pd.DataFrame([row.cells for row in rows])
-    write_whole(
-        path.with_suffix(".parquet"), functools.partial(right.to_parquet, compression="zstd")
-    )
-    write_whole(path, functools.partial(table.to_csv, index=False))
+    write_whole(path.with_suffix(".parquet"), lambda f: right.to_parquet(f, compression="zstd"))
+    write_whole(path, lambda file: table.to_csv(file, index=False))
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a sweep's table row by row.
-
-    Raises:
-        ValueError: Naming the file and the row that does not fit its checksum, if one does not.
-    """
+    """Read a sweep's table; ValueError names the file, and the row that does not fit."""
     remedy = "`git checkout` both files, or delete them and run the sweep again"
     try:
         text = path.read_text()
@@ -200,16 +192,11 @@ def find_table(name: str) -> Path | None:
 
 def known_rows() -> dict[str, Row]:
     """Read all rows that are there by key, committed or not; ValueError names a damaged file."""
-    rows = {}
-    for path in sorted(
-        path for folder in (POINTS.parent, RESULTS) for path in folder.glob("*.csv")
-    ):
-        if not path.name.startswith("questions-"):
-            rows |= {row.key: row for row in read_rows(path)}
-    for path in sorted(POINTS.glob("[!.]*.parquet")):
-        row = read_row(path)
-        rows[row.key] = row
-    return rows
+    files = sorted([*POINTS.parent.glob("*.csv"), *RESULTS.glob("*.csv")])
+    files = [path for path in files if not path.name.startswith("questions-")]
+    rows = [row for path in files for row in read_rows(path)]
+    rows += [read_row(path) for path in sorted(POINTS.glob("[!.]*.parquet"))]
+    return {row.key: row for row in rows}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,12 +268,9 @@ def write_questions(path: Path, asked: pd.DataFrame, rows: list[Row]) -> None:
     Without a row of ``small_picture`` with 64 tokens the file stays as it is: another sweep of the
     same set has it, or will have.
     """
-    small = [
-        row.right
-        for row in rows
-        if (row.cells["method"], row.cells["budget"]) == ("small_picture", "64")
-    ]
+    wanted = {"method": "small_picture", "budget": "64"}
+    small = [row.right for row in rows if wanted.items() <= row.cells.items()]
     if not small and (path.exists() or path.parent == RESULTS):
         return
     table = asked.assign(small_picture_right=small[0].astype(int)) if small else asked
-    write_whole(path, functools.partial(table.to_csv, index=False))
+    write_whole(path, lambda file: table.to_csv(file, index=False))
