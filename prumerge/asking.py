@@ -30,6 +30,7 @@ from prumerge.llava import attachment_of
 from prumerge.methods import Method
 from prumerge.models.loading import patches_of
 from prumerge.placement import device_of
+from prumerge.preprocessing import prepare
 
 
 def prompt_of(processor: LlavaProcessor, question: str) -> str:
@@ -61,6 +62,7 @@ def answer(
     questions: Sequence[str],
     max_new_tokens: int = 8,
     batch_size: int = 16,
+    do_pad: bool = True,
 ) -> list[str]:
     """Answer one question about each picture, greedily.
 
@@ -71,12 +73,14 @@ def answer(
         questions: As many questions.
         max_new_tokens: Longest answer.
         batch_size: Pictures at a time.
+        do_pad: False crops the pictures; see :func:`prumerge.preprocessing.prepare`.
 
     Returns:
         The answers without the prompts.
 
     Raises:
-        ValueError: If there are not as many questions as pictures.
+        ValueError: If there are not as many questions as pictures, or a picture has an extreme
+            shape.
     """
     if len(images) != len(questions):
         raise ValueError(f"{len(images)} pictures and {len(questions)} questions: one for each")
@@ -84,7 +88,7 @@ def answer(
     for start in range(0, len(images), batch_size):
         chosen = slice(start, start + batch_size)
         inputs = processor(
-            images=list(images[chosen]),
+            images=prepare(processor, images[chosen], do_pad),
             text=[prompt_of(processor, question) for question in questions[chosen]],
             padding=True,
             return_tensors="pt",
