@@ -13,11 +13,11 @@ from PIL import Image, ImageColor
 import prumerge
 from prumerge.draw import REASONS
 from prumerge.draw.explorer import Explorer
-from prumerge.draw.looking import draw_picture, encode_picture, look, prefill
+from prumerge.draw.looking import draw_picture, look, prefill
 from prumerge.draw.pictures import paint_attention, paint_kept, paint_origin
 from prumerge.llava import attachment_of
 from prumerge.models import load
-from prumerge.pictures import to_pixels
+from prumerge.pictures import encode_pictures, to_pixels
 from prumerge.supplement import key_similarity
 
 METHODS = [name for name in prumerge.names() if not prumerge.resolve(name).reads_question]
@@ -33,13 +33,13 @@ def llava():
 @pytest.fixture(scope="module")
 def seen(llava):
     """A drawn scene, and what the encoder says of it for each way of reading scores."""
-    picture, model_and_processor = draw_picture(3, 6), llava
-    cache = {}
+    picture, (model, processor) = draw_picture(3, 6), llava
+    pixels, cache = to_pixels(processor, [picture]), {}
 
     def encoded(settings):
         read = (settings.score, settings.softmax_class, settings.score_layer, settings.key_layer)
         if read not in cache:
-            cache[read] = encode_picture(*model_and_processor, picture, settings)
+            cache[read] = encode_pictures(model, pixels, settings)
         return cache[read]
 
     return picture, encoded

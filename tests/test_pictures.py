@@ -12,11 +12,10 @@ from toy import PATCHES, pictures, tiny_llava
 
 from prumerge import Settings, attach, encode, names, resolve
 from prumerge.asking import answer
-from prumerge.draw.looking import encode_picture
+from prumerge.draw.explorer import Explorer
 from prumerge.finetuning.data import Record, to_sample
 from prumerge.mini.model import build_processor
 from prumerge.pictures import (
-    Picture,
     as_seen,
     encode_pictures,
     grid_of,
@@ -282,7 +281,7 @@ def test_all_parts_prepare_a_picture_alike(tmp_path, monkeypatch):
     )
     again = Image.open(tmp_path / "sideways.png")
     answer(model, processor, [again], ["is there a red 7 ?"], max_new_tokens=1)
-    encode_picture(model, processor, Picture("again", again))
+    Explorer(model, processor, file=str(tmp_path / "sideways.png"))
     record = Record("a", "sideways.png", (("is there a red 7 ?", "yes"),))
     seen.append(to_sample(processor, record, again, grid_of(model) ** 2)["pixel_values"][None])
     assert len(seen) == 3 and all(torch.equal(pixels, wanted) for pixels in seen)

@@ -26,12 +26,8 @@ def distribution(
 ) -> Axes:
     """Draw how a picture's scores are spread, with the fence that separates the outliers.
 
-    Scores are drawn in multiples of an even share (1 / patches) on a logarithmic scale.
-
-    Args:
-        scores: Attention each patch receives, at least 0 and not all 0.
-        fence: Score above which a patch is an outlier, above 0, in the unit of ``scores``.
-        quartiles: Lower and upper quartile, drawn as a band; none without.
+    Scores, at least 0 and not all 0, are drawn in multiples of an even share (1 / patches) on a
+    logarithmic scale; ``fence``, above 0, and the lower and upper quartile have their unit.
     """
     even = float(scores.mean())
     shown = np.log(np.maximum(scores, scores.max() * 1e-9) / even)
@@ -45,9 +41,8 @@ def distribution(
     spans = np.exp(edges)
     axes.bar(spans[:-1], counts, np.diff(spans), align="edge", color=colours, lw=0)
     if len(quartiles):
-        axes.axvspan(
-            *np.asarray(quartiles) / even, color=PALETTE[0], alpha=0.15, lw=0, label="middle half"
-        )
+        band = {"color": PALETTE[0], "alpha": 0.15, "lw": 0, "label": "middle half"}
+        axes.axvspan(*np.asarray(quartiles) / even, **band)
     axes.axvline(fence / even, color="black", lw=1.2, ls="--", label="fence")
     axes.set(xscale="log", xlabel="score / mean score", ylabel="patches")
     axes.legend()
@@ -83,11 +78,7 @@ def dots(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None
 
 
 def bars(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None) -> Axes:
-    """Draw means as bars from 0, with their standard errors, the legend beside the axes.
-
-    Args:
-        y: Column of numbers or truth values.
-    """
+    """Draw means of numbers or truth values as bars from 0, with standard errors, legend beside."""
     marks = {"errorbar": "se", "err_kws": {"linewidth": 0.8, "color": "#555555"}}
     marks["palette"] = _palette(table, hue)
     numbers = table.assign(**{y: table[y].astype(float)})
@@ -124,17 +115,12 @@ def forest(axes: Axes, table: pd.DataFrame, value: str, low: str, high: str) -> 
 def bands(
     axes: Axes, table: pd.DataFrame, names: Sequence[str], x: str, hue: str, base: str
 ) -> Axes:
-    """Draw curves with their intervals over the number of tokens, on a logarithmic scale.
+    """Draw ``accuracy`` with its band, ``low`` to ``high``, over ``x`` on a logarithmic scale.
 
-    Args:
-        table: One row per curve and number, with ``accuracy``, ``low`` and ``high``.
-        names: Curves to draw, at most six.
-        x: Column of the horizontal axis, above 0.
-        base: Curve drawn in grey below the others, for comparison.
+    One curve per name in ``hue``, at most six, and ``base`` in grey below them, for comparison.
     """
     others = [name for name in names if name != base]
-    drawn = [(base, "#555555"), *zip(others, PALETTE, strict=False)]
-    for name, colour in drawn:
+    for name, colour in [(base, "#555555"), *zip(others, PALETTE, strict=False)]:
         rows = table[table[hue] == name].sort_values(x)
         dashed = "--" if name == base else "-"
         axes.plot(rows[x], rows["accuracy"], dashed, color=colour, marker="o", ms=3, label=name)
@@ -152,31 +138,23 @@ def bands(
 def scores_by_tokens(axes: Axes, rows: pd.DataFrame, names: list[str]) -> Axes:
     """Draw a benchmark's score over the visual tokens, one dot with its interval per method.
 
-    Tokens stand on a logarithmic scale.
-
-    Args:
-        rows: Of one benchmark and metric: ``label``, ``tokens_mean``, ``value``, ``low``,
-            ``high`` and ``constant``, the score of the best constant answer, drawn dashed.
-        names: Methods in the order of their colours, at most six.
+    Tokens stand on a logarithmic scale. ``rows``, of one benchmark and metric, have ``label``,
+    ``tokens_mean``, ``value``, ``low``, ``high`` and ``constant``, the score of the best constant
+    answer, drawn dashed. ``names``: the labels in the order of their colours, at most six.
     """
     for name, colour in zip(names, PALETTE, strict=False):
         own = rows[rows["label"] == name]
         below, above = own["value"] - own["low"], own["high"] - own["value"]
-        dot = {"fmt": "o", "markersize": 5, "capsize": 2, "elinewidth": 1.2}
-        axes.errorbar(
-            own["tokens_mean"], own["value"], [below, above], color=colour, label=name, **dot
-        )
+        dot = {"fmt": "o", "markersize": 5, "capsize": 2, "elinewidth": 1.2, "color": colour}
+        axes.errorbar(own["tokens_mean"], own["value"], [below, above], label=name, **dot)
     axes.axhline(rows["constant"].max(), color="#555555", lw=1, ls="--", label="constant answer")
     axes.set_xscale("log", base=2)
-    ticks = [tokens for tokens in (8, 16, 32, 64, 128, 256, 576) if tokens >= _fewest(rows)]
+    # The axis begins at the next power of two below the fewest tokens.
+    fewest = 2 ** int(max(rows["tokens_mean"].min() - 1, 1)).bit_length() / 2
+    ticks = [tokens for tokens in (8, 16, 32, 64, 128, 256, 576) if tokens >= fewest]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(right=700)
     top = 1.05 * max(rows[["high", "constant"]].max(axis=None), 1.0)
     axes.set_ylim(-0.04 * top, top)  # room for dots at 0
     return axes
-
-
-def _fewest(rows: pd.DataFrame) -> float:
-    """Return where the axis begins: at the next power of two below the fewest tokens."""
-    return 2 ** int(max(rows["tokens_mean"].min() - 1, 1)).bit_length() / 2

@@ -34,12 +34,12 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 import prumerge
 from prumerge.asking import answer
 from prumerge.draw.figures import small_png
-from prumerge.draw.looking import Look, draw_picture, encode_picture, look, prefill
+from prumerge.draw.looking import Look, draw_picture, look, prefill
 from prumerge.draw.pictures import REASONS, paint_attention, paint_kept, paint_origin, to_png
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
 from prumerge.mini.scenes import most_objects
-from prumerge.pictures import Picture, as_seen, grid_of, read_picture, to_pixels
+from prumerge.pictures import Picture, as_seen, encode_pictures, grid_of, read_picture, to_pixels
 from prumerge.roofline import read_shape
 from prumerge.settings import Settings
 
@@ -54,21 +54,15 @@ PICTURE, METHOD = ("seed", "objects", "file"), ("budget", "whisker", "neighbours
 class Controls:
     """What can be chosen: a picture, a method, its settings, a token, a question.
 
-    Args:
-        patches: Visual tokens of an unreduced picture.
-        most_objects: Most objects that a drawn scene holds.
-        start: Values to begin with, by the name of the control.
-
-    Raises:
-        ValueError: If there is no such control.
+    ``start`` gives values to begin with, by the name of the control.
     """
 
-    def __init__(self, patches: int, most_objects: int, **start: object) -> None:
+    def __init__(self, grid: int, **start: object) -> None:
+        patches, most = grid**2, most_objects(grid)
         self.seed = IntSlider(0, 0, 99, description="scene", layout=_WIDE)
-        self.objects = IntSlider(6, 1, most_objects, description="objects", layout=_WIDE)
-        self.file = Text(
-            description="own file", placeholder="path", continuous_update=False, layout=_WIDE
-        )
+        self.objects = IntSlider(6, 1, most, description="objects", layout=_WIDE)
+        self.file = Text(placeholder="path", description="own file", layout=_WIDE)
+        self.file.continuous_update = False
         self.upload = FileUpload(accept="image/*", description="upload")
         # The picture is reduced before anything is asked about it.
         known = [name for name in prumerge.names() if not prumerge.resolve(name).reads_question]
@@ -93,17 +87,9 @@ class Controls:
                 raise ValueError(f"no control {name!r}: there are {', '.join(vars(self))}")
             getattr(self, name).value = value
 
-    def picture_row(self) -> HBox:
-        """Lay out what chooses the picture."""
-        return HBox([self.seed, self.objects, self.file, self.upload], layout=ROW)
-
-    def method_row(self) -> HBox:
-        """Lay out what chooses the method."""
-        return HBox([self.method, self.budget, self.whisker, self.neighbours], layout=ROW)
-
-    def question_row(self) -> HBox:
-        """Lay out the question."""
-        return HBox([self.question, self.ask], layout=ROW)
+    def row(self, *names: str) -> HBox:
+        """Lay controls out beside each other."""
+        return HBox([getattr(self, name) for name in names], layout=ROW)
 
 
 class Explorer(VBox):
@@ -113,20 +99,14 @@ class Explorer(VBox):
     that does not work is told in a line; the last picture stays.
 
     Args:
-        model: A LLaVA.
-        processor: Its processor.
         costed: Whose prefill is estimated: what :func:`prumerge.roofline.read_shape` takes.
         card: On which card, a name of ``prumerge.roofline.HARDWARE``.
         do_pad: Pad pictures to squares; False crops them.
         start: Values to begin with: ``method``, ``budget``, ``seed``, ``objects``, ``file`` and
             others of :class:`Controls`.
 
-    Attributes:
-        choose: The controls.
-        picture: What is looked at.
-        look: What the method does with it.
-        painted: The three pictures as pixels.
-        reaction_ms: How long the last change took, from event to pictures.
+    ``look`` holds what the method does with the picture, ``painted`` the three pictures as pixels,
+    and ``reaction_ms`` how long the last change took, from event to pictures.
     """
 
     def __init__(
@@ -140,8 +120,7 @@ class Explorer(VBox):
     ) -> None:
         self.model, self.processor, self.do_pad = model, processor, do_pad
         self.shape, self.card = read_shape(costed), card
-        grid = grid_of(model)
-        self.choose = Controls(grid**2, most_objects(grid), **start)
+        self.choose = Controls(grid_of(model), **start)
         self.pictures = [Image(format="png", layout=Layout(width="100%")) for _ in PANELS]
         self.painted = [np.zeros((1, 1, 3), np.uint8)] * len(PANELS)
         self.said = {name: HTML() for name in ("trouble", "counts", "origin", "costs", "answers")}
@@ -168,9 +147,10 @@ class Explorer(VBox):
             for name, picture in zip(PANELS, self.pictures, strict=True)
         ]
         choose, said = self.choose, self.said
-        above = [choose.picture_row(), choose.method_row(), said["trouble"], said["counts"]]
+        chosen = [choose.row(*PICTURE, "upload"), choose.row("method", *METHOD)]
+        above = [*chosen, said["trouble"], said["counts"]]
         middle = [HBox(frames, layout=ROW), HTML(_legend()), choose.token, said["origin"]]
-        return [*above, *middle, said["costs"], choose.question_row(), said["answers"]]
+        return [*above, *middle, said["costs"], choose.row("question", "ask"), said["answers"]]
 
     def _listen(self) -> None:
         act = {name: self._take_scene for name in PICTURE[:2]} | {
@@ -193,7 +173,8 @@ class Explorer(VBox):
             action()
             self.said["trouble"].value = ""
         except ValueError as error:
-            self.said["trouble"].value = _trouble(error)
+            told = f'<b style="color: #A34800">{html.escape(str(error))}</b>'
+            self.said["trouble"].value = told
         finally:
             self._held = False
         self.reaction_ms = 1e3 * (time.perf_counter() - started)
@@ -211,7 +192,8 @@ class Explorer(VBox):
 
     def _open(self, picture: Picture) -> None:
         self.picture, self._encodings = picture, {}
-        self.seen = as_seen(self.processor, to_pixels(self.processor, [picture], self.do_pad))[0]
+        self.pixels = to_pixels(self.processor, [picture], self.do_pad)
+        self.seen = as_seen(self.processor, self.pixels)[0]
         self._reduce()
 
     def _take_method(self) -> None:
@@ -223,9 +205,7 @@ class Explorer(VBox):
     def _encoded(self, settings: Settings) -> Encoded:
         read = (settings.score, settings.softmax_class, settings.score_layer, settings.key_layer)
         if read not in self._encodings:
-            self._encodings[read] = encode_picture(
-                self.model, self.processor, self.picture, settings, self.do_pad
-            )
+            self._encodings[read] = encode_pictures(self.model, self.pixels, settings)
         return self._encodings[read]
 
     def _reduce(self) -> None:
@@ -311,35 +291,20 @@ def _origin(look: Look, token: int) -> str:
 
 
 def _costs(table: pd.DataFrame, of: str) -> str:
-    """Write the two rows of :func:`prumerge.draw.looking.prefill`, and their ratio.
-
-    Args:
-        table: The rows.
-        of: Whose cost it is.
-    """
+    """Write the two rows of :func:`prumerge.draw.looking.prefill`, and their ratio."""
     ratio = table["prefill_ms"].iloc[0] / table["prefill_ms"].iloc[1]
     names = ["prompt tokens", "10¹² operations", "prefill, ms", "KV cache, MiB"]
     lines = [[f"{of}, on paper", *names]]
     for row in table.itertuples():
-        numbers = (f"{value:.3g}" for value in row[2:])
-        lines.append([row.Index, str(row.tokens), *numbers])
+        lines.append([row.Index, str(row.tokens), *(f"{value:.3g}" for value in row[2:])])
     return _rows(lines) + f"Prefill with the kept tokens is {ratio:.1f} times faster."
 
 
 def _answers(given: Mapping[str, tuple[int, str, float]]) -> str:
-    """Write answers side by side.
-
-    Args:
-        given: By name: visual tokens, answer, seconds.
-    """
+    """Write answers side by side; given by name are visual tokens, answer, seconds."""
     lines = [["", "visual tokens", "answer", "seconds"]]
     lines += [[name, str(n), text, f"{s:.2f}"] for name, (n, text, s) in given.items()]
     return _rows(lines)
-
-
-def _trouble(error: Exception) -> str:
-    """Say what is wrong with what was chosen."""
-    return f'<b style="color: #A34800">{html.escape(str(error))}</b>'
 
 
 def _rows(lines: list[list[str]]) -> str:

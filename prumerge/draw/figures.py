@@ -30,13 +30,8 @@ def use_style() -> None:
 def show(figure: Figure, name: str = "", folder: str = "figures") -> None:
     """Show a figure below a notebook's cell, in few colours so that the notebook stays small.
 
-    Args:
-        figure: What to show; it is closed.
-        name: If not empty, the figure is written under this name too, in all its colours.
-        folder: Where to; see :func:`save`. Empty: nowhere.
-
-    Raises:
-        ValueError: If the name is not ``NN-topic``.
+    With ``name`` and ``folder`` it is first written in all its colours, see :func:`save`; it is
+    closed in the end.
     """
     if name and folder:
         save(figure, name, folder)
@@ -59,14 +54,9 @@ def small_png(picture: Pillow.Image) -> bytes:
 def save(figure: Figure, name: str, folder: str = "figures") -> str:
     """Write a figure to ``figures/NAME.png`` at 150 dots per inch.
 
-    The file gets its name when it is complete, and holds nothing that differs from run to run.
-
-    Args:
-        name: Number of the notebook and topic, such as ``02-fence``.
-        folder: Folder below the repository's.
-
-    Returns:
-        The path from the repository's folder, such as ``figures/02-fence.png``.
+    The file gets its name, which must be ``NN-topic``, when it is complete, and holds nothing that
+    differs from run to run. Returned is its path in the repository, such as
+    ``figures/02-fence.png``.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"a figure is called NN-topic, such as 02-fence, not {name!r}")

@@ -13,26 +13,18 @@ import torch
 from jaxtyping import Float, Int8
 from PIL import Image
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
 from prumerge.mini.scenes import HELD_OUT_SEED, draw_scene
-from prumerge.pictures import Picture, encode_pictures, to_pixels
+from prumerge.pictures import Picture
 from prumerge.reduction import Reduction
 from prumerge.roofline import ModelShape, estimate_costs
-from prumerge.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a method does with one picture.
-
-    Args:
-        encoded: What the encoder says of it.
-        reduction: What is sent, still connected to ``features``.
-        features: The visual tokens that the method was given.
-    """
+    """What a method does with one picture; ``reduction`` is still connected to ``features``."""
 
     encoded: Encoded
     reduction: Reduction
@@ -54,28 +46,15 @@ class Look:
         return self.encoded.scores[0].float().cpu().numpy()
 
     def place(self, token: int) -> int:
-        """Return the patch at which a token stands.
-
-        Args:
-            token: Place in the order sent, from 0.
-        """
+        """Return the patch at which a token stands; tokens count from 0 in the order sent."""
         return int(self.reduction.positions[0][token])
 
     def origin(self, token: int) -> Float[np.ndarray, " patches"]:
-        """Return how much of each patch's feature a token holds.
+        """Return how much of each patch's feature a token holds; tokens count from 0.
 
         A token is a weighted sum of features in all methods here, so its weights are its
-        derivatives. That holds for a method of one's own, too, and needs no knowledge of it.
-
-        Args:
-            token: Place in the order sent, from 0.
-
-        Returns:
-            The weight of each patch; all 0 for a token made of something else, such as the class
-            token or a smaller picture.
-
-        Raises:
-            ValueError: If there is no such token.
+        derivatives. That holds for a method of one's own, too, and needs no knowledge of it. All
+        are 0 for a token made of something else, such as the class token or a smaller picture.
         """
         if not 0 <= token < self.kept:
             raise ValueError(f"token must be 0 to {self.kept - 1} here, got {token}")
@@ -90,57 +69,15 @@ class Look:
 
 
 def draw_picture(seed: int, objects: int, grid: int = 24) -> Picture:
-    """Draw a scene that training never saw.
-
-    Args:
-        seed: Of the scene.
-        objects: Objects on it, from 1; a sign may come on top.
-        grid: Patches along an edge.
-
-    Returns:
-        The picture, with what was drawn.
-    """
+    """Draw a scene that training never saw, of 1 or more objects; a sign may come on top."""
     rng = np.random.default_rng((HELD_OUT_SEED, seed, objects))
     scene = draw_scene(rng, grid, objects=objects, held_out=True)
     name = f"scene {seed} with {objects} object{'s' * (objects > 1)}"
     return Picture(name, Image.fromarray(scene.pixels), scene)
 
 
-def encode_picture(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    picture: Picture,
-    settings: Settings | None = None,
-    do_pad: bool = True,
-) -> Encoded:
-    """Let the encoder of a LLaVA look at one picture.
-
-    Args:
-        model: Its vision tower, feature layer and projector are used.
-        processor: Prepares the picture.
-        picture: What to look at.
-        settings: How scores and keys are read; see :func:`prumerge.encode`.
-        do_pad: False crops the picture; see :func:`prumerge.preprocessing.prepare`.
-
-    Returns:
-        All that a method may ask for, in float32 on the CPU, without gradients.
-    """
-    return encode_pictures(model, to_pixels(processor, [picture], do_pad), settings)
-
-
 def look(encoded: Encoded, method: Method) -> Look:
-    """Reduce one encoded picture.
-
-    Args:
-        encoded: One picture.
-        method: With its settings; see :func:`prumerge.resolve`.
-
-    Returns:
-        What is kept, and a way to ask each token where it comes from.
-
-    Raises:
-        ValueError: As the method does.
-    """
+    """Reduce one encoded picture so that each token can be asked where it comes from."""
     features = encoded.features.detach().requires_grad_()
     with torch.enable_grad():
         reduction = method(dataclasses.replace(encoded, features=features))
@@ -152,16 +89,9 @@ def prefill(
 ) -> pd.DataFrame:
     """Estimate what the prompt costs the language model with all tokens and with those kept.
 
-    Args:
-        shape: Whose cost: what :func:`prumerge.roofline.read_shape` takes.
-        patches: Visual tokens of the unreduced picture.
-        kept: Visual tokens sent.
-        text_tokens: Tokens of the text around them.
-        card: A name of ``prumerge.roofline.HARDWARE``.
-
-    Returns:
-        Two rows, ``all tokens`` and ``kept``: ``tokens`` of the prompt, ``tera_operations``,
-        ``prefill_ms`` and ``cache_mib``, as a roofline has them, in FP16 for one prompt.
+    Two rows, ``all tokens`` and ``kept``: ``tokens`` of the prompt, ``tera_operations``,
+    ``prefill_ms`` and ``cache_mib``, as :func:`prumerge.roofline.estimate_costs` has them, in FP16
+    for one prompt.
     """
     prompts = [text_tokens + patches, text_tokens + kept]
     costs = [estimate_costs(shape, tokens, card) for tokens in prompts]

@@ -38,23 +38,13 @@ LINE_PX = 2
 
 
 def picture(
-    axes: Axes,
-    pixels: UInt8[np.ndarray, "height width 3"],
-    grid: tuple[int, int],
-    title: str = "",
+    axes: Axes, pixels: UInt8[np.ndarray, "height width 3"], grid: tuple[int, int], title: str = ""
 ) -> Axes:
-    """Draw a picture, one unit per patch, without ticks.
+    """Draw a picture as the encoder sees it, one unit per patch, without ticks.
 
-    Args:
-        axes: Where to.
-        pixels: The picture as the encoder sees it.
-        grid: Rows and columns of patches.
-        title: A few words above it.
-
-    Returns:
-        ``axes``.
+    ``grid``, here and below: rows and columns of patches.
     """
-    axes.imshow(pixels, extent=_extent(grid))
+    axes.imshow(pixels, extent=(0, grid[1], grid[0], 0))
     axes.set(xticks=[], yticks=[])
     axes.set_title(title)
     axes.spines[:].set_visible(False)
@@ -71,14 +61,7 @@ def attention(
     """Draw an attention map over a grey, darkened picture.
 
     Light stands for attention, as a share of the picture's largest; its square root is drawn, so
-    that patches with a tenth of the largest score still show.
-
-    Args:
-        axes, pixels, grid, title: As for :func:`picture`.
-        scores: Attention each patch receives, in raster order; at least 0, else taken as 0.
-
-    Returns:
-        ``axes``.
+    that patches with a tenth of the largest score still show. Scores below 0 count as 0.
     """
     grey = _darkened(pixels).repeat(3, axis=2).astype(np.uint8)
     colours, cover = _heat(scores, grid)
@@ -95,12 +78,8 @@ def kept(
 ) -> Axes:
     """Draw a picture with its kept patches outlined and the dropped ones dimmed.
 
-    Args:
-        axes, pixels, grid, title: As for :func:`picture`.
-        reason: Why each patch stays, 0 where it does not; see :class:`prumerge.Selection`.
-
-    Returns:
-        ``axes``. The colours are those of :data:`REASONS`; :func:`legend` explains them.
+    ``reason`` tells why each patch stays, 0 where it does not; see :class:`prumerge.Selection`.
+    The colours are those of :data:`REASONS`; :func:`legend` explains them.
     """
     reason = reason.reshape(grid)
     shade = np.zeros((*grid, 4))
@@ -114,57 +93,28 @@ def kept(
 def outline(
     axes: Axes, mask: Bool[np.ndarray, "rows columns"], colour: str, width: float = 1.0
 ) -> Axes:
-    """Draw the borders of marked patches; neighbours have none between them.
-
-    Args:
-        axes: Where a picture is drawn in units of patches.
-        mask: True at the marked patches.
-        colour: Of the line.
-        width: Of the line, in points.
-
-    Returns:
-        ``axes``.
-    """
+    """Draw the borders of marked patches, ``width`` points wide; neighbours have none between."""
     framed = np.pad(mask, 1)
     rows, columns = np.nonzero(framed[1:, 1:-1] != framed[:-1, 1:-1])
-    level = [((column, row), (column + 1, row)) for row, column in zip(rows, columns, strict=True)]
+    level = [((x, y), (x + 1, y)) for y, x in zip(rows, columns, strict=True)]
     rows, columns = np.nonzero(framed[1:-1, 1:] != framed[1:-1, :-1])
-    upright = [
-        ((column, row), (column, row + 1)) for row, column in zip(rows, columns, strict=True)
-    ]
+    upright = [((x, y), (x, y + 1)) for y, x in zip(rows, columns, strict=True)]
     lines = LineCollection(level + upright, colors=colour, linewidths=width, capstyle="projecting")
     axes.add_collection(lines, autolim=False)
     return axes
 
 
 def legend(figure: Figure, reasons: Sequence[int] = (OUTLIER, SPATIAL, FILL)) -> Figure:
-    """Explain the outlines of :func:`kept` below a figure.
-
-    Args:
-        figure: With constrained layout, which makes room.
-        reasons: Those that occur.
-
-    Returns:
-        ``figure``.
-    """
-    handles = [
-        Line2D([], [], color=REASONS[code][1], lw=2, label=REASONS[code][0]) for code in reasons
-    ]
+    """Explain the outlines of :func:`kept` below a figure, whose constrained layout makes room."""
+    told = [REASONS[code] for code in reasons]
+    handles = [Line2D([], [], color=colour, lw=2, label=words) for words, colour in told]
     handles.append(Line2D([], [], color="#555555", lw=5, label="dropped"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
 def enlarge(pixels: UInt8[np.ndarray, "height width 3"], grid: tuple[int, int]) -> np.ndarray:
-    """Resize a picture so that every patch has the same whole number of pixels.
-
-    Args:
-        pixels: The picture as the encoder sees it.
-        grid: Rows and columns of patches.
-
-    Returns:
-        About :data:`EDGE_PX` pixels on its longer edge, as numbers from 0 to 255.
-    """
+    """Resize a picture so that every patch has as many pixels, about :data:`EDGE_PX` on an edge."""
     cell = _cell(grid)
     size = (grid[1] * cell, grid[0] * cell)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)).copy()
@@ -175,14 +125,7 @@ def paint_kept(
     reason: Integer[np.ndarray, " patches"],
     grid: tuple[int, int],
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Paint a picture with its kept patches outlined and the dropped ones dimmed.
-
-    Args:
-        pixels, reason, grid: As for :func:`kept`.
-
-    Returns:
-        The painted picture.
-    """
+    """Paint a picture with its kept patches outlined, the others dimmed, as :func:`kept`."""
     canvas = enlarge(pixels, grid)
     reason = reason.reshape(grid)
     light = np.where(reason == DROPPED, 1 - DIMMED, 1.0)
@@ -197,16 +140,7 @@ def paint_attention(
     scores: Float[np.ndarray, " patches"],
     grid: tuple[int, int],
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Paint weights over a grey, darkened picture, as :func:`attention` does.
-
-    Args:
-        pixels: The picture as the encoder sees it.
-        scores: As for :func:`attention`; patches with 0 stay uncovered.
-        grid: Rows and columns of patches.
-
-    Returns:
-        The painted picture.
-    """
+    """Paint as :func:`attention` draws; patches with a score of 0 stay uncovered."""
     grey, (colours, cover) = _darkened(enlarge(pixels, grid)), _heat(scores, grid)
     cover = _spread(np.where(scores.reshape(grid) > 0, cover, 0), grid)[..., None]
     return (grey * (1 - cover) + _spread(255 * colours[..., :3], grid) * cover).astype(np.uint8)
@@ -218,24 +152,15 @@ def paint_origin(
     place: int,
     grid: tuple[int, int],
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Paint what one token is made of, and outline the patch at which it stands.
+    """Paint how much of each patch one token holds, and outline the patch at which it stands.
 
-    Args:
-        pixels: The picture as the encoder sees it.
-        weights: How much of each patch the token holds. The token's own patch weighs so much more
-            than its neighbours that it is left out of the colours.
-        place: The patch of the token.
-        grid: Rows and columns of patches.
-
-    Returns:
-        The painted picture.
+    That patch weighs so much more than its neighbours that it is left out of the colours.
     """
     others = weights.copy()
     others[place] = 0
     canvas = paint_attention(pixels, others, grid)
-    own = np.zeros(weights.size, bool)
-    own[place] = True
-    _outline(canvas, own.reshape(grid), grid, "#4CC9FF")
+    own = np.arange(weights.size).reshape(grid) == place
+    _outline(canvas, own, grid, REASONS[SPATIAL][1])
     return canvas
 
 
@@ -248,7 +173,8 @@ def to_png(canvas: UInt8[np.ndarray, "rows columns 3"]) -> bytes:
 
 def _cover(axes: Axes, colours: Float[np.ndarray, "rows columns 4"]) -> Axes:
     """Lay one translucent colour over each patch of a drawn picture."""
-    axes.imshow(colours, extent=_extent(colours.shape[:2]), interpolation="nearest")
+    rows, columns = colours.shape[:2]
+    axes.imshow(colours, extent=(0, columns, rows, 0), interpolation="nearest")
     return axes
 
 
@@ -263,11 +189,6 @@ def _heat(
     weights = np.maximum(scores, 0)
     shares = np.sqrt(weights / max(float(weights.max()), np.finfo(np.float32).tiny)).reshape(grid)
     return plt.get_cmap(HEAT)(shares), 0.25 + 0.7 * shares
-
-
-def _extent(grid: tuple[int, int]) -> tuple[int, int, int, int]:
-    rows, columns = grid
-    return 0, columns, rows, 0
 
 
 def _cell(grid: tuple[int, int]) -> int:
