@@ -222,17 +222,10 @@ class PruMergeLlava(lmms):
         prompt = self.answerer.prompt(context)
         generation, until = generation_of(raw)
         picture = to_rgb(pictures[0])
-        key = key_of(
-            model=self.answerer.identity,
-            task=task,
-            split=split,
-            item=number,
-            prompt=prompt,
-            picture=picture_hash(picture),
-            generation=generation,
-            until=until,
-        )
-        return Question(key, task, number, picture, prompt, generation, until)
+        asked = {"prompt": prompt, "generation": generation, "until": until}
+        place = {"task": task, "split": split, "item": number}
+        key = key_of(model=self.answerer.identity, picture=picture_hash(picture), **place, **asked)
+        return Question(key, task, number, picture, **asked)
 
     def _ask(self, waiting: dict[int, Question], started: float) -> dict[int, Answer]:
         questions = list(waiting.values())

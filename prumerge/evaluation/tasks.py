@@ -241,11 +241,15 @@ class Inventory:
     ready: bool
 
 
+def _config(task: str, manager: TaskManager) -> dict[str, Any]:
+    return load_yaml_config(manager.task_index[task]["yaml_path"])
+
+
 def parts_of(task: str, manager: TaskManager) -> list[str]:
     """Return the tasks that a group averages, or the task itself."""
     if manager.task_index[task]["type"] != "group":
         return [task]
-    return load_yaml_config(manager.task_index[task]["yaml_path"])["task"]
+    return _config(task, manager)["task"]
 
 
 def take_inventory(task: str, manager: TaskManager) -> Inventory:
@@ -257,11 +261,11 @@ def take_inventory(task: str, manager: TaskManager) -> Inventory:
     benchmark = benchmark_of(task)
     published = PUBLISHED[benchmark] if task.startswith(REAL_PREFIX) else None
     try:
-        config = load_yaml_config(manager.task_index[task]["yaml_path"])
+        config = _config(task, manager)
         items, place = _questions(config, benchmark)
         if published:
             check_number(benchmark, items)
-    except ImportError as error:  # what lmms-eval makes of a data set that `sources` does not find
+    except ImportError as error:  # what lmms-eval makes of a data set that `source` does not find
         return Inventory(task, published, str(error.__cause__ or error), ready=False)
     except (OSError, ValueError) as error:
         reason, name = " ".join(str(error).split()), Path(config["dataset_path"]).name
@@ -294,8 +298,8 @@ def missing_shards(files: Sequence[str]) -> list[str]:
 def is_local(task: str, manager: TaskManager) -> bool:
     """Tell whether a task's questions are files here, so that an inventory knows all of them."""
     try:
-        path = load_yaml_config(manager.task_index[task]["yaml_path"]).get("dataset_path", "")
-    except ImportError:  # a snapshot that `sources` does not find
+        path = _config(task, manager).get("dataset_path", "")
+    except ImportError:  # a snapshot that `source` does not find
         return True
     return path == "parquet" or Path(path).is_dir()
 
@@ -316,7 +320,7 @@ def _questions(config: dict[str, Any], benchmark: str | None) -> tuple[int, str]
 
 def first_question(task: str, manager: TaskManager) -> tuple[str, Dataset]:
     """Return a task's split and a data set of its first question, without preparing the others."""
-    builder, split, files = _found(load_yaml_config(manager.task_index[task]["yaml_path"]))
+    builder, split, files = _found(_config(task, manager))
     if files is None:
         return split, builder.as_dataset(split=f"{split}[:1]")
     batch = next(pq.ParquetFile(files[0]).iter_batches(batch_size=1))
