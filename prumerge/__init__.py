@@ -17,7 +17,7 @@ Where to find the paper's ideas:
     reduction    which patches stay and in which order, and all of it: ``reduce_tokens``
     settings     every choice paper and release leave open, and the readings that have a name
     methods      the same interface for other methods; ``rivals`` has them, one file each
-    llava        ``attach``: all of it inside a LLaVA of transformers
+    models       ``attach``: all of it inside a LLaVA of transformers
 """
 
 import prumerge.rivals  # registers them
@@ -45,7 +45,7 @@ __all__ = [
 def __getattr__(name: str):
     # attach needs transformers, which takes seconds to import; tensors alone do not need it.
     if name == "attach":
-        from prumerge.llava import attach
+        from prumerge.attachment import attach
 
         return attach
     raise AttributeError(f"module 'prumerge' has no attribute {name!r}")

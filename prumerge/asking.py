@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BatchEncoding, DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
 
+from prumerge.attachment import attachment_of
 from prumerge.caches import cache_in
 from prumerge.encoder import Encoded
 from prumerge.inputs import shorten_inputs
-from prumerge.llava import attachment_of
 from prumerge.methods import Method
 from prumerge.models.loading import patches_of
 from prumerge.placement import device_of

@@ -15,7 +15,7 @@ from toy import tiny_llava
 from transformers import TextIteratorStreamer
 
 import prumerge
-from prumerge.llava import attachment_of
+from prumerge.attachment import attachment_of
 
 OTHERS = {"text": (2,), "one picture": (4,), "several": (0, 1, 2, 3)}
 NEW = 3

@@ -18,7 +18,7 @@ FLOORS = [
     {"methods": "methods"},
     {
         "rivals": "rivals",
-        "models": "models attachment llava inputs prompts positions generation asking covers "
+        "models": "models attachment inputs prompts positions generation asking covers "
         "caches preprocessing",
     },
     {"prumerge": "prumerge"},  # the package itself: what `import prumerge` hands on

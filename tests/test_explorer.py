@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageColor
 
 import prumerge
+from prumerge.attachment import attachment_of
 from prumerge.draw import REASONS
 from prumerge.draw.explorer import Explorer
 from prumerge.draw.looking import draw_picture, look, prefill
 from prumerge.draw.pictures import paint_attention, paint_kept, paint_origin
-from prumerge.llava import attachment_of
 from prumerge.models import load
 from prumerge.pictures import encode_pictures, to_pixels
 from prumerge.supplement import key_similarity

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 import prumerge
-from prumerge.llava import attachment_of
+from prumerge.attachment import attachment_of
 from prumerge.reduction import reduce_to
 
 NEW = 8

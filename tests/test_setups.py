@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import prumerge
-from prumerge.llava import attachment_of
+from prumerge.attachment import attachment_of
 
 LAYERS = {f"model.language_model.layers.{index}": "cpu" for index in range(3)}
 PARTS = LAYERS | {

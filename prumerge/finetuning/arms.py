@@ -27,10 +27,10 @@ import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, TrainingArguments
 
 from prumerge.asking import Answer, ask, prompt_of
+from prumerge.attachment import attach
 from prumerge.evaluation.memory import peak_mib
 from prumerge.finetuning.data import SceneInstructions, collate, to_sample
 from prumerge.finetuning.tuning import Lora, add_lora, parameter_groups, tune
-from prumerge.llava import attach
 from prumerge.methods import Method, resolve
 from prumerge.mini.questions import held_out, is_right
 from prumerge.models import load

@@ -26,8 +26,8 @@ from transformers import (
     set_seed,
 )
 
+from prumerge.attachment import attach
 from prumerge.finetuning.data import Example, collate, to_sample
-from prumerge.llava import attach
 from prumerge.methods import Method
 from prumerge.models.adapters import check_card, quiet_peft, write_card
 from prumerge.models.loading import patches_of

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from prumerge.attachment import attach
 from prumerge.encoder import Encoded
 from prumerge.inputs import shorten_inputs
-from prumerge.llava import attach
 from prumerge.methods import resolve
 from prumerge.models import load
 from prumerge.models.loading import patches_of
