@@ -29,11 +29,8 @@ from prumerge.encoder import hidden_states, open_tower
 def top_share(scores: Float[Tensor, "*rows patches"], share: float = 0.1) -> Float[Tensor, "*rows"]:
     """Return how much of the attention the best-scored patches hold.
 
-    Args:
-        share: Of the patches that count as best, in (0, 1]; rounded to whole patches, at least one.
-
-    Returns:
-        A share in [``share``, 1], up to that rounding: 0.1 for an even spread.
+    ``share``, in (0, 1], of the patches count as best, rounded to whole patches, at least one. The
+    result is in [``share``, 1], up to that rounding: 0.1 for an even spread.
 
     Example:
         >>> top_share(torch.tensor([0.0, 0.0, 1.0, 3.0]), share=0.25)
@@ -48,10 +45,8 @@ def top_share(scores: Float[Tensor, "*rows patches"], share: float = 0.1) -> Flo
 def gini(scores: Float[Tensor, "*rows patches"]) -> Float[Tensor, "*rows"]:
     """Return the Gini coefficient of the attention.
 
-    Half the mean distance between the shares of two patches, over the mean share.
-
-    Returns:
-        0 for an even spread, ``1 - 1 / patches`` for all on one patch.
+    Half the mean distance between the shares of two patches, over the mean share: 0 for an even
+    spread, ``1 - 1 / patches`` for all on one patch.
 
     Example:
         >>> gini(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]]))
@@ -64,10 +59,7 @@ def gini(scores: Float[Tensor, "*rows patches"]) -> Float[Tensor, "*rows"]:
 
 
 def effective_patches(scores: Float[Tensor, "*rows patches"]) -> Float[Tensor, "*rows"]:
-    """Return the exponential of the entropy: a number of patches.
-
-    Returns:
-        All patches for an even spread, 1 for all on one patch.
+    """Return the exponential of the entropy: all patches for an even spread, 1 for all on one.
 
     Example:
         >>> effective_patches(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]]))
@@ -85,18 +77,11 @@ def head_attention(
     """Return the attention that the class token pays to each patch, in every block and head.
 
     The encoder's own attention, of which only the class token's row is computed again; its
-    attention to itself is left out, so that a row sums to less than 1.
-
-    Args:
-        vision_tower: ``CLIPVisionModel`` or one built alike, with a class token.
-        pixel_values: Preprocessed pictures.
-        batch_size: Pictures at a time: a matter of memory alone.
-
-    Returns:
-        Probabilities in float32 on the CPU. Block i reads hidden state i.
+    attention to itself is left out, so that a row sums to less than 1. Block i reads hidden state
+    i. Probabilities are in float32 on the CPU; ``batch_size`` is a matter of memory alone.
 
     Raises:
-        ValueError: If the encoder is built otherwise or has no class token.
+        ValueError: If the encoder is not built like ``CLIPVisionModel``, or has no class token.
     """
     tower = open_tower(vision_tower)
     if not hasattr(tower.embeddings, "class_embedding"):
@@ -134,17 +119,9 @@ def _shares(scores: Tensor) -> Tensor:
 def distance_to_kept(
     kept: Bool[np.ndarray, "images patches"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "images patches"]:
-    """Measure how far each patch is from the nearest kept one.
+    """Measure how far each patch is from the nearest kept one, of which each picture needs one.
 
-    Args:
-        kept: True where a patch stays; at least one in each picture.
-        grid: Rows and columns of patches.
-
-    Returns:
-        Distances between the middles of patches, in patches: 0 where one is kept, 1 beside it.
-
-    Raises:
-        ValueError: If a picture keeps nothing.
+    Distances between the middles of patches, in patches: 0 where one is kept, 1 beside it.
 
     Example:
         >>> distance_to_kept(np.array([[True, False, False, False]]), (2, 2)).round(1).tolist()
@@ -159,14 +136,9 @@ def distance_to_kept(
 def share_of_objects(
     kept: Bool[np.ndarray, " patches"], owner: Integer[np.ndarray, "rows columns"]
 ) -> float:
-    """Return which share of a picture's objects has at least one kept patch.
+    """Return which share of a picture's objects has a kept patch; NaN where there is no object.
 
-    Args:
-        kept: True where a patch stays.
-        owner: Number of the object on each patch, from 1; 0 for the ground.
-
-    Returns:
-        Between 0 and 1; NaN where there is no object.
+    ``owner`` has the number of the object on each patch, from 1; 0 for the ground.
 
     Example:
         >>> share_of_objects(np.array([True, False, False, False]), np.array([[1, 2], [2, 0]]))

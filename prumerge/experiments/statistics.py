@@ -172,19 +172,14 @@ def compare(
 ) -> pd.DataFrame:
     """Rank methods and test each against one of them.
 
-    Args:
-        scores: One number from 0 to 1 per question, by method; means where several seeds answered.
-        pictures: Picture of each question; whole pictures are drawn.
-        base: The method that the others are compared with.
+    ``scores`` has one number from 0 to 1 per question, by method: means where several seeds
+    answered. Whole pictures are drawn.
 
     Returns:
         One row per method, best first: ``accuracy`` with ``low`` and ``high``; ``difference`` to
         the base with ``difference_low`` and ``difference_high`` (95 % intervals); ``p`` that
         chance alone explains it, and ``p_holm`` corrected for the number of methods. The last two
         are empty for the base.
-
-    Raises:
-        ValueError: If the base is not among the methods.
     """
     if base not in scores:
         raise ValueError(f"base={base!r} is none of {', '.join(scores)}")
@@ -234,17 +229,10 @@ def rank_agreement(
 ) -> Interval:
     """Return Spearman's rank correlation with a printed table, and how sure it is.
 
-    Args:
-        scores: One number per question, by method.
-        printed: The printed score of each method; those that ``scores`` lacks are left out.
-        pictures: Picture of each question; whole pictures are drawn.
-
-    Returns:
-        The correlation and the 95 % interval that the choice of questions leaves. How few methods
-        there are is not in it: of three or four, any order has a good chance.
-
-    Raises:
-        ValueError: If fewer than three methods are in both.
+    ``scores`` has one number per question, by method; methods that are not in both tables are left
+    out, and three must remain. Whole pictures are drawn. The 95 % interval is what the choice of
+    questions leaves. How few methods there are is not in it: of three or four, any order has a good
+    chance.
     """
     common = [name for name in printed if name in scores]
     if len(common) < 3:
@@ -268,12 +256,8 @@ def at_equal_tokens(
 ) -> Float[np.ndarray, " questions"]:
     """Return what a method would answer with so many tokens, between two measured numbers.
 
-    Args:
-        curve: One number per question, by tokens sent; at least two entries.
-        tokens: Wanted number; beyond the ends the nearest entry holds.
-
-    Returns:
-        Per question, linear in the logarithm of the tokens between the two nearest entries.
+    ``curve`` has one number per question, by tokens sent; at least two entries. Between the two
+    nearest it is linear in the logarithm of the tokens; beyond the ends the nearest entry holds.
 
     Example:
         >>> at_equal_tokens({16: [0.0, 1.0], 64: [1.0, 1.0]}, 32).tolist()

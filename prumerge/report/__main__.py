@@ -9,14 +9,7 @@ from prumerge.report import write_site
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the site and say where it starts.
-
-    Args:
-        arguments: Command line; None takes the process's own.
-
-    Returns:
-        Exit status: 0, or 1 when a notebook cannot be shown.
-    """
+    """Write the site and say where it starts; 1 when a notebook cannot be shown."""
     parser = argparse.ArgumentParser(prog="python -m prumerge.report", description=__doc__)
     parser.add_argument("notebooks", type=Path, nargs="+", help="executed notebooks, in order")
     parser.add_argument("--to", type=Path, default=RUNS / "report", help="folder of the site")

@@ -57,42 +57,23 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A notebook ready for the site.
-
-    Args:
-        name: Of the notebook, without suffix.
-        title: First heading.
-        question: What it asks, from the title cell.
-        answer: What it answers, likewise.
-        body: Its cells as HTML.
-        pictures: In order.
-        sections: For the search.
-        files: Contents of the pictures by name.
-    """
+    """A notebook ready for the site; ``question`` and ``answer`` stand in its title cell."""
 
     name: str
     title: str
     question: str
     answer: str
-    body: str
+    body: str  # its cells as HTML
     pictures: list[Picture]
-    sections: list[Section]
-    files: dict[str, bytes] = field(repr=False)
+    sections: list[Section]  # for the search
+    files: dict[str, bytes] = field(repr=False)  # contents of the pictures by name
 
 
 def read_page(notebook: Path, names: Collection[str] = ()) -> Page:
     """Render an executed notebook, without executing anything.
 
-    Args:
-        notebook: Notebook with outputs.
-        names: Notebooks of the site: links to them lead to their pages, links to any other file
-            of the repository become plain text.
-
-    Returns:
-        The page.
-
-    Raises:
-        ValueError: If a formula cannot be read.
+    Links to the notebooks of the site, ``names``, lead to their pages; links to any other file of
+    the repository become plain text. A formula that cannot be read is refused.
     """
     name = notebook.stem
     document = nbformat.read(notebook, as_version=4)

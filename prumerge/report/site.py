@@ -19,19 +19,10 @@ _HERE = files("prumerge.report")
 
 
 def write_site(notebooks: Sequence[Path], folder: Path) -> Path:
-    """Write all notebooks as a static site.
+    """Write executed notebooks, in this order, as a static site; return its start page.
 
-    The folder gets its name when the site is complete; one that is there is replaced.
-
-    Args:
-        notebooks: Executed notebooks, in the order of the table of contents.
-        folder: Where to.
-
-    Returns:
-        The start page.
-
-    Raises:
-        ValueError: If there is no notebook, or a formula cannot be read.
+    The folder gets its name when the site is complete; one that is there is replaced. A formula
+    that cannot be read is refused.
     """
     if not notebooks:
         raise ValueError("no notebook was named: there is nothing to report")
@@ -72,10 +63,9 @@ def _texts(pages: list[Page]) -> dict[str, str]:
 
 
 def intro(readme: Path) -> str:
-    """Return the first words of the README as HTML, without its picture; empty without one.
+    """Return the first words of a README as HTML, without its picture.
 
-    Args:
-        readme: In a repository; an installed package has none.
+    An installed package has none: empty.
     """
     if not readme.exists():
         return ""
