@@ -102,14 +102,7 @@ def _version(name: str) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what a command yields.
-
-    Args:
-        arguments: Command line; None takes the process's own.
-
-    Returns:
-        Exit status: 1 when ``doctor`` found a problem, else 0.
-    """
+    """Print what a command yields; 1 when ``doctor`` found a problem, else 0."""
     parser = argparse.ArgumentParser(prog="python -m prumerge", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, told in COMMANDS.items():

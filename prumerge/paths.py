@@ -32,13 +32,8 @@ MINI = DATA / "mini-llava"
 def rows_place(parser: argparse.ArgumentParser, chosen: argparse.Namespace, usual: Path) -> Path:
     """Return where a command writes its rows: only a run with the defaults among the committed.
 
-    Args:
-        parser: Of the command; knows the defaults.
-        chosen: What was asked for; ``rows``, if given, is the answer.
-        usual: File or folder in ``data/results``.
-
-    Returns:
-        ``rows``, or ``usual``, or the same place in ``data/runs`` if any argument differs.
+    That is ``chosen.rows``, or ``usual``, a place in ``data/results``, or the same place in
+    ``data/runs`` if any argument is not the parser's default.
     """
     if chosen.rows is not None:
         return chosen.rows

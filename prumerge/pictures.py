@@ -32,17 +32,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture, and what is known about it.
+    """A picture, and what is known about it."""
 
-    Args:
-        name: File name, or ``scene 3``.
-        image: For the processor.
-        scene: What was drawn; None for a user's picture, about which nothing is known.
-    """
-
-    name: str
+    name: str  # the file's, or ``scene 3``
     image: Image.Image
-    scene: Scene | None = None
+    scene: Scene | None = None  # None for a user's picture, about which nothing is known
 
     @property
     def objects(self) -> int | None:
@@ -68,9 +62,6 @@ def load_pictures(
         seed: Of the drawn scenes. A longer list begins with the shorter one.
         grid: Patches along an edge of a drawn scene.
 
-    Returns:
-        At least one picture.
-
     Raises:
         ValueError: If ``count`` is below 1, the folder is missing or holds no picture, or a
             picture cannot be read.
@@ -89,16 +80,10 @@ def load_pictures(
 
 
 def read_picture(source: str | Path | io.IOBase, name: str = "") -> Picture:
-    """Read one picture as a person sees it.
+    """Read one picture, from its path or open file, as a person sees it.
 
-    Args:
-        source: A file's path, or a file opened for reading bytes. Quotes and spaces around a path
-            given as text are dropped.
-        name: What to call it; none takes the file's own name.
-
-    Returns:
-        The picture in red, green and blue, see :func:`prumerge.preprocessing.to_rgb`: upright,
-        transparent parts on white, many-bit greys scaled by their range.
+    See :func:`prumerge.preprocessing.to_rgb`. Quotes and spaces around a path given as text are
+    dropped; without ``name`` the picture is called as its file.
 
     Raises:
         ValueError: If there is no picture that can be read: damaged, truncated, or of an extreme
@@ -121,13 +106,8 @@ def to_pixels(
 ) -> Float[Tensor, "images 3 height width"]:
     """Prepare pictures for the encoder: padded to squares, resized to its size, normalised.
 
-    Args:
-        processor: Resizes and normalises.
-        pictures: Of any size; arrays of red, green and blue work as well.
-        do_pad: False crops instead; see :func:`prumerge.preprocessing.prepare`.
-
-    Raises:
-        ValueError: If one has an extreme shape.
+    They may be of any size but an extreme shape; arrays of red, green and blue work as well.
+    ``do_pad=False`` crops instead; see :func:`prumerge.preprocessing.prepare`.
     """
     images = [getattr(picture, "image", picture) for picture in pictures]
     images = prepare(processor, images, do_pad)
@@ -139,17 +119,10 @@ def as_seen(
 ) -> UInt8[np.ndarray, "images height width 3"]:
     """Turn prepared pictures back into colours: what the encoder sees, to draw patches on.
 
-    Args:
-        processor: The one that prepared them.
-        pixel_values: Prepared pictures.
-
-    Returns:
-        Red, green and blue, with the border of a padded picture, without what was cut off.
+    The border of a padded picture is there, what was cut off is not.
     """
-    mean, deviation = (
-        torch.tensor(values)[:, None, None]
-        for values in (processor.image_processor.image_mean, processor.image_processor.image_std)
-    )
+    prepared = processor.image_processor
+    mean, deviation = torch.tensor([prepared.image_mean, prepared.image_std])[..., None, None]
     colours = (pixel_values.float().cpu() * deviation + mean) * 255
     return colours.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
@@ -160,16 +133,11 @@ def encode_pictures(
     settings: Settings | None = None,
     batch_size: int = 16,
 ) -> Encoded:
-    """Encode many pictures, some at a time, without gradients.
+    """Encode many pictures, some at a time, with the model's vision tower and feature layer.
 
-    Args:
-        model: Its vision tower and its feature layer are used.
-        pixel_values: Prepared pictures.
-        settings: How scores and keys are read; see :func:`prumerge.encode`.
-        batch_size: Pictures at a time: a matter of memory alone.
-
-    Returns:
-        All that a method may ask for, of all of them: in float32 on the CPU.
+    ``settings`` say how scores and keys are read, see :func:`prumerge.encode`; ``batch_size`` is a
+    matter of memory alone. All that a method may ask for is in float32 on the CPU, without
+    gradients.
     """
     core, layer = model.model, model.config.vision_feature_layer
 

@@ -48,12 +48,6 @@ def truncation_told() -> Iterator[None]:
 def open_picture(source: str | Path | io.IOBase) -> Image.Image:
     """Decode a picture file as :func:`to_rgb` does; of a moving one, the first picture.
 
-    Args:
-        source: A file's path, or a file opened for reading bytes.
-
-    Returns:
-        Red, green and blue.
-
     Raises:
         ValueError: With the reason, if it is no picture, truncated, or of an extreme shape.
     """
@@ -73,17 +67,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     white. Greys of more than 8 bits are scaled to 0 to 255: 16-bit ones by 0 to 65,535 (12-bit
     TIFF by 0 to 4,095); 32-bit integers by the first of 0 to 255 and 0 to 65,535 that holds all of
     them, floats by 0 to 1 if that does, else both from their smallest to their largest value (all
-    equal: black).
-
-    Args:
-        image: Any mode but LAB. A red, green and blue picture stays as it is.
-
-    Returns:
-        Mode ``RGB``.
+    equal: black). A red, green and blue picture stays as it is.
 
     Raises:
         ValueError: If an edge is longer than :data:`LONGEST_EDGE_PX` or more than
-            :data:`MOST_ELONGATED` times the other, or if there are no colours to be had.
+            :data:`MOST_ELONGATED` times the other, or if there are no colours to be had (LAB).
     """
     _check_shape(*image.size)
     with truncation_told():
@@ -105,24 +93,14 @@ def prepare(
     images: Sequence[Image.Image | UInt8[np.ndarray, "height width 3"]],
     do_pad: bool = True,
 ) -> list[Image.Image]:
-    """Make pictures ready for the processor.
+    """Make decoded pictures ready for the processor, by :func:`to_rgb`.
 
-    Args:
-        processor: Its mean colour pads.
-        images: As decoded.
-        do_pad: Pad to squares, as LLaVA-1.5 was trained and evaluated; False leaves it to the
-            processor's centre crop, which cuts off edges. Squares stay as they are.
-
-    Returns:
-        Pictures as of :func:`to_rgb`.
-
-    Raises:
-        ValueError: As :func:`to_rgb` does.
+    They are padded to squares with the processor's mean colour, as LLaVA-1.5 was trained and
+    evaluated; ``do_pad=False`` leaves it to the processor's centre crop, which cuts off edges.
+    Squares stay as they are.
     """
-    shown = [
-        to_rgb(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
-        for image in images
-    ]
+    pictures = (Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images)
+    shown = [to_rgb(picture) for picture in pictures]
     if not do_pad:
         return shown
     colour = tuple(int(255 * value) for value in processor.image_processor.image_mean)
@@ -130,15 +108,7 @@ def prepare(
 
 
 def pad_to_square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """Pad a picture to a square, centred, as LLaVA-1.5 does before its encoder.
-
-    Args:
-        picture: Any size, red green blue.
-        colour: Of the border.
-
-    Returns:
-        The picture itself when it is square.
-    """
+    """Pad a red, green and blue picture to a square, centred, as LLaVA-1.5 does; a square stays."""
     width, height = picture.size
     if width == height:
         return picture

@@ -150,12 +150,7 @@ def apply_adapter(
 
 
 def write_card(folder: Path, do_pad: bool) -> None:
-    """Add to an adapter's card how the pictures were prepared that it was tuned on.
-
-    Args:
-        folder: Where PEFT has saved the adapter; it writes the card as well.
-        do_pad: See :func:`prumerge.preprocessing.prepare`.
-    """
+    """Add to the card that PEFT wrote how the pictures were prepared that it was tuned on."""
     from huggingface_hub import ModelCard
 
     path = folder / CARD
@@ -170,15 +165,7 @@ def write_card(folder: Path, do_pad: bool) -> None:
 
 
 def check_card(folder: Path, do_pad: bool) -> None:
-    """Refuse an adapter whose card tells of pictures prepared otherwise; most tell nothing.
-
-    Args:
-        folder: Of the adapter.
-        do_pad: How pictures are to be prepared.
-
-    Raises:
-        ValueError: Naming folder and remedy.
-    """
+    """Refuse an adapter whose card tells of pictures prepared otherwise; most tell nothing."""
     from huggingface_hub import ModelCard
 
     path = folder / CARD

@@ -15,8 +15,7 @@ def python_problem(version: tuple[int, ...] = sys.version_info[:3]) -> str | Non
     """Say whether the interpreter is too old."""
     if tuple(version[:2]) >= OLDEST_PYTHON:
         return None
-    found = ".".join(str(part) for part in version)
-    needed = ".".join(str(part) for part in OLDEST_PYTHON)
+    found, needed = (".".join(map(str, parts)) for parts in (version, OLDEST_PYTHON))
     return f"Python {found} is too old: prumerge needs {needed} or newer."
 
 
@@ -42,11 +41,7 @@ def torchvision_problem() -> str | None:
 
 
 def problems() -> list[str]:
-    """Collect what is wrong with this environment.
-
-    Returns:
-        One sentence per problem; empty when all is well.
-    """
+    """Collect what is wrong with this environment, a sentence per problem."""
     found = (check() for check in (python_problem, torchvision_problem))
     return [sentence for sentence in found if sentence is not None]
 

@@ -160,11 +160,7 @@ def find_precision(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
 
 
 def grid_of(model: Any) -> int:
-    """Return the patches along an edge of the pictures a LLaVA takes: 24 for LLaVA-1.5.
-
-    Args:
-        model: The model, or its config.
-    """
+    """Return the patches along an edge of the pictures a LLaVA (or config) takes: 24 for 1.5."""
     vision = getattr(model, "config", model).vision_config
     return vision.image_size // vision.patch_size
 
@@ -177,9 +173,8 @@ def patches_of(model: Any) -> int:
 def fingerprint(pretrained: str, model: Any) -> str:
     """Name the weights, so that a result can be told from one of other weights.
 
-    Returns:
-        The hub's commit; for a folder a hash of its weight files (of files above a gibibyte: of
-        name, size, time, begin, middle and end); for random weights their seed.
+    The hub's commit; for a folder a hash of its weight files (of files above a gibibyte: of name,
+    size, time, begin, middle and end); for random weights their seed.
     """
     from prumerge.models.random_weights import RANDOM, SEED  # needs pandas, loading does not
 
@@ -214,11 +209,7 @@ def _read(file: Path) -> Iterator[bytes]:
 
 
 def find_source(name: str | Path) -> tuple[str, str]:
-    """Return what ``from_pretrained`` is given: a folder or hub id, and a revision.
-
-    Raises:
-        ValueError: If the name is neither, or the folder holds no checkpoint.
-    """
+    """Return what ``from_pretrained`` is given: a folder or hub id, and a revision."""
     if str(name) == "mini":
         if not (MINI / "model.safetensors").exists():
             raise ValueError(
