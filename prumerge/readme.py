@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prumerge.extras import needs
+from prumerge.models.checks import needs
 from prumerge.paths import MINI, ROOT
 from prumerge.settings import suggestion
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prumerge.extras import needs
+from prumerge.models.checks import needs
 
 with needs("notebooks"):
     import nbclient

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prumerge.extras import needs
+from prumerge.models.checks import needs
 
 with needs("notebooks"):
     import nbformat

@@ -10,7 +10,7 @@ import prumerge
 PACKAGE = Path(prumerge.__file__).parent
 # From the ground up. Rooms of one line stand side by side and do not import each other.
 FLOORS = [
-    {"paths": "paths extras processes", "settings": "settings"},
+    {"paths": "paths processes", "settings": "settings"},
     {
         "method": "placement encoder scores outliers spatial supplement reduction duplicates",
         "roofline": "roofline",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prumerge.evaluation.options import FULL, read, value_of
-from prumerge.extras import needs
+from prumerge.models.checks import needs
 from prumerge.paths import RUNS
 from prumerge.processes import process_group_ended
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from prumerge.extras import needs
+from prumerge.models.checks import needs
 from prumerge.paths import rows_place
 from prumerge.processes import process_group_ended
 

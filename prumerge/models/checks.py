@@ -1,12 +1,16 @@
 """Is this environment fit? Each problem is one sentence that says what to do.
 
+Optional packages: what is missing is told with the extra that brings it.
+
 Only the standard library is imported here, so that the check can speak where other imports fail.
 ``python -P prumerge/models/checks.py`` runs it from the shell.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 
 OLDEST_PYTHON = (3, 11)
 
@@ -50,6 +54,36 @@ def require_loadable_torchvision() -> None:
     """Stop before transformers trips over a torchvision that cannot load."""
     if (problem := torchvision_problem()) is not None:
         raise ImportError(problem)
+
+
+ALONE = {"lmms_eval": ", then pip install --no-deps lmms-eval"}
+"""Packages that no extra brings."""
+
+
+@contextlib.contextmanager
+def needs(*extras: str) -> Iterator[None]:
+    """Import, or run, in this block what needs extras of ``pyproject.toml``.
+
+    Of a missing package, ``ModuleNotFoundError`` names it and the extras that bring it; a command
+    of prumerge called with ``python -m`` ends with that sentence.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "prumerge").partition(".")[0]
+        if package == "prumerge":
+            raise
+        told = f"{package} is missing here: pip install 'prumerge[{','.join(extras)}]'"
+        told += ALONE.get(package, "")
+        if _called():
+            raise SystemExit(f"error: {told}") from error
+        raise ModuleNotFoundError(told, name=error.name) from error
+
+
+def _called() -> bool:
+    """Whether this process is ``python -m prumerge...``, whose user wants no traceback."""
+    after = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
+    return bool(after) and after[0].startswith("prumerge")
 
 
 if __name__ == "__main__":

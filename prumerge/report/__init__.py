@@ -6,7 +6,7 @@
 Shell: ``python -m prumerge.report NOTEBOOK... --to FOLDER`` (``make report``). Nothing is executed.
 """
 
-from prumerge.extras import needs
+from prumerge.models.checks import needs
 
 with needs("notebooks"):
     from prumerge.report.pages import Page, Picture, Section, read_page

@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 
-from prumerge.extras import needs
+from prumerge.models.checks import needs
 
 with needs("notebooks", "sweep"):
     from prumerge.sweeps import grids, leaderboard

@@ -19,7 +19,7 @@ Stages
     bench   ``make bench``: the reduction alone, by the benchmarks in ``tests/speed``
 """
 
-from prumerge.extras import needs
+from prumerge.models.checks import needs
 
 with needs("notebooks"):
     from prumerge.timing.clock import Spread, measure, peak_mib

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prumerge.extras import needs
+from prumerge.models.checks import needs
 from prumerge.models.loading import check_device, find_precision
 from prumerge.paths import ROOT, RUNS
 from prumerge.provenance import provenance
