@@ -113,7 +113,7 @@ class Settings:
         fixed_ratio: D13. Share of the patches chosen by score in the fixed branch. Release: 1/8.
         duplicates: D13. In the fixed branch without a budget, whether a patch chosen both by score
             and for its place is sent twice, and as many of the first patches that are not sent
-            are lost from the sums (release; see :mod:`prumerge.duplicates`).
+            are lost from the sums (release; see :func:`prumerge.reduction.reduce_with_duplicates`).
         order: D14. ``"attention"``: patches kept for their score by falling score, then all others
             in raster order (release). ``"grouped"``: the same two groups, both in raster order.
             ``"raster"``: as in the picture. The extra token is always last.

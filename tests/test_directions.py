@@ -12,7 +12,7 @@ PACKAGE = Path(prumerge.__file__).parent
 FLOORS = [
     {"paths": "paths processes", "settings": "settings"},
     {
-        "method": "placement encoder scores outliers spatial supplement reduction duplicates",
+        "method": "placement encoder scores outliers spatial supplement reduction",
         "roofline": "roofline",
     },
     {"methods": "methods"},

@@ -30,13 +30,7 @@ def sample_inverse(
 
     Scores are sorted upwards and summed up; the sums are moved and scaled to [0, 1]. Points are
     spread evenly from the smallest sum above 0 to 1, and each hits the patch with the nearest sum.
-
-    Args:
-        scores: Significance of each patch, at least 0.
-        counts: Points per picture, at least 1. A single point lies at 1: the best-scored patch.
-
-    Returns:
-        True where a patch is hit, at least once and at most ``counts`` times in a picture.
+    A single point lies at 1: the best-scored patch.
 
     Source:
         Paper, inverse transform sampling. The authors take K - 1 points for K tokens, of which
@@ -69,13 +63,7 @@ def points_for(scores: Float[Tensor, "images patches"], total: int) -> int:
 
     The points are doubled until they hit too many and then found by bisection, the same number for
     each picture.
-
-    Args:
-        scores: Significance of each patch, at least 0.
-        total: Patches that may be hit in all pictures together, at least one for each.
-
-    Returns:
-        Points, at most 64 for each patch: what those miss, more would hardly hit.
+    There are at most 64 points for each patch: what those miss, more would hardly hit.
 
     Example:
         >>> points_for(torch.tensor([[0.1, 0.6, 0.2, 0.1]]), total=2)
@@ -116,7 +104,7 @@ def sample_adaptively(encoded: Encoded, settings: Settings) -> Reduction:
         start near 0, so that a few patches of low score are always hit; that is theirs.
     """
     counts = counts_to_keep(encoded, settings)
-    return send(encoded, settings, sample_inverse(encoded.scores, counts), OUTLIER)
+    return send(encoded, settings, sample_inverse(encoded.scores, counts) * OUTLIER)
 
 
 @register("ats_mean", settings=HEAD_MEAN.with_changes(score="value_weighted"), sends="on average")
@@ -143,4 +131,4 @@ def sample_to_mean(encoded: Encoded, settings: Settings) -> Reduction:
     total = int(counts_to_keep(encoded, settings).sum())
     points = points_for(encoded.scores, total) if total else 1
     counts = torch.full((len(encoded.scores),), points, device=encoded.scores.device)
-    return send(encoded, settings, sample_inverse(encoded.scores, counts), OUTLIER)
+    return send(encoded, settings, sample_inverse(encoded.scores, counts) * OUTLIER)

@@ -8,21 +8,16 @@ Source: CDPruner, "Beyond Attention or Similarity: Maximizing Conditional Divers
 Pruning in MLLMs" (NeurIPS 2025).
 """
 
+from functools import partial
+
 from jaxtyping import Float
 from torch import Tensor
 
 from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.reduction import DISTINCT, Reduction
+from prumerge.reduction import Reduction
 from prumerge.rivals.dpp import largest_volume
-from prumerge.rivals.shared import (
-    PLAIN,
-    behind_projector,
-    cosines,
-    counts_to_keep,
-    keep_first,
-    send,
-)
+from prumerge.rivals.shared import PLAIN, behind_projector, cosines, send_picked
 from prumerge.settings import Settings
 
 
@@ -31,10 +26,6 @@ def conditional_kernel(
     relevance: Float[Tensor, "images patches"],
 ) -> Float[Tensor, "images patches patches"]:
     """Weigh similarities by how far each patch's relevance lies *below* the highest.
-
-    Args:
-        similarity: Of patches, by cosine.
-        relevance: Cosine of each patch with the question, in CLIP's common space.
 
     Returns:
         ``w_i S_ij w_j`` with ``w`` from just above 0 at the most relevant patch to 1 at the least;
@@ -65,14 +56,6 @@ def keep_for_question(encoded: Encoded, settings: Settings) -> Reduction:
     It is ``dpp`` with a kernel that knows the question. Similarities are taken behind the projector
     where there is one.
 
-    Args:
-        encoded: ``relevance``, such as :meth:`prumerge.relevance.TextReader.relevance` computes,
-            features, and ``project`` where it is not None.
-        settings: The budget is read.
-
-    Returns:
-        Exactly the budget.
-
     Raises:
         ValueError: If ``encoded`` does not know the question.
 
@@ -84,8 +67,5 @@ def keep_for_question(encoded: Encoded, settings: Settings) -> Reduction:
             "cdpruner needs to know the question, and this Encoded holds no relevance: add it with "
             "prumerge.relevance.read_text(...).ask(encoded, questions) and pass the result on"
         )
-    counts = counts_to_keep(encoded, settings)
     kernel = conditional_kernel(cosines(behind_projector(encoded)), encoded.relevance.float())
-    order = largest_volume(kernel, max(counts.tolist(), default=1))
-    kept = keep_first(order, counts, encoded.scores.shape[1])
-    return send(encoded, settings, kept, DISTINCT)
+    return send_picked(encoded, settings, partial(largest_volume, kernel))

@@ -8,21 +8,16 @@ Shapes
 Source: DivPrune, "Diversity-based Visual Token Pruning for Large Multimodal Models" (CVPR 2025).
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.reduction import DISTINCT, Reduction
-from prumerge.rivals.shared import (
-    PLAIN,
-    behind_projector,
-    cosines,
-    counts_to_keep,
-    keep_first,
-    send,
-)
+from prumerge.reduction import Reduction
+from prumerge.rivals.shared import PLAIN, behind_projector, cosines, send_picked
 from prumerge.settings import Settings
 
 
@@ -33,14 +28,8 @@ def farthest_first(
 
     Distances are one minus the cosine. The first pick is the patch whose nearest other patch is
     farthest away.
-
-    Args:
-        features: Visual tokens.
-        picks: Patches to pick, between 1 and ``patches``.
-
-    Returns:
-        Patch indices in the order in which they are picked, none twice. The first picks do not
-        depend on how many follow. Among equally far patches the first of the raster is picked.
+    The first picks do not depend on how many follow, and none comes twice. Among equally far
+    patches the first of the raster is picked.
 
     Source:
         Paper, max-min diversity problem and its greedy solution. The authors' code may pick a
@@ -75,19 +64,9 @@ def keep_diverse(encoded: Encoded, settings: Settings) -> Reduction:
     one (always inside ``attach``), else between the encoder's features. Neither score nor class
     token takes part; without a budget the fence on the scores says how many.
 
-    Args:
-        encoded: Features, and ``project`` where it is not None.
-        settings: The budget is read.
-
-    Returns:
-        Exactly the budget.
-
     Source:
         The authors' code works on projected tokens, one picture at a time. The search takes one
         step per token, and inside ``attach`` all patches are projected first: both count in
         timings.
     """
-    counts = counts_to_keep(encoded, settings)
-    order = farthest_first(behind_projector(encoded), max(counts.tolist(), default=1))
-    kept = keep_first(order, counts, encoded.scores.shape[1])
-    return send(encoded, settings, kept, DISTINCT)
+    return send_picked(encoded, settings, partial(farthest_first, behind_projector(encoded)))

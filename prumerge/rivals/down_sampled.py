@@ -29,13 +29,7 @@ def area_weights(
     The picture is cut into as many bands of equal height as there are marked rows, and each band
     into as many cells of equal width as it has marks. A cell that covers part of a patch takes it
     in that proportion.
-
-    Args:
-        marks: One mark per token, such as :func:`prumerge.spatial.keep_lattice` makes.
-        order: The marked patches in the order wanted; padded with any patch.
-
-    Returns:
-        Weights; the row of each marked patch sums to 1.
+    The row of each marked patch sums to 1.
 
     Example:
         >>> marks = torch.tensor([[[False, True, False]]])

@@ -10,21 +10,16 @@ Process" (NeurIPS 2018); on visual tokens, without the text, the ablation of CDP
 (:mod:`prumerge.rivals.cdpruner`).
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.reduction import DISTINCT, Reduction
-from prumerge.rivals.shared import (
-    PLAIN,
-    behind_projector,
-    cosines,
-    counts_to_keep,
-    keep_first,
-    send,
-)
+from prumerge.reduction import Reduction
+from prumerge.rivals.shared import PLAIN, behind_projector, cosines, send_picked
 from prumerge.settings import Settings
 
 NOTHING_LEFT = 1e-6  # squared, of unit vectors: below it float32 holds rounding alone
@@ -38,15 +33,9 @@ def largest_volume(
     What is left of a patch is its diagonal entry of the kernel less the part that lies in the span
     of the picks; the largest rest is picked. The product of these rests is the determinant of the
     picks' part of the kernel.
-
-    Args:
-        kernel: Symmetric and positive semidefinite.
-        picks: Patches to pick, between 1 and ``patches``.
-
-    Returns:
-        Patch indices in the order in which they are picked, none twice. The first picks do not
-        depend on how many follow. Among equals, and where nothing is left of any patch (more picks
-        than features have dimensions), the first of the raster is picked.
+    The first picks do not depend on how many follow, and none comes twice. Among equals, and
+    where nothing is left of any patch (more picks than features have dimensions), the first of the
+    raster is picked.
 
     Source:
         The greedy search by an incremental Cholesky factor. Published codes divide by what is left
@@ -97,8 +86,5 @@ def keep_volume(encoded: Encoded, settings: Settings) -> Reduction:
     Source:
         CDPruner with the same relevance for all patches.
     """
-    counts = counts_to_keep(encoded, settings)
     kernel = cosines(behind_projector(encoded))
-    order = largest_volume(kernel, max(counts.tolist(), default=1))
-    kept = keep_first(order, counts, encoded.scores.shape[1])
-    return send(encoded, settings, kept, DISTINCT)
+    return send_picked(encoded, settings, partial(largest_volume, kernel))

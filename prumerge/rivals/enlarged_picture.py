@@ -31,15 +31,7 @@ def enlarged_features(
 ) -> Tensor:
     """Encode pictures shrunk to a grid of patches and enlarged again.
 
-    Args:
-        grid: Rows and columns of patches that the shrunk pictures would have.
-        tower: As :func:`prumerge.encoder.open_tower` finds it.
-        pixel_values: Preprocessed pictures of the encoder's own size.
-        layer: Hidden state of the features, counted from 0.
-
-    Returns:
-        Features [pictures, patches of the full size, width], class token dropped. Both resizings
-        are bilinear, the shrinking one antialiased.
+    Both resizings are bilinear, the shrinking one antialiased.
     """
     size = [side * tower.config.patch_size for side in grid]
     small = interpolate(pixel_values.float(), size=size, mode="bilinear", antialias=True)

@@ -6,8 +6,8 @@ Source: EViT, "Not All Patches are What You Need" (ICLR 2022).
 from prumerge.encoder import Encoded
 from prumerge.methods import register
 from prumerge.reduction import Reduction
+from prumerge.rivals.baselines import keep_top
 from prumerge.rivals.shared import HEAD_MEAN
-from prumerge.rivals.top_k import keep_top
 from prumerge.settings import Settings
 
 

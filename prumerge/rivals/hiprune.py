@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prumerge.encoder import Encoded, hidden_states
 from prumerge.methods import register
 from prumerge.reduction import OUTLIER, SPATIAL, Reduction, rank_scores
-from prumerge.rivals.shared import HEAD_MEAN, at_hand, counts_to_keep, send_for
+from prumerge.rivals.shared import HEAD_MEAN, at_hand, counts_to_keep, send
 from prumerge.scores import read_states
 from prumerge.settings import Settings
 
@@ -28,18 +28,7 @@ MIDDLE = 9 / 24  # of the blocks, as released for CLIP ViT-L/14: its ninth
 def middle_scores(
     settings: Settings, grid: tuple[int, int], tower: nn.Module, pixel_values: Tensor, layer: int
 ) -> Float[Tensor, "images patches"]:
-    """Return the attention patches receive in the middle block.
-
-    Args:
-        settings: ``score`` and ``softmax_class`` are read.
-        grid: Rows and columns of patches.
-        tower: As :func:`prumerge.encoder.open_tower` finds it.
-        pixel_values: Preprocessed pictures.
-        layer: Hidden state of the features; not read.
-
-    Returns:
-        Scores of the block at 3/8 of the depth: the ninth of 24.
-    """
+    """Return the attention patches receive in the middle block."""
     block = max(1, round(MIDDLE * len(tower.encoder.layers))) - 1
     hidden = hidden_states(tower, pixel_values, {block})
     return read_states(tower, hidden, (block, block, block), settings, grid).scores
@@ -49,10 +38,6 @@ def with_neighbours(
     anchors: Bool[Tensor, "images patches"], columns: int
 ) -> Bool[Tensor, "images patches"]:
     """Mark anchors and the patches beside, above and below them.
-
-    Args:
-        anchors: Marked patches.
-        columns: Of the picture.
 
     Returns:
         True there. A neighbour beyond the first or last patch of the raster is that patch; beside
@@ -83,15 +68,7 @@ def anchor_first(
 ) -> tuple[Bool[Tensor, "images patches"], Bool[Tensor, "images patches"]]:
     """Choose anchors with their neighbours, and fill up by the deep block.
 
-    Args:
-        middle: Attention received in the middle block.
-        deep: Attention received in the deep one.
-        counts: Patches to keep per picture.
-        columns: Of the picture.
-
-    Returns:
-        Patches kept by the middle block, at most as many as ``counts``, and those kept by the deep
-        one; together exactly ``counts``.
+    The first mask holds at most ``counts`` patches, both together exactly as many.
     """
     anchors = rank_scores(middle) < (ANCHORED * counts / 5).round()[:, None]
     around = with_neighbours(anchors, columns)
@@ -127,5 +104,4 @@ def keep_hierarchy(encoded: Encoded, settings: Settings) -> Reduction:
     middle = again(functools.partial(middle_scores, settings, encoded.grid), every)
     counts = counts_to_keep(encoded, settings)
     around, filled = anchor_first(middle, encoded.scores, counts, encoded.grid[1])
-    reason = torch.where(around, SPATIAL, filled * OUTLIER).to(torch.int8)
-    return send_for(encoded, settings, reason)
+    return send(encoded, settings, torch.where(around, SPATIAL, filled * OUTLIER))

@@ -27,10 +27,6 @@ def contrasts(
 ) -> Float[Tensor, "images patches"]:
     """Return how unevenly a patch is like the others of its run.
 
-    Args:
-        similarity: Of patches, by cosine.
-        run: Number of each patch's run.
-
     Returns:
         Squared differences between a patch's similarities in its run, its own counted as 0, and
         their mean over the others, summed and divided by the number of the others; 0 where there
@@ -58,11 +54,6 @@ def share_out(
     room: Int64[Tensor, " runs"],
 ) -> Int64[Tensor, "images runs"]:
     """Give each run its part of the tokens.
-
-    Args:
-        counts: Tokens per picture, at most the sum of ``room``.
-        worth: Of each run, at least 0.
-        room: Patches of each run.
 
     Returns:
         Tokens per run: in proportion to its worth, rounded down, at most its patches; what is left
@@ -94,13 +85,6 @@ def keep_everywhere(encoded: Encoded, settings: Settings) -> Reduction:
     the budget follows from that, and within a run the score alone decides. Similarities are taken
     behind the projector where there is one.
 
-    Args:
-        encoded: Scores, features, and ``project`` where it is not None.
-        settings: The budget is read.
-
-    Returns:
-        Exactly the budget.
-
     Source:
         Released code. It needs a number of patches that 16 divides; here the lengths of runs may
         differ by one, and smaller pictures have as many runs as patches.
@@ -119,4 +103,4 @@ def keep_everywhere(encoded: Encoded, settings: Settings) -> Reduction:
     before = rank_scores(scores) + patches * run  # by run, then by score
     first = (room.cumsum(dim=0) - room)[run]
     place = before.argsort(dim=1).argsort(dim=1) - first
-    return send(encoded, settings, place < quota[:, run], OUTLIER)
+    return send(encoded, settings, (place < quota[:, run]) * OUTLIER)

@@ -9,21 +9,16 @@ Source: SCOPE, "Saliency-Coverage Oriented Token Pruning for Efficient Multimoda
 (NeurIPS 2025).
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from prumerge.encoder import Encoded
 from prumerge.methods import register
-from prumerge.reduction import DISTINCT, Reduction
-from prumerge.rivals.shared import (
-    HEAD_MEAN,
-    behind_projector,
-    cosines,
-    counts_to_keep,
-    keep_first,
-    send,
-)
+from prumerge.reduction import Reduction
+from prumerge.rivals.shared import HEAD_MEAN, behind_projector, cosines, send_picked
 from prumerge.settings import Settings
 
 
@@ -37,16 +32,8 @@ def cover_greedily(
     A patch is covered as well as the most similar pick covers it, and not at all before the first;
     dissimilar picks (cosine below 0) cover nothing. A pick adds up what it improves over all
     patches.
-
-    Args:
-        similarity: Of patches, by cosine: symmetric.
-        scores: Attention each patch receives.
-        picks: Patches to pick, between 1 and ``patches``.
-
-    Returns:
-        Patch indices in the order in which they are picked, none twice. The first picks do not
-        depend on how many follow. Where nothing is left to gain, the first patch of the raster is
-        picked.
+    The first picks do not depend on how many follow, and none comes twice. Where nothing is
+    left to gain, the first patch of the raster is picked.
 
     Source:
         Paper, greedy maximisation of saliency times coverage gain, with its exponent of the
@@ -78,18 +65,8 @@ def keep_covering(encoded: Encoded, settings: Settings) -> Reduction:
     Similarities are taken behind the projector where there is one (always inside ``attach``), else
     between the encoder's features.
 
-    Args:
-        encoded: Scores, features, and ``project`` where it is not None.
-        settings: The budget is read.
-
-    Returns:
-        Exactly the budget.
-
     Source:
         Paper. One step per token, each over all pairs of patches: it counts in timings.
     """
-    counts = counts_to_keep(encoded, settings)
     similarity = cosines(behind_projector(encoded))
-    order = cover_greedily(similarity, encoded.scores, max(counts.tolist(), default=1))
-    kept = keep_first(order, counts, encoded.scores.shape[1])
-    return send(encoded, settings, kept, DISTINCT)
+    return send_picked(encoded, settings, partial(cover_greedily, similarity, encoded.scores))

@@ -28,10 +28,6 @@ from prumerge.spatial import keep_even
 def grid_within(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     """Return a smaller grid of about the same proportions with at most so many patches.
 
-    Args:
-        tokens: Patches allowed, at least 1.
-        grid: Rows and columns of the full picture.
-
     Returns:
         ``floor(sqrt(tokens * rows / columns))`` rows, at least one, and as many columns as the
         tokens then allow; never more of either than ``grid`` has, nor more rows than tokens.
@@ -88,13 +84,7 @@ def encode_each(
 ) -> list[Float[Tensor, "_ _"]]:
     """Encode all pictures that share a grid together.
 
-    Args:
-        encoded: The full pictures; their features serve where a grid is the full one.
-        grids: Rows and columns of patches, per picture.
-        again: From a grid and the numbers of pictures to their features.
-
-    Returns:
-        Features of each picture.
+    The full pictures' features serve where a grid is the full one.
     """
     tokens = {}
     for grid in dict.fromkeys(grids):

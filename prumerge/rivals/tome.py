@@ -35,15 +35,8 @@ def merge_alike(
     odd one; tokens that are left keep their order. A round merges as many pairs as are wanted, at
     most ``most`` and half of the tokens. Merged tokens are compared by the mean key of all their
     patches.
-
-    Args:
-        keys: What is compared, by cosine: keys averaged over heads.
-        counts: Tokens that shall be left, at least 1.
-        most: Pairs that one round may merge; None: half of the tokens.
-
-    Returns:
-        For each patch the one it goes into, which goes into itself. Exactly ``counts`` patches of
-        a picture do.
+    Exactly ``counts`` patches of a picture go into themselves; ``most`` None allows half of the
+    tokens.
 
     Source:
         Paper, bipartite soft matching; sizes weigh the means there too, which makes a token the
@@ -119,17 +112,7 @@ def send_groups(
     features: Float[Tensor, "images patches width"],
     owner: Int64[Tensor, "images patches"],
 ) -> Reduction:
-    """Send the mean of each group of patches, in raster order of the patches they stand at.
-
-    Args:
-        encoded: What the encoder says.
-        settings: As for every method.
-        features: What is averaged.
-        owner: For each patch the one it goes into.
-
-    Returns:
-        One token for each patch that goes into itself.
-    """
+    """Send the mean of each group of patches, in raster order of the patches they stand at."""
     places = torch.arange(owner.shape[1], device=owner.device)
     reason = ((owner == places) * DISTINCT).to(torch.int8)
     selection = arrange(reason, encoded.scores, settings)

@@ -50,11 +50,7 @@ def match_pairs(
     Tokens at even places each look for the most alike token at an odd place, by cosine; the
     ``pairs`` most alike of all go there. What is left of the even ones comes first afterwards, then
     the odd ones, both in their order.
-
-    Args:
-        keys: Means over heads.
-        pairs: Pairs to merge, at least 1 and at most half of the patches.
-        first: 1 where the first token is the class token, which is never merged; else 0.
+    ``first`` is 1 where the first token is the class token, which is never merged; else 0.
 
     Returns:
         The place of each token afterwards.
@@ -83,14 +79,6 @@ def attend(
 ) -> tuple[Float[Tensor, "images tokens width"], Float[Tensor, "images tokens depth"]]:
     """Let tokens attend to each other, a token of many patches as if it were many.
 
-    Args:
-        attention: Of an encoder's block.
-        hidden: Its normalised input.
-        sizes: Patches in each token [images, tokens].
-
-    Returns:
-        The attention's output, and the keys averaged over heads.
-
     Source:
         Paper, proportional attention: the logarithm of a token's size is added to its logits.
     """
@@ -115,18 +103,7 @@ class Tokens(NamedTuple):
 def merge_tokens(
     tokens: Tokens, keys: Float[Tensor, "images tokens depth"], merges: int, most: int, first: int
 ) -> Tokens:
-    """Merge tokens in rounds.
-
-    Args:
-        tokens: Of a block.
-        keys: Means over heads.
-        merges: Pairs to merge, fewer than there are patches.
-        most: Pairs that a round may merge, beside half of the patches.
-        first: 1 where the first token is the class token; else 0.
-
-    Returns:
-        The tokens that are left; each is the mean of its patches.
-    """
+    """Merge tokens in rounds, in each at most ``most`` pairs and half of the patches, to means."""
     hidden, sizes, stands, slot = tokens
     while merges:
         pairs = min(merges, most, (sizes.shape[1] - first) // 2)
@@ -148,13 +125,6 @@ def merge_in_blocks(
     count: int, most: int | None, tower: nn.Module, pixel_values: Tensor, layer: int
 ) -> tuple[Tensor, Tensor]:
     """Encode pictures and merge in each block on the way.
-
-    Args:
-        count: Tokens wanted, class token aside, at least 1.
-        most: Pairs that one round may merge; None: half of the patches.
-        tower: As :func:`prumerge.encoder.open_tower` finds it.
-        pixel_values: Preprocessed pictures of the encoder's own size.
-        layer: Hidden state of the features, counted from 0: as many blocks run.
 
     Returns:
         The feature of the token each patch went into [pictures, patches, width], and the patch that

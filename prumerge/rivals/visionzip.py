@@ -32,13 +32,6 @@ def contextual_targets(
     Of R remaining patches in raster order every ``R // wanted``-th is marked, from the first on,
     until there are ``wanted``.
 
-    Args:
-        rest: Patches that are not dominant.
-        wanted: Marks per picture, between 0 and the number of remaining patches.
-
-    Returns:
-        True at exactly ``wanted`` patches.
-
     Source:
         Released code.
 
@@ -59,13 +52,7 @@ def assign(
 ) -> Int64[Tensor, "images patches"]:
     """Find the most alike target of each patch.
 
-    Args:
-        keys: Keys averaged over heads, compared by cosine.
-        assigned: Patches that look for a target.
-        targets: Patches that may be found.
-
-    Returns:
-        The target of each assigned patch; -1 for the others and where there is no target.
+    It is -1 for patches that look for none, and where there is no target.
     """
     directions = normalize(keys, dim=-1)
     similarity = directions @ directions.transpose(1, 2)

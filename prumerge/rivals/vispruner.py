@@ -16,7 +16,7 @@ from torch import Tensor
 from prumerge.encoder import Encoded
 from prumerge.methods import register
 from prumerge.reduction import DISTINCT, OUTLIER, Reduction, rank_scores
-from prumerge.rivals.shared import HEAD_MEAN, cosines, counts_to_keep, send_for
+from prumerge.rivals.shared import HEAD_MEAN, cosines, counts_to_keep, send
 from prumerge.settings import Settings
 
 STEP = 8  # patches dropped per round, as released
@@ -33,12 +33,7 @@ def drop_duplicates(
     In rounds: each patch at an even place of the sequence (the first, the third, ...) looks for
     the most alike patch at an odd place; the up to eight patches most alike to theirs are dropped.
     The next sequence is the even ones that are left, most alike first, then the odd ones.
-
-    Args:
-        features: Visual tokens, compared by cosine.
-        sequence: Patches in the order in which they are first compared; padded with any patch.
-        lengths: Patches in each sequence. Lies on the CPU.
-        targets: Patches to leave, at most ``lengths``. Lies on the CPU.
+    Lengths and targets lie on the CPU.
 
     Returns:
         1 at the patches that are left, 0 elsewhere.
@@ -102,5 +97,4 @@ def keep_important_and_diverse(encoded: Encoded, settings: Settings) -> Reductio
     sequence = (ranks + chosen * ranks.shape[1]).argsort(dim=1)
     number = torch.stack([ranks.shape[1] - important, counts - important]).cpu()
     diverse = drop_duplicates(encoded.features, sequence, number[0], number[1])
-    reason = torch.where(chosen, OUTLIER, diverse * DISTINCT).to(torch.int8)
-    return send_for(encoded, settings, reason)
+    return send(encoded, settings, torch.where(chosen, OUTLIER, diverse * DISTINCT))
