@@ -28,22 +28,15 @@ from prumerge.paths import MINI
 
 @dataclasses.dataclass(frozen=True)
 class TextReader:
-    """CLIP's text tower with the two projections into the space it shares with the encoder.
+    """CLIP's text tower with the two projections into the space it shares with the encoder."""
 
-    Args:
-        clip: The CLIP whose vision tower is the LLaVA's encoder.
-        tokenizer: Of its text tower.
-    """
-
-    clip: CLIPModel
+    clip: CLIPModel  # the one whose vision tower is the LLaVA's encoder
     tokenizer: Any
 
     def ask(self, encoded: Encoded, questions: Sequence[str]) -> Encoded:
         """Tell what the encoder says about pictures which question they are to answer.
 
-        Args:
-            encoded: The pictures.
-            questions: One for each, without the words of a prompt around it.
+        Questions come without the words of a prompt around them, one for each picture.
 
         Returns:
             The same with ``relevance``, which may be passed to a model as ``pixel_values``.
@@ -68,10 +61,6 @@ class TextReader:
 
         A patch's feature goes through the encoder's last LayerNorm and projection, as the class
         token does in CLIP. A question longer than the text tower reads is cut into pieces.
-
-        Args:
-            features: Visual tokens before the projector.
-            questions: One for each picture.
 
         Returns:
             Cosines from -1 to 1, means over a question's pieces, in float32.
@@ -116,7 +105,6 @@ def read_text(name: str | Path = "mini", device: str = "cpu") -> TextReader:
         name: ``mini`` for the mini-LLaVA's, a folder with a CLIP in transformers' format, or a hub
             id such as ``openai/clip-vit-large-patch14-336`` for LLaVA-1.5, better with a revision
             behind an ``@``.
-        device: Where it shall live.
 
     Returns:
         The reader, in float32.
