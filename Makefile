@@ -70,11 +70,11 @@ test: setup
 		tests prumerge notebooks
 
 launches: setup
-	@$(IN_ENV) && python -m pytest tests/test_evaluation_model.py -k launch_ends_well --launches 10
+	@$(IN_ENV) && python -m pytest tests/experiments/test_evaluation_model.py -k launch_ends_well --launches 10
 
 # Not part of `make test`: installs each version beside the pinned packages, a minute or two per version.
 TRANSFORMERS ?= 5.17.0 5.23.0 5.24.0
-ATTACHED := $(addprefix tests/test_,$(addsuffix .py,llava forward generate prompts positions calls \
+ATTACHED := $(addprefix tests/models/test_,$(addsuffix .py,llava forward generate prompts positions calls \
 	conversations))
 
 transformers: setup
@@ -138,7 +138,7 @@ wheel: setup
 clean:
 	rm -rf data/runs .pytest_cache .ruff_cache .hypothesis
 
-# A grid of settings: prumerge/sweeps/grids/NAME.yml, or the path of your own. CORES jobs at a time.
+# A grid of settings: prumerge/experiments/sweeps/grids/NAME.yml, or the path of your own. CORES jobs at a time.
 CORES ?= 2
 BUDGET ?= 64
 # More for `python -m prumerge.sweeps`: SWEEP_OPTIONS="--device cuda --model llava-hf/llava-1.5-7b-hf"

@@ -4,7 +4,9 @@ from importlib.util import find_spec
 
 _NEED_LMMS_EVAL = "comparison harness preflight results scoring tasks __main__".split()
 collect_ignore = (
-    [] if find_spec("lmms_eval") else [f"prumerge/evaluation/{name}.py" for name in _NEED_LMMS_EVAL]
+    []
+    if find_spec("lmms_eval")
+    else [f"prumerge/experiments/evaluation/{name}.py" for name in _NEED_LMMS_EVAL]
 )
 
 

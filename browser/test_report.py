@@ -4,7 +4,7 @@ import pytest
 from running_lab import SHOTS
 
 from prumerge.paths import NOTEBOOKS
-from prumerge.report import write_site
+from prumerge.workbook.report import write_site
 
 PAGES = ("index", "pictures", "02_iqr_selection", "07_cost_model", "explorer")
 

@@ -42,10 +42,14 @@ __all__ = [
 ]
 
 
+# `python -m prumerge.evaluation` and its like keep their names: these rooms are looked in too.
+__path__ += [f"{folder}/{room}" for folder in __path__ for room in ("experiments", "workbook")]
+
+
 def __getattr__(name: str):
     # attach needs transformers, which takes seconds to import; tensors alone do not need it.
     if name == "attach":
-        from prumerge.attachment import attach
+        from prumerge.models.attachment import attach
 
         return attach
     raise AttributeError(f"module 'prumerge' has no attribute {name!r}")

@@ -6,6 +6,7 @@
     hidden_states   run the blocks before them, and no other
     shrunk_features the features of smaller pictures
     run_again       let a method run the encoder its own way
+    device_of, gathered   weights that accelerate offloads or FSDP2 shards
 
 Hidden state number i is the input of block i, counted from 0; the last one is the output of the
 last block. transformers numbers ``hidden_states`` the same way.
@@ -16,11 +17,12 @@ Shapes
     width    of the encoder
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +30,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from prumerge.placement import device_of
 from prumerge.settings import Settings
 from prumerge.spatial import check_grid
 
@@ -49,7 +50,7 @@ class Encoded:
         class_feature: The class token of the selected layer; None where the encoder has none.
         heads: Attention heads that stand side by side in ``keys``.
         relevance: Cosine of each patch with the question, in CLIP's common space; None unless a
-            :class:`prumerge.relevance.TextReader` was asked, since no encoder knows the question.
+            :class:`prumerge.mini.relevance.TextReader` was asked: no encoder knows the question.
         project: The map from features to the language model's width; None outside a model.
         at_grid: Encodes the pictures again, shrunk to the rows and columns of patches it is given,
             and returns their features; see :func:`prumerge.encoder.shrunk_features`. None where
@@ -366,3 +367,50 @@ def run_again(
         What the function returns.
     """
     return function(tower, pixel_values[pictures.to(pixel_values.device)], layer)
+
+
+def device_of(layer: nn.Module) -> torch.device:
+    """Find where a layer computes, which for an offloaded one is not where its weights wait.
+
+    Args:
+        layer: One with a ``weight``.
+
+    Returns:
+        The execution device of the hooks that ``accelerate`` put on it, else the weight's device.
+    """
+    hook = getattr(layer, "_hf_hook", None)
+    for own in getattr(hook, "hooks", [hook]):
+        if getattr(own, "execution_device", None) is not None:
+            return torch.device(own.execution_device)
+    return layer.weight.device
+
+
+def is_sharded(layer: nn.Module) -> bool:
+    """Whether FSDP2 holds only a part of a layer's weight at the moment."""
+    return hasattr(layer.weight, "full_tensor")
+
+
+@contextlib.contextmanager
+def gathered(owner: nn.Module, layer: nn.Module) -> Iterator[None]:
+    """Bring sharded weights together for layers used outside of their owner's forward pass.
+
+    Args:
+        owner: What FSDP2 shards and gathers as one, if anything is sharded.
+        layer: One of its layers with a ``weight``.
+
+    Raises:
+        ValueError: If the weights are trained: FSDP2 would lose their gradients.
+    """
+    if not (hasattr(owner, "unshard") and is_sharded(layer)):
+        yield
+        return
+    if torch.is_grad_enabled() and layer.weight.requires_grad:
+        raise ValueError(
+            "FSDP2 shards and trains a layer that is read outside of its block's forward pass, and "
+            "would lose its gradients: freeze model.vision_tower, or do not shard its layers"
+        )
+    owner.unshard()
+    try:
+        yield
+    finally:
+        owner.reshard()

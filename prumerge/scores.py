@@ -31,13 +31,13 @@ from torch.utils._pytree import tree_map_only
 
 from prumerge.encoder import (
     Encoded,
+    gathered,
     hidden_states,
     needed_layers,
     open_tower,
     run_again,
     shrunk_features,
 )
-from prumerge.placement import gathered
 from prumerge.settings import Settings, resolve_settings
 
 

@@ -34,8 +34,8 @@ with ``paper``'s other settings a token of the mini-LLaVA shrinks to about a hun
 gives the letter.
 
 ``tuned`` is chosen by ``python -m prumerge.sweeps tuned`` from the rows of sweeps on the mini-LLaVA
-(:mod:`prumerge.sweeps.leaderboard` has the rule); ``tuned.json`` beside this module holds its
-changes. Notebook 06 reports it on other questions.
+(:mod:`prumerge.experiments.sweeps.leaderboard` has the rule); ``tuned.json`` beside this module
+holds its changes. Notebook 06 reports it on other questions.
 
 Source: LLaVA-PruMerge, arXiv 2403.15388v6, and its release at commit 097c041,
 ``llava/model/multimodal_encoder/clip_encoder.py`` ("the release" below).

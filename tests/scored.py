@@ -2,10 +2,10 @@
 
 from lmms_eval.api.model import lmms
 
-from prumerge.evaluation import comparison
-from prumerge.evaluation.harness import Effort
-from prumerge.evaluation.results import questions_of
-from prumerge.evaluation.tasks import task_manager
+from prumerge.experiments.evaluation import comparison
+from prumerge.experiments.evaluation.harness import Effort
+from prumerge.experiments.evaluation.results import questions_of
+from prumerge.experiments.evaluation.tasks import task_manager
 
 
 class Parrot(lmms):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prumerge.evaluation.mini_tasks import encode_picture, write
+from prumerge.experiments.evaluation.mini_tasks import encode_picture, write
 
 INSTRUCTION = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."

@@ -20,9 +20,9 @@ from prumerge.claims.judging import (
     model_name,
     pair,
 )
-from prumerge.printed import reads_as
-from prumerge.timing.stages import FULL
-from prumerge.timing.tables import STATED
+from prumerge.experiments.printed import reads_as
+from prumerge.experiments.timing.stages import FULL
+from prumerge.experiments.timing.tables import STATED
 
 GROUP = "Table 2"
 FILE = "table_2_efficiency"

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from prumerge.evaluation.beside import size_of
-from prumerge.evaluation.comparison import losses, main_scores
-from prumerge.evaluation.results import read_results
-from prumerge.evaluation.scoring import benchmark_of
+from prumerge.experiments.evaluation.beside import size_of
+from prumerge.experiments.evaluation.comparison import losses, main_scores
+from prumerge.experiments.evaluation.results import read_results
+from prumerge.experiments.evaluation.scoring import benchmark_of
+from prumerge.experiments.printed import read_printed
 from prumerge.experiments.statistics import Interval, paired
+from prumerge.experiments.sweeps.tables import Answered, find_table, read_sweep_rows
 from prumerge.paths import RESULTS
-from prumerge.printed import read_printed
-from prumerge.sweeps.tables import Answered, find_table, read_sweep_rows
 
 HOLDS, PART, FAILS = "holds", "holds in part", "does not hold"
 UNTESTED = "cannot be tested here"

@@ -19,9 +19,9 @@ from prumerge.claims.judging import (
     model_name,
     points,
 )
+from prumerge.experiments.printed import reads_as
 from prumerge.experiments.statistics import at_equal_tokens
-from prumerge.printed import reads_as
-from prumerge.sweeps.tables import Answered
+from prumerge.experiments.sweeps.tables import Answered
 
 GROUP = "Text: method and counts"
 PATCHES = 576

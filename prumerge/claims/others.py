@@ -34,9 +34,9 @@ from prumerge.claims.judging import (
 )
 from prumerge.claims.method import CPU_BENCH, FORTY, ON_CPU, PATCHES, released
 from prumerge.claims.results import tuned
+from prumerge.experiments.printed import read_printed
 from prumerge.experiments.statistics import beyond_chance
-from prumerge.printed import read_printed
-from prumerge.sweeps.leaderboard import effects
+from prumerge.experiments.sweeps.leaderboard import effects
 
 GROUP = "Users of the release"
 THREADS = "https://github.com/42Shawn/LLaVA-PruMerge/issues"

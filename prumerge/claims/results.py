@@ -26,9 +26,9 @@ from prumerge.claims.judging import (
     untested,
 )
 from prumerge.claims.method import REPORTED
-from prumerge.evaluation.beside import COLUMNS
+from prumerge.experiments.evaluation.beside import COLUMNS
+from prumerge.experiments.printed import read_printed
 from prumerge.experiments.statistics import Interval, at_equal_tokens
-from prumerge.printed import read_printed
 
 GROUP = "Table 1"
 FILE, EARLIER = "table_1_main_results", "table_1_earlier_versions"

@@ -32,14 +32,21 @@ from PIL import Image as Pillow
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 import prumerge
-from prumerge.asking import answer
 from prumerge.draw.figures import small_png
 from prumerge.draw.looking import Look, draw_picture, look, prefill
 from prumerge.draw.pictures import REASONS, paint_attention, paint_kept, paint_origin, to_png
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
+from prumerge.mini.pictures import (
+    Picture,
+    as_seen,
+    encode_pictures,
+    grid_of,
+    read_picture,
+    to_pixels,
+)
 from prumerge.mini.scenes import most_objects
-from prumerge.pictures import Picture, as_seen, encode_pictures, grid_of, read_picture, to_pixels
+from prumerge.models.asking import answer
 from prumerge.roofline import read_shape
 from prumerge.settings import Settings
 

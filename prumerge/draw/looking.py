@@ -16,8 +16,8 @@ from torch import Tensor
 
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
+from prumerge.mini.pictures import Picture
 from prumerge.mini.scenes import HELD_OUT_SEED, draw_scene
-from prumerge.pictures import Picture
 from prumerge.reduction import Reduction
 from prumerge.roofline import ModelShape, estimate_costs
 

@@ -15,12 +15,12 @@ import pandas as pd
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from prumerge.asking import answer
 from prumerge.mini import families
 from prumerge.mini.families import Question
 from prumerge.mini.glyphs import PATCH_PIXELS
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
 from prumerge.models import load
+from prumerge.models.asking import answer
 
 Asker = Callable[[Scene, np.random.Generator], Question | None]
 
@@ -113,7 +113,7 @@ def held_out(per_family: int, grid: int = 24, seed: int = 0) -> list[Item]:
 def answers(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, items: list[Item]
 ) -> list[str]:
-    """Ask a model each item's question about its picture; see :func:`prumerge.asking.answer`."""
+    """Ask a model each item's question; see :func:`prumerge.models.asking.answer`."""
     pictures, questions = [i.picture for i in items], [i.question.text for i in items]
     return answer(model, processor, pictures, questions)
 

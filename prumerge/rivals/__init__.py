@@ -55,18 +55,14 @@ FastV, PyramidDrop and SparseVLM are not here, because they do not fit: they dro
 from prumerge.rivals import (
     ats,
     baselines,
-    cdpruner,
     divprune,
-    down_sampled,
     dpp,
-    enlarged_picture,
     evit,
     hiprune,
     holov,
     scope,
     small_picture,
     tome,
-    tome_in_encoder,
     visionzip,
     vispruner,
 )

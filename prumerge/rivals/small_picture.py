@@ -1,28 +1,36 @@
-"""Down-sampled picture: show the encoder fewer pixels and send all it makes of them.
+"""Down-sampling: a smaller picture, the same enlarged again, or means of neighbouring tokens.
 
-The honest alternative to dropping tokens after a large picture was encoded, and the cheaper one:
-the encoder saves work too.
+``small_picture`` is the honest alternative to dropping tokens after a large picture was encoded,
+and the cheaper one: the encoder saves work too. But it interpolates its position embeddings then,
+and what is lost by that is no fault of the few pixels: ``enlarged_picture`` shows the same pixels
+at the size the encoder was trained on, and so tells which questions a picture of that size can
+answer at all. ``down_sampled`` averages features instead of pixels.
 
 Shapes
     images   pictures in the batch
-    patches  visual tokens of one full picture, rows x columns
+    patches  visual tokens of one full picture, rows x columns, row after row
+    kept     tokens of the picture that sends most
 
-Source: a customary baseline, hard to beat in VTC-Bench, arXiv 2510.07143.
+Source: customary baselines, hard to beat in VTC-Bench, arXiv 2510.07143, which splits questions by
+whether a down-sampled picture suffices; the enlargement is our own, for encoders of one size.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from prumerge.encoder import Encoded
+from prumerge.encoder import Encoded, hidden_states
 from prumerge.methods import register
 from prumerge.reduction import SPATIAL, Reduction, arrange
-from prumerge.rivals.shared import PLAIN, at_hand, counts_to_keep
+from prumerge.rivals.shared import PLAIN, at_hand, counts_to_keep, cut
 from prumerge.settings import Settings
-from prumerge.spatial import keep_even
+from prumerge.spatial import keep_even, keep_lattice
+from prumerge.supplement import weighted_sums
 
 
 def grid_within(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
@@ -95,3 +103,107 @@ def encode_each(
             found = again(grid, torch.tensor(chosen)).to(encoded.features.dtype)
             tokens |= dict(zip(chosen, found, strict=True))
     return [tokens[image] for image in range(len(grids))]
+
+
+def enlarged_features(
+    grid: tuple[int, int], tower: nn.Module, pixel_values: Tensor, layer: int
+) -> Tensor:
+    """Encode pictures shrunk to a grid of patches and enlarged again.
+
+    Both resizings are bilinear, the shrinking one antialiased.
+    """
+    size = [side * tower.config.patch_size for side in grid]
+    small = interpolate(pixel_values.float(), size=size, mode="bilinear", antialias=True)
+    large = interpolate(small, size=pixel_values.shape[-2:], mode="bilinear")
+    hidden = hidden_states(tower, large, {layer})[layer]
+    return hidden[:, int(hasattr(tower.embeddings, "class_embedding")) :]
+
+
+@register("enlarged_picture", settings=PLAIN, sends="all")
+def encode_enlarged(encoded: Encoded, settings: Settings) -> Reduction:
+    """Send all visual tokens of the picture shrunk to fit the budget and enlarged again.
+
+    Nothing of the full picture is used but its number of outliers, where there is no budget.
+
+    Args:
+        encoded: ``rerun`` encodes the enlarged pictures.
+        settings: The budget is read: the patches of the shrunk picture, as in ``small_picture``.
+
+    Returns:
+        Every patch, whatever the budget: it is no way to save tokens, but says what tokens of a
+        picture of that size could tell.
+
+    Raises:
+        ValueError: If the pictures are not at hand: ``encoded`` was built by hand.
+    """
+    again = at_hand(encoded.rerun, "enlarged_picture")
+    grids = [
+        grid_within(count, encoded.grid) for count in counts_to_keep(encoded, settings).tolist()
+    ]
+    tokens = encode_each(
+        encoded,
+        grids,
+        lambda grid, chosen: again(functools.partial(enlarged_features, grid), chosen),
+    )
+    selection = arrange(
+        torch.full_like(encoded.scores, SPATIAL, dtype=torch.int8), encoded.scores, settings
+    )
+    return Reduction(tokens, list(selection.order), selection)
+
+
+def area_weights(
+    marks: Bool[Tensor, "images rows columns"], order: Int64[Tensor, "images kept"]
+) -> Float[Tensor, "images kept patches"]:
+    """Return which share of a token comes from which patch.
+
+    The picture is cut into as many bands of equal height as there are marked rows, and each band
+    into as many cells of equal width as it has marks. A cell that covers part of a patch takes it
+    in that proportion.
+    The row of each marked patch sums to 1.
+
+    Example:
+        >>> marks = torch.tensor([[[False, True, False]]])
+        >>> area_weights(marks, torch.tensor([[1]])).tolist()
+        [[[0.3333, 0.3333, 0.3333]]]
+    """
+    _, rows, columns = marks.shape
+    used = marks.any(dim=2)
+    row = order // columns
+    cells = marks.sum(dim=2).gather(1, row).clamp(min=1)
+    band = (used.cumsum(dim=1) - 1).gather(1, row)
+    cell = (marks.cumsum(dim=2) - 1).flatten(1).gather(1, order)
+    down = _overlap(band, used.sum(dim=1, keepdim=True).clamp(min=1), rows)
+    across = _overlap(cell, cells, columns)
+    weights = (down[..., :, None] * across[..., None, :]).flatten(2)
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def _overlap(index: Tensor, parts: Tensor, length: int) -> Tensor:
+    """How much of each of ``length`` places lies in part ``index`` of ``parts`` equal ones."""
+    start = torch.arange(length, device=index.device)
+    low, high = index * length / parts, (index + 1) * length / parts
+    ends = torch.minimum(high[..., None], start + 1) - torch.maximum(low[..., None], start)
+    return ends.clamp(min=0)
+
+
+@register("down_sampled", settings=PLAIN)
+def pool_features(encoded: Encoded, settings: Settings) -> Reduction:
+    """Send means of the features in equal rectangles.
+
+    Args:
+        encoded: Features and grid.
+        settings: The budget is read; ``neighbours`` and ``extra_token`` are not.
+
+    Returns:
+        Exactly the budget: where it is no product of two numbers, some bands have one cell more
+        than others. A token stands at the patch in the middle of its cell.
+
+    Source:
+        Own choice of cells: pooling to the nearest rectangular grid, as others do, would miss most
+        budgets. Where the cells are whole patches, both are the same.
+    """
+    marks = keep_lattice(counts_to_keep(encoded, settings), encoded.grid)
+    selection = arrange((marks * SPATIAL).to(torch.int8), encoded.scores, settings)
+    order = selection.order.clamp(min=0)
+    weights = area_weights(marks.unflatten(1, encoded.grid), order)
+    return cut(selection, weighted_sums(encoded.features, weights).to(encoded.features.dtype))

@@ -12,8 +12,8 @@ from inputs import PLAIN, TYPICAL, encoded
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from prumerge import names, resolve
+from prumerge.experiments.timing.clock import elapsed_ms, finished
 from prumerge.scores import encode
-from prumerge.timing.clock import elapsed_ms, finished
 
 # These encode anew, and their cost is that of the encoder; cdpruner waits for a question.
 ENCODING = ("small_picture", "enlarged_picture", "tome_in_encoder", "hiprune", "cdpruner")

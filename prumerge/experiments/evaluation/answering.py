@@ -1,0 +1,190 @@
+"""Questions about pictures, answered in batches of unequal visual token counts; each answer kept.
+
+The harness's own response cache (lmms-eval 0.7.3) stores answers after the last one is given, and
+drops what a killed process had stored. Here each batch is on disk before the next begins.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from prumerge.encoder import device_of
+from prumerge.experiments.evaluation.options import Options
+from prumerge.models import load
+from prumerge.models.adapters import adapter_fingerprint, apply_adapter
+from prumerge.models.asking import Answer, ask, prompt_of
+from prumerge.models.loading import fingerprint
+from prumerge.models.preprocessing import prepare
+from prumerge.models.random_weights import RANDOM, build
+from prumerge.scores import encode
+
+VICUNA_V1 = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. "
+)
+"""What LLaVA-1.5 was trained and evaluated with in front of each conversation."""
+
+
+class Answerer:
+    """A loaded LLaVA with its method; None as method is the stock model.
+
+    Equal ``identity`` means equal answers, so that a journal may be shared: weights, method,
+    settings, precision and picture handling.
+    """
+
+    def __init__(self, options: Options, device: str) -> None:
+        self.options = options
+        make = build if options.pretrained in RANDOM else load
+        self.model, self.processor = make(options.pretrained, device, options.dtype)
+        adapter = options.adapter
+        if adapter:
+            self.model = apply_adapter(self.model, adapter, options.do_pad)
+        self.method = reducer = options.reducer()
+        self.identity: dict[str, Any] = {
+            "pretrained": options.pretrained,
+            "weights": fingerprint(options.pretrained, self.model),
+            "method": options.method,
+            "settings": vars(reducer.settings) if reducer else None,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "do_pad": options.do_pad,
+            "conversation": options.conversation,
+            "adapter": f"{adapter} ({adapter_fingerprint(adapter)})" if adapter else None,
+        }
+        if options.module:  # another version of the method gives other answers
+            self.identity["module"] = Path(options.module).read_text(encoding="utf-8")
+
+    def prompt(self, question: str) -> str:
+        """Put a question into the model's conversation, one picture in front.
+
+        Raises:
+            ValueError: If the prompt does not show exactly one picture.
+        """
+        prompt = prompt_of(self.processor, question)
+        if self.options.conversation == "vicuna_v1":
+            prompt = VICUNA_V1 + prompt
+        shown = prompt.count(self.processor.image_token)
+        if shown != 1:
+            raise ValueError(
+                f"the prompt has {shown} {self.processor.image_token} instead of one: {prompt!r}"
+            )
+        return prompt
+
+    def answer(
+        self,
+        pictures: Sequence[Image.Image],
+        prompts: Sequence[str],
+        generation: dict[str, Any],
+        until: Sequence[str] = (),
+    ) -> list[Answer]:
+        """Answer one prompt about each picture, greedily, up to the first of ``until``.
+
+        Answers do not depend on which questions share a batch, except for methods that pool over it
+        (``pooling="batch"``) and for rounding in half precision.
+        """
+        shown, places = distinct(pictures)
+        shown = prepare(self.processor, shown, self.options.do_pad)
+        pixels = self.processor.image_processor(shown, return_tensors="pt")["pixel_values"]
+        seen = pixels.to(device_of(self.model.get_input_embeddings()), self.model.dtype)
+        if self.method is not None:
+            layer = self.model.config.vision_feature_layer
+            tower = self.model.model.vision_tower
+            with torch.inference_mode():
+                seen = encode(tower, seen, self.method.settings, layer)
+        how = (seen, prompts, places, self.method)
+        answers = ask(self.model, self.processor, *how, **generation)
+        return [dataclasses.replace(a, text=_ended(a.text, until)) for a in answers]
+
+
+def distinct(pictures: Sequence[Image.Image]) -> tuple[list[Image.Image], list[int]]:
+    """Find the pictures asked about several times, and which of them each question is about."""
+    first: dict[str, int] = {}
+    places = [first.setdefault(picture_hash(picture), len(first)) for picture in pictures]
+    return [pictures[places.index(place)] for place in range(len(first))], places
+
+
+def picture_hash(picture: Image.Image) -> str:
+    """Name a picture by its pixels."""
+    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:16]
+
+
+def _ended(text: str, until: Sequence[str]) -> str:
+    for stop in until:
+        text = text.split(stop)[0] if stop else text
+    return text.strip()
+
+
+def key_of(**parts: Any) -> str:
+    """Name a question so that only the same question to the same model shares the name."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Journal:
+    """Answers by key, read from every file of a folder, appended to one named ``writer``.
+
+    Raises:
+        ValueError: If the folder cannot be written or a file not be read; the message names file
+            and line. A torn last line, as a kill leaves it, is dropped.
+    """
+
+    def __init__(self, folder: str | Path | None = None, writer: str = "answers-0") -> None:
+        self._answers: dict[str, Answer] = {}
+        self._file = None
+        if folder is None:
+            return
+        folder = Path(folder)
+        own = folder / f"{writer}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = own.open("ab")
+        except OSError as error:
+            raise ValueError(f"answers={folder} is no folder to write into: {error}") from error
+        for path in sorted(folder.glob("*.jsonl")):
+            self._read(path, own=path == own)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def find(self, key: str) -> Answer | None:
+        """Return the answer to a question, or None."""
+        return self._answers.get(key)
+
+    def keep(self, entries: Iterable[tuple[str, Answer, dict[str, Any]]]) -> None:
+        """Store answers, each with what a reader of the file wants to see; on disk on return."""
+        lines = []
+        for key, answer, shown in entries:
+            self._answers[key] = answer
+            lines.append(json.dumps({"key": key, **shown, **dataclasses.asdict(answer)}) + "\n")
+        if self._file is not None and lines:
+            self._file.write("".join(lines).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _read(self, path: Path, own: bool) -> None:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"the answers in {path} cannot be read: {error}") from error
+        whole, newline, torn = content.rpartition(b"\n")
+        if torn and own:
+            # Cut off, or the next answer would be glued to it. Another process may still be
+            # writing the end of its own file.
+            with path.open("r+b") as file:
+                file.truncate(len(whole) + len(newline))
+        for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+            try:
+                entry = json.loads(line)
+                names = Answer.__dataclass_fields__
+                self._answers[entry["key"]] = Answer(**{name: entry[name] for name in names})
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}, is no answer ({error!r}): remove that line to have "
+                    "its question asked again, or name another folder"
+                ) from error

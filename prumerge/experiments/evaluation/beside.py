@@ -1,0 +1,98 @@
+"""Measured scores of LLaVA-1.5 beside the numbers printed for it; nothing else is comparable."""
+
+import re
+
+import pandas as pd
+
+from prumerge.experiments.printed import read_printed
+
+COLUMNS = {
+    "vqav2": "VQAv2",
+    "scienceqa": "ScienceQA",
+    "textvqa": "TextVQA",
+    "pope": "POPE",
+    "mme": "MME",
+    "mmbench": "MMBench",
+}
+"""Columns of the printed tables by benchmark."""
+
+PRINTED_METRICS = {
+    "exact_match": "accuracy",
+    "pope_f1_score": "mean F1",
+    "mme_perception_score": "perception",
+    "mme_total_score": "total",
+    "gpt_eval_score": "circular accuracy",
+}
+"""Names by the harness's metric. MME is printed as its perception part, never as the total."""
+
+_OTHER_SPLITS = {"prumerge_vqav2_val": "measured on val, printed for test-dev"}
+_NOT_PRINTED = ("prumerge_textvqa_val",)  # without OCR tokens in the prompt, unlike in print
+_ROWS = {"full": "", "plain": " + PruMerge", "plus": " + PruMerge+"}
+_LORA = "tuned (LoRA)"
+
+
+def size_of(model: str) -> str | None:
+    """Return which LLaVA-1.5 a model is, ``7B`` or ``13B``, or None for any other.
+
+    Example:
+        >>> size_of("llava-hf/llava-1.5-7b-hf@main"), size_of("mini"), size_of("random-7b")
+        ('7B', None, None)
+    """
+    found = re.search(r"llava-(?:v)?1\.5-(7|13)b", model.lower())
+    return f"{found[1]}B" if found else None
+
+
+def beside_printed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Put printed numbers beside the measured ones of a comparison's rows.
+
+    Returns:
+        One row per measured score and printed number of the same method and size. ``metric`` is of
+        MME its ``perception`` part, which is printed, or ``total``; ``printed_model`` is ``stock``,
+        ``tuned (LoRA)`` or ``training-free``, as everything measured with a stock checkpoint is;
+        ``note`` says where the questions are others. Where no number is printed ``printed`` is NaN.
+
+    Raises:
+        ValueError: If a row was measured on another model than LLaVA-1.5.
+    """
+    others = [model for model in rows["model"].unique() if size_of(model) is None]
+    if others:
+        raise ValueError(
+            f"{others[0]!r} is no LLaVA-1.5: no printed number may stand beside its scores"
+        )
+    kept = rows[rows["metric"].isin(PRINTED_METRICS)]
+    # POPE's splits are averaged before they are printed.
+    kept = kept[~kept["task"].str.contains("pope_")]
+    found = pd.DataFrame([line for _, row in kept.iterrows() for line in _lines(row)])
+    return found.reset_index(drop=True)
+
+
+def _lines(row: pd.Series) -> list[dict]:
+    measured = {"label": row["label"], "task": row["task"]}
+    measured |= {"metric": PRINTED_METRICS[row["metric"]], "measured": row["value"]}
+    measured |= {"low": row["low"], "high": row["high"]}
+    numbers = _printed(row) or [{"printed": float("nan"), "printed_model": "", "table": ""}]
+    note = {"note": _OTHER_SPLITS.get(row["task"], "")}
+    return [measured | number | note for number in numbers]
+
+
+def _printed(row: pd.Series) -> list[dict]:
+    if pd.notna(row["budget"]) or row["metric"] == "mme_total_score" or row["task"] in _NOT_PRINTED:
+        return []
+    kind = {"full": "full", "release": "plain", "paper": "plain", "prumerge": "plain"}
+    kind |= {"release+": "plus", "paper+": "plus", "prumerge+": "plus"}
+    name, size = kind.get(row["method"]), size_of(row["model"])
+    if name is None:
+        return []
+    printed = [_cell("table_1_main_results", f"LLaVA-1.5 {size}{_ROWS[name]}", row["benchmark"])]
+    printed[0]["printed_model"] = "stock" if name == "full" else _LORA
+    if name == "plain" and size == "7B":
+        printed.append(_cell("table_6_training", "training-free", row["benchmark"]))
+        printed[1]["printed_model"] = "training-free"
+    return [number for number in printed if "printed" in number]
+
+
+def _cell(table: str, line: str, benchmark: str) -> dict:
+    """Find a printed number with the table it stands in; none of them all where it is missing."""
+    numbers = read_printed(table)
+    own = numbers[(numbers["row"] == line) & (numbers["column"] == COLUMNS[benchmark])]
+    return {} if own.empty else {"printed": own["value"].item(), "table": own["table"].item()}

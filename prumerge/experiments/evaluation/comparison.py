@@ -1,0 +1,328 @@
+"""One method, or several, on the same questions: scores, every answer, tables and speed.
+
+Rows are saved after each method, so that a killed comparison shows what is done; with a journal it
+goes on where it stopped.
+"""
+
+import io
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import datasets  # noqa: F401  lmms_eval imported first prints of a circular import
+import pandas as pd
+from lmms_eval import evaluator
+from lmms_eval.tasks import TaskManager
+from loguru import logger
+from tenacity import RetryError
+from tqdm import tqdm
+
+from prumerge.experiments.evaluation.answering import Answerer
+from prumerge.experiments.evaluation.harness import PruMergeLlava
+from prumerge.experiments.evaluation.memory import reset_peak
+from prumerge.experiments.evaluation.mini_tasks import BENCHMARKS, path_of
+from prumerge.experiments.evaluation.options import read
+from prumerge.experiments.evaluation.results import merge_into, questions_of, rows_of
+from prumerge.experiments.evaluation.scoring import MAIN_METRICS, best_constant, score_interval
+from prumerge.experiments.evaluation.tasks import (
+    is_local,
+    parts_of,
+    take_inventory,
+    task_manager,
+    tasks_named,
+)
+from prumerge.experiments.statistics import paired
+from prumerge.models.preprocessing import open_picture
+
+COMPARED = ("full", "release", "release+", "paper", "paper+", "release@64")
+"""Full tokens, PruMerge and PruMerge+ as released and as written, and a fixed budget."""
+
+CONSTANT = "constant answer"
+NEW_TOKENS = 6  # as the mini tasks allow
+NO_PICTURES = Namespace(process_with_media=False, output_path=None)
+"""Tells the harness, in its command line's terms, not to decode each picture again to score."""
+
+
+def evaluate(
+    tasks: Sequence[str] = ("mini",),
+    limit: int | None = None,
+    folders: Sequence[str | Path] = (),
+    **arguments: Any,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Evaluate one model with one method on some tasks.
+
+    Args:
+        tasks: Names of tasks; ``mini`` or ``real`` for all six.
+        limit: Questions per task, from the first on; None asks all.
+        folders: With task files of your own.
+        **arguments: Of the model: ``pretrained``, ``method``, ``budget``, ``answers`` and so on.
+
+    Returns:
+        The rows, and all that the harness returns, with the answer to each question under
+        ``samples``; what answers took is added under ``efforts``. On any process but the first
+        of several: an empty table and {}.
+
+    Raises:
+        ValueError: If a name, a setting or a data set is wrong.
+        RuntimeError: If items cannot be answered; all others are by then.
+    """
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")
+    manager = task_manager(*folders)
+    names = tasks_named(tasks, manager, limit)
+    parts = [part for name in names for part in parts_of(name, manager)]
+    # Files here are looked at before a model is loaded; what is on the hub may still be fetched.
+    if wrong := _unreadable([part for part in parts if is_local(part, manager)], manager):
+        raise ValueError(wrong)
+    model = PruMergeLlava(**arguments)
+    try:
+        # Scoring takes a moment; its bars would show even where TQDM_DISABLE is set.
+        with mock.patch.object(evaluator, "tqdm", _no_bar):
+            results = evaluator.simple_evaluate(
+                model=model,
+                tasks=names,
+                task_manager=manager,
+                limit=limit,
+                batch_size=model.batch_size,
+                bootstrap_iters=0,
+                log_samples=True,
+                cli_args=NO_PICTURES,
+            )
+    except (ImportError, RetryError) as error:
+        # What the harness makes of a ValueError about PRUMERGE_DATA, or about a data set.
+        if isinstance(error, ImportError) and not isinstance(error.__cause__, ValueError):
+            raise
+        cause = error.__cause__
+        told = _unreadable(parts, manager) or f"{type(cause).__name__}: {cause}"
+        raise ValueError(told) from error
+    model.gather()
+    if results is None:
+        return pd.DataFrame(), {}
+    results["efforts"] = model.efforts
+    table = pd.DataFrame(rows_of(results, model))
+    place = {name: number for number, name in enumerate(names)}
+    return table.sort_values("task", key=lambda tasks: tasks.map(place), kind="stable"), results
+
+
+def _unreadable(parts: Sequence[str], manager: TaskManager) -> str:
+    """Name the tasks whose questions cannot be read, with the remedies; "" if all can."""
+    found = [take_inventory(part, manager) for part in parts]
+    return "\n".join(f"{own.task}: {own.note}" for own in found if not own.ready)
+
+
+def _no_bar(*arguments: Any, **options: Any) -> tqdm:
+    return tqdm(*arguments, **options | {"disable": True})
+
+
+def method_of(label: str) -> dict[str, Any]:
+    """Read a method, with its budget of tokens per picture, a number or a share below 1.
+
+    Raises:
+        ValueError: If the budget is no number.
+
+    Example:
+        >>> method_of("release@64"), method_of("paper+")
+        ({'method': 'release', 'budget': 64}, {'method': 'paper+'})
+    """
+    method, sign, budget = label.partition("@")
+    if not sign:
+        return {"method": method}
+    try:
+        tokens = float(budget) if "." in budget else int(budget)
+    except ValueError:
+        raise ValueError(f"{label!r} names no budget: write such as {method}@64") from None
+    return {"method": method, "budget": tokens}
+
+
+def compare(
+    labels: Sequence[str] = COMPARED,
+    tasks: Sequence[str] = ("mini",),
+    limit: int | None = None,
+    save: str | Path | None = None,
+    **arguments: Any,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Evaluate one model with several methods on some tasks.
+
+    Args:
+        labels: Methods, such as ``release@64``; ``full`` sends all tokens.
+        tasks: As for :func:`evaluate`.
+        limit: Questions per task; None asks all.
+        save: Folder for ``rows.csv`` and ``questions.parquet``, written after each method; rows
+            there of other methods or tasks are kept. None saves nothing.
+        **arguments: Of the model, the same for all methods; with ``answers=FOLDER`` a killed
+            comparison goes on.
+
+    Returns:
+        Rows, one per method, task and metric: those of :func:`evaluate`, with the method's
+        ``label``, the bounds ``low`` and ``high`` of the score, and in ``constant`` what
+        ``constant_answer``, given to every question, scores. And the table of
+        :func:`prumerge.experiments.evaluation.results.questions_of` with the method's ``label``.
+        On any process but the first of several: two empty tables.
+
+    Raises:
+        ValueError: If a name, a setting or a data set is wrong; all methods are checked first. If
+            the folder holds rows of other weights, settings or numbers of questions, which cannot
+            stand beside these.
+        RuntimeError: If items cannot be answered; all others are by then.
+    """
+    methods = {label: method_of(label) for label in labels}
+    for chosen in methods.values():
+        read(arguments | chosen)
+    tables, asked = [], []
+    for label in tqdm(methods, unit="method"):
+        rows, results = evaluate(tasks, limit, **arguments, **methods[label])
+        if not results:
+            continue
+        questions = questions_of(results, results["efforts"]).assign(label=label)
+        rows = judged(rows, questions, results.get("group_subtasks", {})).assign(label=label)
+        asked.append(questions)
+        tables.append(rows)
+        if save:
+            merge_into(Path(save), rows, questions)
+    if not tables:
+        return pd.DataFrame(), pd.DataFrame()
+    return pd.concat(tables, ignore_index=True), pd.concat(asked, ignore_index=True)
+
+
+def judged(
+    rows: pd.DataFrame, questions: pd.DataFrame, groups: dict[str, Sequence[str]]
+) -> pd.DataFrame:
+    """Add to one method's scores how sure they are and what the best constant answer scores."""
+    added = []
+    for task, metric in zip(rows["task"], rows["metric"], strict=True):
+        own = questions[questions["task"].isin(groups.get(task) or [task])]
+        _, low, high = score_interval(metric, own)
+        answer, constant = best_constant(metric, own)
+        added.append({"low": low, "high": high, "constant": constant, "constant_answer": answer})
+    return rows.assign(**pd.DataFrame(added, index=rows.index))
+
+
+def main_scores(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the score that papers print of each benchmark; MME's is its perception part.
+
+    One row per method and task stays; of POPE's splits only their mean. Where larger sets of the
+    mini benchmarks are among the rows, these alone.
+    """
+    metrics = {(name, metrics[0]) for name, metrics in MAIN_METRICS.items()}
+    printed = pd.MultiIndex.from_frame(rows[["benchmark", "metric"]]).isin(metrics)
+    rows = rows[printed & ~rows["task"].str.contains("pope_[rpa]")]
+    larger = rows["task"].str.endswith("_full")
+    return rows[larger] if larger.any() else rows
+
+
+def score_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Show scores with the bounds of their intervals, and the tokens each method sent.
+
+    Args:
+        rows: Of :func:`main_scores`.
+
+    Returns:
+        A row per method and one for the best constant answer, a column per task.
+    """
+    rows = rows.assign(
+        shown=[
+            f"{value:.1f} ({low:.1f} to {high:.1f})"
+            for value, low, high in zip(rows["value"], rows["low"], rows["high"], strict=True)
+        ]
+    )
+    table = rows.pivot_table("shown", "label", "task", aggfunc="first", sort=False)
+    sent = rows.groupby("label", sort=False)
+    mean = (rows["tokens_mean"] * rows["items"]).groupby(rows["label"], sort=False).sum()
+    mean /= sent["items"].sum()
+    spread = zip(mean, sent["tokens_min"].min(), sent["tokens_max"].max(), strict=True)
+    table.insert(0, "tokens", [f"{m:.0f} ({low:.0f} to {high:.0f})" for m, low, high in spread])
+    constant = rows.groupby("task", sort=False)["constant"].max().map("{:.1f}".format)
+    table.loc[CONSTANT] = pd.Series({"tokens": "0"} | constant.to_dict())
+    return table.rename_axis(None).rename_axis(None, axis=1)
+
+
+def losses(questions: pd.DataFrame, base: str = "full") -> pd.DataFrame:
+    """Compare each method with another one, question by question.
+
+    Args:
+        questions: Of :func:`compare`.
+        base: Method to compare with.
+
+    Returns:
+        One row per task and other method: ``mean`` difference of right answers in points of a
+        hundred, with the bounds ``low`` and ``high``; pictures are drawn, with all questions about
+        them. A negative mean is a loss.
+    """
+    right = questions.pivot_table("right", ["task", "picture", "item"], "label", sort=False)
+    rows = []
+    for task, own in right.groupby("task", sort=False):
+        pictures = own.index.get_level_values("picture")
+        for label in own.columns.drop(base):
+            found = paired(own[label], own[base], pictures)
+            points = {name: 100 * value for name, value in found._asdict().items()}
+            rows.append({"task": task, "label": label} | points)
+    return pd.DataFrame(rows)
+
+
+def take_turns(
+    labels: Sequence[str] = ("full", "release"),
+    benchmarks: Sequence[str] = tuple(BENCHMARKS),
+    questions: int = 16,
+    rounds: int = 3,
+    **arguments: Any,
+) -> pd.DataFrame:
+    """Measure the batched evaluation of mini questions, methods in turns.
+
+    What else the machine does meets all of them: after each batch another method's turn comes.
+
+    Args:
+        labels: Methods, as for :func:`compare`.
+        benchmarks: Whose questions; TextVQA's ask once about each picture, MME's eight times.
+        questions: Of each benchmark, from the first on.
+        rounds: Times that all questions are asked. A batch of each method warms up first.
+        **arguments: Of the model: ``pretrained``, ``device``, ``batch_size`` and so on.
+
+    Returns:
+        One row per benchmark, method and turn: ``benchmark``, ``label``, ``turn``,
+        ``questions_per_picture``, ``visual_tokens`` (mean) and ``images_per_s``, the questions with
+        their pictures answered per second, preparation included.
+    """
+    options = {label: read(arguments | method_of(label)) for label in labels}
+    batch = options[labels[0]].batch_size
+    reset_peak(arguments.get("device") or "cpu")  # an earlier model may hold on to itself
+    answerer = Answerer(options[labels[0]], arguments.get("device") or "cpu")
+    rows = []
+    for benchmark in benchmarks:
+        table = pd.read_parquet(path_of(benchmark)).iloc[:questions]
+        pictures = [open_picture(io.BytesIO(i["bytes"])) for i in table["image"]]
+        prompts = [answerer.prompt(question) for question in table["question"]]
+        repeats = len(table) / table["image_id"].nunique()
+        batches = [slice(start, start + batch) for start in range(0, len(prompts), batch)]
+        for turn, chosen in enumerate([batches[0], *batches * rounds]):
+            for label in labels:
+                answerer.method = options[label].reducer()
+                found = _answer(answerer, pictures[chosen], prompts[chosen])
+                named = {"benchmark": benchmark, "label": label, "turn": turn}
+                rows.append(named | {"questions_per_picture": repeats} | found)
+    measured = pd.DataFrame(rows)
+    return measured[measured["turn"] > 0].reset_index(drop=True)
+
+
+def ratios(measured: pd.DataFrame, label: str, base: str = "full") -> pd.Series:
+    """Return how many times faster ``label`` is than ``base`` in rows of :func:`take_turns`.
+
+    Returns:
+        By benchmark, the median over the turns of the ratio within a turn. Last, as ``together``,
+        the ratio of the seconds for a question of each benchmark.
+    """
+    speeds = measured.pivot_table("images_per_s", ["benchmark", "turn"], "label", sort=False)
+    found = (speeds[label] / speeds[base]).groupby("benchmark", sort=False).median()
+    seconds = (1 / speeds).groupby("benchmark").median().sum()
+    return pd.concat([found, pd.Series({"together": seconds[base] / seconds[label]})])
+
+
+def _answer(answerer: Answerer, pictures: list, prompts: list[str]) -> dict[str, float]:
+    started = time.perf_counter()
+    given = answerer.answer(pictures, prompts, {"max_new_tokens": NEW_TOKENS})
+    seconds = time.perf_counter() - started
+    tokens = sum(answer.visual_tokens for answer in given)
+    return {"visual_tokens": tokens / len(given), "images_per_s": len(given) / seconds}

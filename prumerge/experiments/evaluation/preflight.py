@@ -1,0 +1,339 @@
+"""What a run needs and how long it takes, before anything expensive starts.
+
+One question of each task is asked: what would stop a run of hours stops this. Question, prompt,
+processor, method and scoring are those of the run. The model is of the same class and sizes of
+picture and vocabulary, with few and narrow layers of random weights, on the CPU. The time is
+estimated for a GPU, from the roofline's floor upwards.
+"""
+
+import contextlib
+import copy
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from lmms_eval.tasks import TaskManager
+from safetensors import SafetensorError, safe_open
+from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from prumerge.experiments.evaluation.comparison import evaluate
+from prumerge.experiments.evaluation.options import Options
+from prumerge.experiments.evaluation.results import questions_of
+from prumerge.experiments.evaluation.scoring import benchmark_of
+from prumerge.experiments.evaluation.tasks import (
+    Inventory,
+    first_question,
+    parts_of,
+    take_inventory,
+    task_manager,
+    tasks_named,
+)
+from prumerge.models.asking import prompt_of
+from prumerge.models.loading import find_precision, find_source, load_processor, read_config
+from prumerge.models.random_weights import RANDOM, build
+from prumerge.paths import MINI
+from prumerge.roofline import (
+    HARDWARE,
+    ModelShape,
+    Precision,
+    estimate_costs,
+    estimate_memory,
+    read_shape,
+    weight_bytes,
+)
+
+TEXT_TOKENS = 60  # of a typical prompt, instruction included
+NEW_TOKENS = 4  # of a typical answer: a word or a letter
+ABOVE_FLOOR = 4  # measured runs take a few times the roofline's floor: loading, decoding, overhead
+SHARES = {"none": 0.06, "stride": 0.25, "lattice": 0.25}
+"""Share of the patches that PruMerge and PruMerge+ keep on average: 5.5 and 25 percent in print."""
+
+_WIDTH, _HEADS, _LAYERS = 32, 2, 2
+_TRIED = ("method", "module", "do_pad", "conversation")
+_TASK = """include: {include}
+task: tried_{task}
+dataset_path: parquet
+dataset_name: null
+dataset_kwargs: {{data_files: {{{split}: {file}}}, cache_dir: {cache}}}
+test_split: {split}
+process_docs: !function prumerge.experiments.evaluation.tasks.{benchmark}_check
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a run needs; ``ready`` is None where this cannot be told here."""
+
+    need: str
+    ready: bool | None
+    note: str
+
+
+def preflight(
+    methods: Mapping[str, Options],
+    tasks: Sequence[str],
+    limit: int | None = None,
+    hardware: str = "H100",
+) -> list[Finding]:
+    """Look for everything that a run of one model needs; nothing is fetched, no weights are loaded.
+
+    Raises:
+        ValueError: If the card or a task is not known, or the limit impossible.
+    """
+    if hardware not in HARDWARE:
+        raise ValueError(f"unknown hardware {hardware!r}: there are {', '.join(HARDWARE)}")
+    manager, (options, *_) = task_manager(), methods.values()
+    parts = [p for task in tasks_named(tasks, manager, limit) for p in parts_of(task, manager)]
+    data = [take_inventory(part, manager) for part in parts]
+    weights, size = find_weights(options.pretrained), _size(options.pretrained)
+    return [
+        weights,
+        processor := find_processor(options.pretrained, weights),
+        *(Finding(f"data of {own.task}", own.ready, own.note) for own in data),
+        find_memory(options, size),
+        find_disk(weights, size),
+        find_answers(methods, data, processor),
+        *_lengths(methods, data, limit, size, hardware),
+    ]
+
+
+def find_processor(pretrained: str, weights: Finding) -> Finding:
+    """Load the processor of a checkpoint that is here, and put a question into a prompt."""
+    if not weights.ready:
+        return Finding("processor", None, "not known before the checkpoint is here")
+    try:
+        name = "mini" if pretrained in RANDOM else pretrained
+        read_config(name)
+        processor = load_processor(name)
+        prompt = prompt_of(processor, "What is this?")
+    except Exception as error:  # a template is a program, and can raise anything
+        return Finding("processor", False, _line(error))
+    if (shown := prompt.count(processor.image_token)) != 1:
+        note = f"its prompt has {shown} {processor.image_token} instead of one: {prompt!r}"
+        return Finding("processor", False, note)
+    return Finding("processor", True, f"asks {prompt!r}")
+
+
+def find_answers(
+    methods: Mapping[str, Options], data: Sequence[Inventory], processor: Finding
+) -> Finding:
+    """Ask one question of each task whose questions are here, with every method."""
+    need, here = "one question of each task", [own.task for own in data if own.ready]
+    if not processor.ready or not here:
+        return Finding(need, None, "not asked before the checkpoint and questions are here")
+    try:
+        ask_one_of_each(list(methods.values()), here, task_manager())
+    except Exception as error:  # a run would stop at it, whatever it is
+        return Finding(need, False, _line(error).replace("tried_", ""))
+    return Finding(need, True, f"{len(here)} answered and scored, by a small model of this kind")
+
+
+def ask_one_of_each(methods: Sequence[Options], tasks: Sequence[str], manager: TaskManager) -> None:
+    """Ask the first question of each task with each method; what a run would raise is raised."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_small(methods[0].pretrained, folder / "model")
+        for task in tasks:
+            _save_task(task, manager, folder)
+        for options in methods:
+            own = {name: getattr(options, name) for name in _TRIED} | options.settings
+            own |= {"pretrained": str(folder / "model"), "device": "cpu"}
+            _, results = evaluate([f"tried_{task}" for task in tasks], 1, [folder], **own)
+            questions_of(results, results["efforts"])
+
+
+def save_small(pretrained: str, folder: Path) -> None:
+    """Write a checkpoint like another one, of few and narrow layers, with its processor."""
+    if pretrained in RANDOM:
+        model, processor = build("random-7b-cut")
+    else:
+        processor, config = load_processor(pretrained), shrink(read_config(pretrained))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = LlavaForConditionalGeneration(config)
+        source, revision = find_source(pretrained)
+        with contextlib.suppress(OSError):  # early checkpoints have none, and run without
+            model.generation_config = GenerationConfig.from_pretrained(source, revision=revision)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def shrink(config: LlavaConfig) -> LlavaConfig:
+    """Make layers narrow, and the language model's few; patches and vocabulary stay."""
+    config = copy.deepcopy(config)
+    for part in (config.vision_config, config.text_config):
+        part.hidden_size, part.intermediate_size = _WIDTH, 2 * _WIDTH
+        part.num_attention_heads = _HEADS
+    text = config.text_config
+    text.num_hidden_layers, text.num_key_value_heads = _LAYERS, _HEADS
+    if getattr(text, "head_dim", None):
+        text.head_dim = _WIDTH // _HEADS
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:_LAYERS]
+    return config
+
+
+def _save_task(task: str, manager: TaskManager, folder: Path) -> None:
+    """Write a task that has the first question of another one alone."""
+    split, question = first_question(task, manager)
+    file = folder / f"{task}.parquet"
+    question.to_parquet(file)
+    text = _TASK.format(
+        include=manager.task_index[task]["yaml_path"],
+        task=task,
+        split=split,
+        file=file,
+        cache=folder / "cache",
+        benchmark=benchmark_of(task),
+    )
+    (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
+
+
+def _line(error: Exception) -> str:
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
+
+
+def find_weights(pretrained: str) -> Finding:
+    """Look for a checkpoint: the embedded one, a random one, a folder, or the hub's cache."""
+    if pretrained in RANDOM:
+        return Finding("weights", True, "random, drawn on the device")
+    name, _, revision = pretrained.partition("@")
+    folder = MINI if name == "mini" else Path(name)
+    if name == "mini" or folder.exists():
+        faults = _faults(lambda file: str(folder / file) if (folder / file).exists() else None)
+        return Finding("weights", not faults, f"{folder} {faults}".rstrip())
+    faults = _faults(lambda file: try_to_load_from_cache(name, file, revision=revision or None))
+    if not faults:
+        return Finding("weights", True, f"{pretrained} is in the hub's cache")
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    return Finding("weights", False, f"the hub's cache {faults}: {command}")
+
+
+def _faults(find: Callable[[str], object]) -> str:
+    """Name what is missing or cut off of a checkpoint, given where its files are; "" if nothing."""
+    files = ["model.safetensors"]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if isinstance(index := find(f"{name}.index.json"), str):
+            # An interrupted download leaves this list, and some of its files.
+            text = Path(index).read_text(encoding="utf-8")
+            files = sorted(set(json.loads(text)["weight_map"].values()))
+            break
+        if isinstance(find(name), str):
+            files = [name]
+            break
+    files = ["config.json", *files]
+    if lacking := [file for file in files if not isinstance(find(file), str)]:
+        return f"lacks {', '.join(lacking)}"
+    torn = [file for file in files if not _is_whole(str(find(file)))]
+    return f"holds cut-off or damaged {', '.join(torn)}" if torn else ""
+
+
+def _is_whole(file: str) -> bool:
+    """Compare what a file's header says with its size; True for files without such a header."""
+    if not file.endswith(".safetensors"):
+        return Path(file).stat().st_size > 0
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+def find_memory(options: Options, size: str | ModelShape | None) -> Finding:
+    """Compare what a batch with all visual tokens needs with what the device has."""
+    if size is None:
+        return Finding("memory", None, "the sizes of this model are not known here")
+    device = options.runs_on
+    dtype = find_precision(options.dtype, device)
+    bits = 8 * dtype.itemsize
+    precision, batch = Precision(str(dtype), bits, bits, bits), options.batch_size
+    costs = estimate_memory(size, TEXT_TOKENS + read_shape(size).vision.patches, precision, batch)
+    needed = costs["footprint_bytes"].item()
+    note = f"about {needed / 2**30:.1f} GiB in {bits} bits at batch size {batch}"
+    if device == "cpu":
+        free = psutil.virtual_memory().available
+    elif not torch.cuda.is_available():
+        return Finding("memory", False, f"{note}, but there is no CUDA device")
+    else:
+        free, _ = torch.cuda.mem_get_info(device)
+    return Finding("memory", needed < free, f"{note}; {free / 2**30:.1f} GiB are free")
+
+
+def find_disk(weights: Finding, size: str | ModelShape | None) -> Finding:
+    """Compare the space that missing weights take with what is free where they will be."""
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
+    needed = 0.0 if weights.ready or size is None else weight_bytes(size)
+    note = f"{needed / 2**30:.1f} GiB for weights to fetch, {free / 2**30:.1f} GiB are free"
+    return Finding("disk", needed < free, note + "; data sets come on top where they are missing")
+
+
+def _size(pretrained: str) -> str | ModelShape | None:
+    if pretrained in RANDOM:
+        return RANDOM[pretrained]
+    if pretrained == "mini" or Path(pretrained).exists():
+        return pretrained
+    return next((name for name in ("7b", "13b") if name in pretrained.lower()), None)
+
+
+def _lengths(
+    methods: Mapping[str, Options],
+    data: Sequence[Inventory],
+    limit: int | None,
+    size: str | ModelShape | None,
+    hardware: str,
+) -> list[Finding]:
+    if size is None or any(own.items is None for own in data):
+        return [Finding("time", None, "not known before the weights and questions are here")]
+    asked = sum(min(own.items, limit or own.items) for own in data)
+    if next(iter(methods.values())).runs_on == "cpu":
+        note = f"{asked * len(methods)} answers; measure a CPU with a small limit"
+        return [Finding("time", None, note)]
+    floors_s, told = [], {}
+    for label, own in methods.items():
+        tokens = _tokens(own, size)
+        floors_s.append(_floor_s(own, tokens, size, hardware) * asked)
+        told[label] = f"{asked} questions, about {tokens} visual tokens each: "
+        told[label] += _between(floors_s[-1], hardware)
+    if len(methods) > 1:
+        told["all methods"] = _between(sum(floors_s), hardware)
+    return [Finding(f"time of {label}", None, note) for label, note in told.items()]
+
+
+def _tokens(options: Options, size: str | ModelShape) -> int:
+    patches, reducer = read_shape(size).vision.patches, options.reducer()
+    if reducer is None:
+        return patches
+    kept = reducer.settings.tokens_of(patches)
+    return kept or round(SHARES[reducer.settings.spatial] * patches)
+
+
+def _floor_s(options: Options, tokens: int, size: str | ModelShape, hardware: str) -> float:
+    """Return the least seconds that one question takes in a full batch."""
+    costs = estimate_costs(
+        size,
+        TEXT_TOKENS + tokens,
+        hardware,
+        batch=options.batch_size,
+        text_tokens=TEXT_TOKENS,
+        new_tokens=NEW_TOKENS,
+    )
+    return costs["time_ms"].sum() / 1e3 / options.batch_size
+
+
+def _between(floor_s: float, hardware: str) -> str:
+    return f"{_duration(floor_s)} to {_duration(ABOVE_FLOOR * floor_s)} on one {hardware}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.1f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,397 @@
+"""Training data: conversations about pictures, from a file or drawn, as token ids and labels.
+
+    InstructionFile     read once in a stream to check it; later record by record, from the disk
+    SceneInstructions   mini scenes, drawn when asked for
+    write_scenes        such scenes as a file in LLaVA's format, with the pictures beside it
+    to_sample, collate  token ids, labels and batches: the model learns the answers, nothing else
+
+The first two hand out ``(record, picture)`` by number, so that a training sees the same data after
+a resume. LLaVA's format, as in ``llava_v1_5_mix665k.json``: one JSON array, or one object per line,
+of
+
+    {"id": "000000033471",
+     "image": "coco/train2017/000000033471.jpg",         # below the images folder; none: text only
+     "conversations": [
+         {"from": "human", "value": "<image>\\nWhat are the colors of the bus?"},
+         {"from": "gpt", "value": "The bus is white and red."}, ...]}
+
+with questions and answers in turn, and ``<image>`` exactly once where there is a picture. Other
+keys are ignored. A file of a gigabyte needs the memory of its longest record.
+
+Source: LLaVA, ``docs/Finetune_Custom_Data.md``, ``llava/train/train.py`` and conversation ``v1``:
+``USER: ... ASSISTANT: ...</s>USER: ...``.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import LlavaProcessor
+
+from prumerge.mini.pictures import read_picture, to_pixels
+from prumerge.mini.questions import ask_many
+from prumerge.mini.scenes import draw_scene
+from prumerge.models.inputs import IGNORED_LABEL
+
+IMAGE = "<image>"
+SCENE_SEED = 70_000  # far from the seeds of training from nothing and of the held-out questions
+_PIECE_CHARACTERS = 1 << 20
+_LONGEST_CHARACTERS = 1 << 26
+_KEPT = "surrogateescape"
+_BETWEEN = " \t\r\n,\ufeff"
+_LOG = logging.getLogger(__name__)
+
+
+class RecordError(ValueError):
+    """A record that cannot be trained on; the message names file, record and reason."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One conversation."""
+
+    where: str  # file and number, as messages name it
+    image: str | None  # path below the images folder; None for text alone
+    turns: tuple[tuple[str, str], ...]  # questions and answers, without the placeholder
+
+
+Example = tuple[Record, Image.Image | None]
+
+
+class InstructionFile:
+    """An instruction file in LLaVA's format.
+
+    Reading it once checks every record (also its length in tokens, with ``check``) and remembers
+    where the good ones stand, 24 bytes each. Pictures must be there; they are opened when asked
+    for.
+
+    Args:
+        path: JSON array or JSON lines, UTF-8.
+        images: Folder that the records' paths start from.
+        on_problem: ``"stop"`` raises at the first bad record; ``"skip"`` leaves it out.
+        check: Called with each good record; raises :class:`RecordError` to refuse it.
+
+    Attributes:
+        problems: What is wrong with each record left out.
+
+    Raises:
+        RecordError: With ``"stop"``, naming file and record.
+        ValueError: If the file is missing or begins like neither format, or no record is left.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        images: str | Path = "",
+        on_problem: str = "stop",
+        check: Callable[[Record], object] = lambda record: None,
+    ) -> None:
+        if on_problem not in ("stop", "skip"):
+            raise ValueError(f"on_problem must be 'stop' or 'skip', got {on_problem!r}")
+        self.path, self.images, self.on_problem = Path(path), Path(images), on_problem
+        self.problems: list[str] = []
+        good = []
+        for number, start, length, value in read_spans(self.path):
+            try:
+                record = self._checked(value, number)
+                check(record)
+                good.append((number, start, length))
+            except RecordError as error:
+                self._note(error)
+        if not good:
+            raise ValueError(f"{path} holds no record to train on: {self.problems[:1]}")
+        self._places = np.array(good, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Example:
+        """Read a record; with ``"skip"``, the next one in place of an unreadable picture."""
+        for shift in range(len(self)):
+            number, start, length = map(int, self._places[(index + shift) % len(self)])
+            with self.path.open("rb") as file:
+                file.seek(start)
+                value = _parsed(file.read(length))
+            try:
+                record = self._checked(value, number)
+                return record, None if record.image is None else self._picture(record)
+            except RecordError as error:
+                self._note(error)
+        raise ValueError(f"no picture of {self.path} can be read: {self.problems[-1]}")
+
+    def _checked(self, value: object, number: int) -> Record:
+        record = to_record(value, f"{self.path}, record {number}")
+        if record.image is not None and not (self.images / record.image).is_file():
+            raise RecordError(
+                f"{record.where}: no picture {self.images / record.image}: check the images folder"
+            )
+        return record
+
+    def _picture(self, record: Record) -> Image.Image:
+        try:
+            return read_picture(self.images / str(record.image)).image
+        except ValueError as error:
+            raise RecordError(f"{record.where}: {error}") from error
+
+    def _note(self, error: RecordError) -> None:
+        if self.on_problem == "stop":
+            raise error
+        if str(error) not in self.problems:
+            self.problems.append(str(error))
+            _LOG.warning("left out (%d so far): %s", len(self.problems), error)
+
+
+class SceneInstructions:
+    """Drawn scenes with questions, as many conversations as asked for; a seed fixes them all.
+
+    Args:
+        count: Conversations, each about a scene of its own.
+        turns: Most questions in a conversation, of different families.
+        grid: Patches along an edge of a scene.
+        seed: Of the scenes and questions.
+    """
+
+    def __init__(self, count: int, turns: int = 1, grid: int = 24, seed: int = 0) -> None:
+        if count < 1 or turns < 1:
+            raise ValueError(f"count and turns must be at least 1, got {count} and {turns}")
+        self.count, self.turns, self.grid, self.seed = count, turns, grid, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        """Draw conversation ``index``."""
+        rng = np.random.default_rng((SCENE_SEED, self.seed, index))
+        most = 12 if self.grid >= 20 else 6
+        asked: list = []
+        while not asked:  # an empty scene may allow no question
+            scene = draw_scene(rng, self.grid, objects=(1, most))
+            asked = ask_many(scene, self.turns, rng)
+        turns = tuple((question.text, question.answer) for question in asked)
+        return Record(f"scene {index}", f"{index:06}.png", turns), Image.fromarray(scene.pixels)
+
+
+def write_scenes(folder: Path, scenes: SceneInstructions, lines: bool = False) -> Path:
+    """Write scenes in LLaVA's format, the pictures below ``images``; return the instruction file.
+
+    Args:
+        folder: Where to.
+        scenes: What to write.
+        lines: One record per line (``instructions.jsonl``) instead of one array
+            (``instructions.json``).
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    records = []
+    for index in range(len(scenes)):
+        record, picture = scenes[index]
+        picture.save(folder / "images" / record.image)
+        said = [text for turn in record.turns for text in turn]
+        said[0] = f"{IMAGE}\n{said[0]}"
+        turns = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(said)]
+        records.append({"id": str(index), "image": record.image, "conversations": turns})
+    path = folder / ("instructions.jsonl" if lines else "instructions.json")
+    partial = path.with_suffix(".partial")
+    partial.write_text("\n".join(map(json.dumps, records)) if lines else json.dumps(records))
+    partial.replace(path)
+    return path
+
+
+class Span(NamedTuple):
+    """Where a record stands in its file, in bytes, and what stands there."""
+
+    number: int  # from 1; in JSON lines, of the line
+    start: int
+    length: int
+    value: Any  # the error where it is no JSON or no UTF-8
+
+
+def read_spans(path: Path) -> Iterator[Span]:
+    """Read a JSON array or JSON lines record by record.
+
+    After broken JSON a file of lines goes on; an array cannot, so the broken record is its last.
+    After bytes that are no UTF-8 both go on.
+    """
+    if not path.is_file():
+        raise ValueError(f"no instruction file {path}: name a JSON or JSON lines file")
+    # Bytes that are no UTF-8 come as surrogates, and line ends as they are: places are in bytes.
+    with path.open(encoding="utf-8", errors=_KEPT, newline="") as file:
+        first = file.read(64).lstrip(_BETWEEN)[:1]
+        if first not in ("[", "{"):
+            raise ValueError(f"{path} begins with {first!r}: neither a JSON array nor JSON lines")
+        file.seek(0)
+        yield from _array(file) if first == "[" else _lines(path)
+
+
+def _lines(path: Path) -> Iterator[Span]:
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield Span(number, start, len(line), _parsed(line))
+            start += len(line)
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return error
+
+
+def _array(file: Any) -> Iterator[Span]:
+    decoder, text, at = json.JSONDecoder(), "", 0
+    number, start, opened = 1, 0, False
+    while True:
+        while at < len(text) and (text[at] in _BETWEEN or not opened):
+            opened = opened or text[at] == "["
+            start, at = start + len(text[at].encode(errors=_KEPT)), at + 1
+        if text[at : at + 1] == "]":
+            return
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            text, at = text[at:], 0
+            more = file.read(max(_PIECE_CHARACTERS, len(text)))
+            if more and len(text) < _LONGEST_CHARACTERS:
+                text += more
+                continue
+            yield Span(number, start, len(text.encode(errors=_KEPT)), error)
+            return
+        source = text[at:end].encode(errors=_KEPT)
+        # A surrogate in the text is a byte that is no UTF-8; parsed as bytes, it is told.
+        yield Span(number, start, len(source), value if source.isascii() else _parsed(source))
+        number, start, at = number + 1, start + len(source), end
+
+
+def to_record(value: Any, where: str) -> Record:
+    """Check one record, as parsed from JSON or the error it gave; ``where`` begins the messages."""
+    if isinstance(value, UnicodeDecodeError):
+        wrong, place = value.object[value.start : value.end], value.start
+        raise RecordError(
+            f"{where}: {wrong!r} at byte {place} of it is no UTF-8: save the file in UTF-8"
+        )
+    if isinstance(value, json.JSONDecodeError):
+        raise RecordError(f"{where}: broken or truncated JSON ({value.msg}): mend or delete it")
+    turns = value.get("conversations") if isinstance(value, dict) else None
+    if not isinstance(turns, list) or not turns:
+        raise RecordError(f"{where}: no 'conversations' with turns")
+    texts = []
+    for number, turn in enumerate(turns):
+        speaker = ("human", "gpt")[number % 2]
+        if not isinstance(turn, dict) or turn.get("from") != speaker:
+            raise RecordError(f"{where}: turn {number + 1} must be from {speaker!r}, got {turn!r}")
+        texts.append(_text(turn.get("value"), f"{where}: turn {number + 1}"))
+    if len(texts) % 2:
+        raise RecordError(f"{where}: the last question has no answer")
+    image = value.get("image")
+    if image is not None and not isinstance(image, str):
+        raise RecordError(f"{where}: 'image' must be one path below the images folder: {image!r}")
+    shown, wanted = sum(text.count(IMAGE) for text in texts), int(image is not None)
+    if shown != wanted:
+        raise RecordError(
+            f"{where}: {shown} {IMAGE} for {wanted} picture{'' if wanted == 1 else 's'}: "
+            f"write {IMAGE} once where 'image' names a picture, else not at all"
+        )
+    texts = [text.replace(IMAGE, "").strip() for text in texts]
+    return Record(where, image, tuple(zip(texts[::2], texts[1::2], strict=True)))
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise RecordError(f"{where} has no text as its 'value'")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = value[error.start]
+        raise RecordError(f"{where} has half a character, {half!a}: mend or delete it") from error
+    return value
+
+
+def to_sample(
+    processor: LlavaProcessor,
+    record: Record,
+    picture: Image.Image | None,
+    patches: int,
+    max_length: int | None = None,
+    preface: str = "",
+    do_pad: bool = True,
+) -> dict[str, Any]:
+    """Make one training sample; ``preface`` is text in front of all.
+
+    The ``patches`` visual tokens of a picture all count for ``max_length``, since the reduction
+    comes later. With ``do_pad=False`` the picture is cropped.
+
+    Returns:
+        ``input_ids`` and ``labels`` as lists; ``pixel_values`` [3, height, width] where there is
+        a picture.
+
+    Raises:
+        RecordError: If the sample is longer than ``max_length``. Cutting it, as LLaVA does, would
+            cut off answers.
+    """
+    text, learnt = _written(processor, record, patches, preface)
+    tokens = processor.tokenizer(text, return_offsets_mapping=True, verbose=False)
+    ids = tokens["input_ids"]
+    if max_length is not None and len(ids) > max_length:
+        raise RecordError(
+            f"{record.where}: {len(ids)} tokens, more than max_length={max_length}: shorten the "
+            "conversation or raise the limit"
+        )
+    # A token is learnt with its last character; one of no characters never.
+    places = zip(ids, tokens["offset_mapping"], strict=True)
+    labels = [i if a < b and learnt[b - 1] else IGNORED_LABEL for i, (a, b) in places]
+    sample = {"input_ids": ids, "labels": labels}
+    if picture is not None:
+        sample["pixel_values"] = to_pixels(processor, [picture], do_pad)[0]
+    return sample
+
+
+def _written(
+    processor: LlavaProcessor, record: Record, patches: int, preface: str
+) -> tuple[str, list[bool]]:
+    """Write a conversation by the chat template; tell which characters are to be learnt.
+
+    Those are the answers, each with the end token that is put behind it.
+    """
+    text, learnt = preface, [False] * len(preface)
+    for number, (question, answer) in enumerate(record.turns):
+        shown = number == 0 and record.image is not None
+        content = [{"type": "image"}] * shown + [{"type": "text", "text": question}]
+        turn = [{"role": "user", "content": content}]
+        asked = processor.apply_chat_template(turn, add_generation_prompt=True).rstrip() + " "
+        if shown:
+            image = processor.image_token
+            asked = asked.replace(image, image * patches, 1)
+        said = answer + processor.tokenizer.eos_token
+        text += asked + said
+        learnt += [False] * len(asked) + [True] * len(said)
+    return text, learnt
+
+
+def collate(
+    samples: list[dict[str, Any]], pad_token_id: int
+) -> dict[str, Int[Tensor, "..."] | Any]:
+    """Pad samples on the right to one batch: unlabelled and unattended.
+
+    ``pixel_values`` [pictures, 3, height, width], in the order of the samples, are there where one
+    has a picture.
+    """
+    fills = {"input_ids": pad_token_id, "labels": IGNORED_LABEL, "attention_mask": 0}
+    rows = [{**sample, "attention_mask": [1] * len(sample["input_ids"])} for sample in samples]
+    batch = {
+        name: pad_sequence([torch.tensor(row[name]) for row in rows], True, fill)
+        for name, fill in fills.items()
+    }
+    pictures = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
+    if pictures:
+        batch["pixel_values"] = torch.stack(pictures)
+    return batch

@@ -1,0 +1,229 @@
+"""LoRA training itself: PEFT's updates and Hugging Face's Trainer through an attached reducer.
+
+The paper's recipe (release, ``scripts/v1_5/finetune_lora_7b.sh``) is :class:`Lora` as it stands:
+rank 128, alpha 256, dropout 0.05, rate 2e-4; the projector trained in full at 2e-5; the vision
+tower frozen. Its command line adds one epoch, a cosine, 3 % of warm-up, bfloat16, length 2048.
+"""
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from prumerge.experiments.finetuning.data import Example, collate, to_sample
+from prumerge.methods import Method
+from prumerge.models.adapters import check_card, quiet_peft, write_card
+from prumerge.models.attachment import attach
+from prumerge.models.loading import patches_of
+
+LANGUAGE_LAYERS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+PROJECTOR = "multi_modal_projector"
+PROJECTOR_LAYERS = r".*multi_modal_projector\.linear_[12]"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What is trained, and how fast.
+
+    Args:
+        rank: Of each update.
+        alpha: Updates are scaled by alpha / rank.
+        dropout: Share of an update's inputs dropped in training.
+        projector: ``"full"`` trains its weights themselves, ``"lora"`` updates of them,
+            ``"frozen"`` neither.
+        rate: Highest learning rate of the language model's updates.
+        projector_rate: Highest learning rate of the projector.
+
+    Raises:
+        ValueError: If a value is impossible.
+    """
+
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+    projector: str = "full"
+    rate: float = 2e-4
+    projector_rate: float = 2e-5
+
+    def __post_init__(self) -> None:
+        if self.projector not in ("full", "lora", "frozen"):
+            raise ValueError(f"projector must be full, lora or frozen, got {self.projector!r}")
+        if self.rank < 1 or self.alpha < 1:
+            raise ValueError(f"rank and alpha must be at least 1, got {self.rank}, {self.alpha}")
+        if not (0 <= self.dropout < 1 and self.rate > 0 and self.projector_rate > 0):
+            raise ValueError(
+                "dropout must be in [0, 1) and both rates positive, got "
+                f"{self.dropout}, {self.rate}, {self.projector_rate}"
+            )
+
+
+def add_lora(model: LlavaForConditionalGeneration, lora: Lora) -> PeftModel:
+    """Put fresh updates, which change nothing yet, into a stock model; the rest is frozen."""
+    projector = f"|{PROJECTOR_LAYERS}" if lora.projector == "lora" else ""
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=LANGUAGE_LAYERS + projector,
+        modules_to_save=[PROJECTOR] if lora.projector == "full" else None,
+        task_type="CAUSAL_LM",
+    )
+    tuned = get_peft_model(model, config)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:  # small steps vanish in bfloat16
+            parameter.data = parameter.data.float()
+    return tuned
+
+
+def parameter_groups(tuned: PeftModel, lora: Lora) -> list[dict[str, Any]]:
+    """Sort what is trained by its learning rate."""
+    trained = [(name, p) for name, p in tuned.named_parameters() if p.requires_grad]
+    projector = [p for name, p in trained if PROJECTOR in name]
+    language = [p for name, p in trained if PROJECTOR not in name]
+    groups = [{"params": language, "lr": lora.rate}]
+    return groups + ([{"params": projector, "lr": lora.projector_rate}] if projector else [])
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """``(record, picture)`` by number, such as :mod:`prumerge.experiments.finetuning.data` has."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
+class Samples(Dataset):
+    """Examples as the Trainer takes them: ``make`` turns each into a sample when asked for."""
+
+    def __init__(self, examples: Examples, make: Any) -> None:
+        self.examples, self.make = examples, make
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.make(*self.examples[index])
+
+
+class LogLast(TrainerCallback):
+    """Logs the last step, also where it is none of every ``logging_steps``."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for it."""
+        control.should_log |= state.global_step >= state.max_steps
+
+
+class ReducedTrainer(Trainer):
+    """The Trainer, except that a batch without pictures reaches the projector too.
+
+    Where each process has its own batch, all must have gradients for the same weights. The cards
+    of what it saves tell how pictures were prepared.
+    """
+
+    do_pad = True
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapter, as the Trainer does, with its card."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            write_card(Path(output_dir or self.args.output_dir), self.do_pad)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], *args: Any, **options: Any
+    ) -> Any:
+        """Return the loss, as the Trainer does."""
+        loss = super().compute_loss(model, inputs, *args, **options)
+        if "pixel_values" in inputs or not isinstance(loss, Tensor):
+            return loss
+        unused = [p for n, p in model.named_parameters() if p.requires_grad and PROJECTOR in n]
+        return loss + sum(p.sum() * 0 for p in unused)
+
+
+@quiet_peft()
+def tune(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    examples: Examples,
+    arguments: TrainingArguments,
+    lora: Lora | None = None,
+    method: Method | None = None,
+    max_length: int | None = None,
+    preface: str = "",
+    do_pad: bool = True,
+) -> tuple[PeftModel, list[dict[str, float]]]:
+    """Tune a model, or go on from the last complete checkpoint in ``arguments.output_dir``.
+
+    Args:
+        model: A stock LLaVA; it becomes the base of the returned one.
+        processor: Its processor.
+        examples: Training data.
+        arguments: Of the Trainer: steps, batches, precision, checkpoints, folder.
+        lora: What is trained; None is the paper's recipe.
+        method: Reduces the visual tokens during training; None sends all.
+        max_length: Most tokens of a sample before the reduction.
+        preface: Text in front of each conversation.
+        do_pad: Pad pictures to squares; False crops them. The adapter's card tells which.
+
+    Returns:
+        The tuned model, nothing attached, and the Trainer's log, from the first step on, the
+        last one included. The adapter lies in ``arguments.output_dir``, as PEFT saves it.
+
+    Raises:
+        ValueError: If the checkpoint to go on from saw pictures prepared otherwise.
+    """
+    lora = lora or Lora()
+    if resumed := last_checkpoint(Path(arguments.output_dir)):
+        check_card(Path(resumed), do_pad)
+    set_seed(arguments.seed)
+    tuned = add_lora(model, lora)
+    limits = {"max_length": max_length, "preface": preface, "do_pad": do_pad}
+    make = partial(to_sample, processor, patches=patches_of(model), **limits)
+    arguments.remove_unused_columns = False
+    trainer = ReducedTrainer(
+        model=tuned,
+        args=arguments,
+        train_dataset=Samples(examples, make),
+        data_collator=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
+        optimizers=(torch.optim.AdamW(parameter_groups(tuned, lora), weight_decay=0.0), None),
+    )
+    trainer.do_pad = do_pad
+    trainer.add_callback(LogLast)
+    trainer.remove_callback(PrinterCallback)  # where bars are switched off, it prints every step
+    with attach(model, method) if method else nullcontext():
+        trainer.train(resume_from_checkpoint=resumed)
+    trainer.save_model()
+    # What the Trainer wrapped around it for lower precision would stay otherwise.
+    tuned = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    return tuned, trainer.state.log_history
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Find the last checkpoint that was written to its end; None where there is none.
+
+    The Trainer writes ``trainer_state.json`` last; a folder without it is what a killed run left.
+    """
+    complete = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((checkpoint / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        complete.append((state["global_step"], str(checkpoint)))
+    return max(complete)[1] if complete else None

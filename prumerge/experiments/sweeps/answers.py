@@ -1,0 +1,160 @@
+"""The questions of a sweep about drawn scenes, and whether a method answers them right.
+
+Two disjoint sets: one to choose settings on, one to report on. Each picture is asked several
+questions of different families, because encoding it is what costs; intervals must therefore draw
+whole pictures (``clusters=table["picture"]``).
+"""
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int, UInt8
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from prumerge.encoder import Encoded
+from prumerge.methods import Method
+from prumerge.mini import questions
+from prumerge.mini.families import Question
+from prumerge.mini.questions import is_right
+from prumerge.mini.relevance import TextReader
+from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
+from prumerge.models.asking import ask, prompt_of
+
+SETS = {"choose": 2001, "report": 2002}
+"""Seeds of the sets; their digits are scans that training never sees."""
+
+PER_PICTURE = 4
+MAX_NEW_TOKENS = 8
+# Four neighbours in this order are asked together. Shape and digit stand four apart: a scene of
+# one object cannot answer both.
+_ORDER = (
+    "shape", "count", "read", "existence", "digit", "position", "verify", "choice", "colour",
+)  # fmt: skip
+_LONGEST_ROWS = 40_000  # tokens in a batch's cache: 160 MB for the mini-LLaVA
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Pictures with ``PER_PICTURE`` questions each.
+
+    Attributes:
+        table: One row per question: ``picture``, ``objects`` in it (a sign included), ``family``,
+            ``text``, ``answer``. Those of one picture stand together, in the order of the pictures.
+    """
+
+    pixels: UInt8[np.ndarray, "pictures height width 3"]
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method brought on a set of questions.
+
+    Attributes:
+        right: Whether each question was answered right; see
+            :func:`prumerge.mini.questions.is_right`.
+        kept: Visual tokens sent for each picture, extra tokens included.
+    """
+
+    right: Bool[np.ndarray, " questions"]
+    kept: Int[np.ndarray, " pictures"]
+
+
+def check_questions(name: str, per_family: int) -> None:
+    """Refuse a set that does not exist, by ValueError."""
+    if name not in SETS:
+        raise ValueError(f"questions={name!r}: the question sets are {' and '.join(SETS)}")
+    if not isinstance(per_family, int) or per_family < 1 or per_family % PER_PICTURE:
+        raise ValueError(
+            f"per_family={per_family!r} must be a multiple of {PER_PICTURE}, the questions that "
+            "share a picture"
+        )
+
+
+def draw_questions(name: str, per_family: int, grid: int = 24) -> QuestionSet:
+    """Draw a set of questions, equally many of each of the nine families.
+
+    Args:
+        name: ``"choose"`` or ``"report"``. The two share no picture.
+        per_family: Questions of each family, a multiple of 4.
+        grid: Patches along an edge of the scenes; they hold 1 to 12 things (1 to 6 below 20).
+
+    Returns:
+        The set. A larger one begins with the smaller one.
+
+    Raises:
+        ValueError: If there is no such set, or ``per_family`` is no multiple of 4.
+    """
+    check_questions(name, per_family)
+    rng = np.random.default_rng((HELD_OUT_SEED, SETS[name]))
+    turns = cycle(_ORDER)
+    scenes, rows = [], []
+    for picture in range(per_family * len(_ORDER) // PER_PICTURE):
+        scene, asked = _ask_all(list(islice(turns, PER_PICTURE)), grid, rng)
+        scenes.append(scene)
+        rows += [(picture, scene.objects, q.family, q.text, q.answer) for q in asked]
+    table = pd.DataFrame(rows, columns=["picture", "objects", "family", "text", "answer"])
+    return QuestionSet(np.stack([scene.pixels for scene in scenes]), table)
+
+
+def _ask_all(
+    families: list[str], grid: int, rng: np.random.Generator
+) -> tuple[Scene, list[Question]]:
+    """Draw scenes until one has an unambiguous question of every family."""
+    things = int(rng.integers(1, most_objects(grid) + 1))
+    sign = "read" in families or None
+    while True:
+        scene = draw_scene(rng, grid, objects=things, held_out=True, sign=sign)
+        asked = [questions.ask(scene, family, rng) for family in families]
+        if None not in asked:
+            return scene, asked
+
+
+def answer_set(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    asked: pd.DataFrame,
+    encoded: Encoded,
+    method: Method,
+    reader: TextReader | None = None,
+) -> Outcome:
+    """Answer a set of questions with reduced pictures, greedily.
+
+    Args:
+        model: A LLaVA without attachment.
+        processor: Its prompts and words.
+        asked: Questions, those of one picture together, in the order of the pictures.
+        encoded: All pictures of the set, encoded as the method's settings want it.
+        method: How they are reduced.
+        reader: Reads the questions for a method that wants to know them.
+
+    Returns:
+        Right or wrong per question, and tokens per picture, for its first question where a method
+        reads it.
+
+    Raises:
+        ValueError: If the method hands back what cannot be a reduction; the message names it.
+    """
+    patches = encoded.features.shape[1]
+    most = min(method.settings.tokens_of(patches) or patches, patches)
+    if method.sends == "all":
+        most = patches
+    step = max(1, _LONGEST_ROWS // (PER_PICTURE * (most + 64)))
+    prompts = [prompt_of(processor, text) for text in asked["text"]]
+    truths, right, kept = list(asked["answer"]), [], []
+    for start in range(0, len(encoded.features), step):
+        part = encoded.at(slice(start, start + step))
+        rows = slice(start * PER_PICTURE, (start + step) * PER_PICTURE)
+        places = [row // PER_PICTURE for row in range(len(part.features) * PER_PICTURE)]
+        if reader is not None:  # each question is shown its own reduction of the picture
+            part = reader.ask(part.at(torch.tensor(places)), list(asked["text"][rows]))
+            places = list(range(len(places)))
+        lengths = {"max_new_tokens": MAX_NEW_TOKENS}
+        answers = ask(model, processor, part, prompts[rows], places, method, **lengths)
+        pairs = zip(answers, truths[rows], strict=True)
+        right += [is_right(answer.text, truth) for answer, truth in pairs]
+        kept += [answer.visual_tokens for answer in answers[::PER_PICTURE]]
+    return Outcome(np.array(right), np.array(kept))

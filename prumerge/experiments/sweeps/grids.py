@@ -1,0 +1,232 @@
+"""Grids: YAML files that name points, a few to a job.
+
+::
+
+    about: What does the number of neighbours do?     # one sentence
+    common: {questions: choose, budget: [32, 64]}     # for all jobs
+    jobs:
+      few: {neighbours: [0, 1, 2, 4]}                 # a list is an axis: every combination
+      many: {neighbours: [64, 128]}
+      pairs:                                          # several products in one job
+        - {whisker: 1.0, lower_quantile: 0.1}
+        - {whisker: 2.0}
+
+A point is one method with its settings, asked one set of questions of one model. A job is one
+papermill run: it starts one kernel and loads the model once. Everything is checked before the first
+point runs, so that a slip in a grid costs nothing.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from prumerge.experiments.sweeps.answers import check_questions
+from prumerge.methods import Method, import_file, resolve
+from prumerge.methods import names as method_names
+from prumerge.models.loading import fingerprint, grid_of, read_config
+from prumerge.settings import Settings, suggestion
+
+GRIDS = Path(__file__).resolve().with_name("grids")
+"""Committed grids, one file each."""
+
+CHOOSING = ("neighbours", "weights", "candidates", "scores", "spatial", "order")
+"""Grids on the questions ``choose`` whose winners make the preset ``tuned``."""
+
+REPORTING = ("rivals",)
+"""Grids on the questions ``report``, run when the preset is chosen."""
+
+_PARTS = ("about", "common", "jobs")
+_SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
+FIELDS = ("questions", "per_family", "model", "module", "method", *_SETTINGS)
+"""What a grid may name: the questions, the model, the method, and every setting."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One method asked one set of questions.
+
+    Args:
+        method: A registered method.
+        changes: Settings that differ from the method's own, by name.
+        questions: ``choose`` or ``report``.
+        per_family: Questions of each family.
+        model: As for :func:`prumerge.models.load`.
+        module: File with a method of your own, imported first; empty for none.
+
+    Raises:
+        ValueError: If a method, setting, set or file is unknown or a value outside its limits.
+    """
+
+    method: str = "prumerge"
+    changes: tuple[tuple[str, Any], ...] = ()
+    questions: str = "choose"
+    per_family: int = 100
+    model: str = "mini"
+    module: str = ""
+
+    def __post_init__(self) -> None:
+        check_questions(self.questions, self.per_family)
+        budget, patches = self.resolved.settings.budget, patches_of(self.model)
+        if isinstance(budget, int) and budget > patches:
+            raise ValueError(
+                f"budget={budget} is more than the {patches} visual tokens of model {self.model!r}"
+            )
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Point":
+        """Make a point from one flat mapping, as a grid or a worker hands it over.
+
+        Raises:
+            ValueError: If a name is none of ``FIELDS``; the message offers the nearest.
+        """
+        for name in values:
+            if name not in FIELDS:
+                raise ValueError(f"unknown parameter {name!r}: {suggestion(name, FIELDS)}")
+        own = {name: value for name, value in values.items() if name not in _SETTINGS}
+        if own.get("module") and Path(own["module"]).is_file():
+            own["module"] = str(Path(own["module"]).resolve())  # workers run in another folder
+        changes = {name: value for name, value in values.items() if name in _SETTINGS}
+        point = cls(changes=tuple(sorted(changes.items())), **own)
+        # What is spelled out but changes nothing must not make another point.
+        usual = vars(resolve(point.method).settings)
+        kept = [(name, value) for name, value in point.changes if value != usual[name]]
+        return dataclasses.replace(point, changes=tuple(kept))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The flat mapping that :meth:`of` takes."""
+        own = {name: getattr(self, name) for name in FIELDS if name not in _SETTINGS}
+        return own | dict(self.changes)
+
+    @property
+    def resolved(self) -> Method:
+        """The method with its settings."""
+        if self.module:
+            import_file(self.module)
+        if self.method not in method_names() and not self.module:
+            hint = "name its file with `module`, if it is one of your own"
+            near = suggestion(self.method, method_names())
+            raise ValueError(f"unknown {self.method!r}: {near}; {hint}")
+        return resolve(self.method, **dict(self.changes))
+
+    def key(self, weights: str) -> str:
+        """Name everything that decides the answers, in 12 characters.
+
+        Settings count where they differ from ``Settings()``: a field that is new in a later version
+        does not make rows of an earlier one another point's.
+        """
+        content = Path(self.module).read_text() if self.module else ""
+        settings, usual = vars(self.resolved.settings), vars(Settings())
+        changed = {name: value for name, value in settings.items() if value != usual[name]}
+        parts = [self.method, changed, self.questions, self.per_family, self.model, content]
+        text = json.dumps([*parts, weights], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@lru_cache
+def patches_of(model: str) -> int:
+    """Return the visual tokens that a model makes of one picture: 576 for LLaVA-1.5."""
+    return grid_of(read_config(model)) ** 2
+
+
+@lru_cache
+def weights_of(model: str) -> str:
+    """Name a model's weights without loading them; see :func:`fingerprint`."""
+    return fingerprint(model, SimpleNamespace(config=read_config(model)))
+
+
+def suffix_of(models: Iterable[str], per_family: Iterable[int]) -> str:
+    """Tell rows of other models or of fewer questions apart, in the names of their files.
+
+    Example:
+        >>> suffix_of(["mini"], [100]), suffix_of(["llava-hf/llava-1.5-7b-hf"], [4])
+        ('', '-llava-1.5-7b-hf-4-per-family')
+    """
+    others = {model.rstrip("/").rpartition("/")[2] for model in models} - {Point.model}
+    counts = [f"{count}-per-family" for count in sorted({*per_family} - {Point.per_family})]
+    return "".join(f"-{part}" for part in [*sorted(others), *counts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A grid, read and checked: its question, and its points by job.
+
+    Attributes:
+        committed: Whether these are the points of a grid of the repository, with no other value.
+    """
+
+    name: str
+    about: str
+    jobs: dict[str, list[Point]]
+    committed: bool = False
+
+    @property
+    def points(self) -> list[Point]:
+        """All points, each once, in the order of the file."""
+        return list(dict.fromkeys(point for job in self.jobs.values() for point in job))
+
+    @property
+    def suffix(self) -> str:
+        """See :func:`suffix_of`."""
+        return suffix_of((p.model for p in self.points), (p.per_family for p in self.points))
+
+
+def names() -> list[str]:
+    """Return the names of the committed grids."""
+    return sorted(path.stem for path in GRIDS.glob("*.yml"))
+
+
+def read_sweep(name: str | Path, **overrides: Any) -> Sweep:
+    """Read a grid and check every point of it.
+
+    Args:
+        name: A committed grid, or the path of one of your own.
+        overrides: Values that replace the grid's in all points, such as ``model``.
+
+    Raises:
+        ValueError: If there is no such grid, a part or parameter is unknown, or a value outside
+            its limits; the message names the grid and the job.
+    """
+    path = Path(name) if str(name).endswith(".yml") else GRIDS / f"{name}.yml"
+    if not path.is_file():
+        raise ValueError(f"no sweep {str(name)!r}: {suggestion(str(name), names())}")
+    try:
+        grid = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    for part in grid:
+        if part not in _PARTS:
+            raise ValueError(f"{path.name}: unknown part {part!r}: {suggestion(part, _PARTS)}")
+    jobs = _jobs(path, grid, overrides)
+    own = path.resolve().parent == GRIDS and (not overrides or jobs == _jobs(path, grid, {}))
+    return Sweep(path.stem, grid.get("about", ""), jobs, own)
+
+
+def _jobs(path: Path, grid: dict[str, Any], overrides: dict[str, Any]) -> dict[str, list[Point]]:
+    jobs = {}
+    for job, products in (grid.get("jobs") or {}).items():
+        try:
+            jobs[job] = _points(products, grid.get("common") or {}, overrides)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path.name}, job {job!r}: {error}") from error
+    if not jobs:
+        raise ValueError(f"{path.name} names no jobs")
+    return jobs
+
+
+def _points(products: Any, common: dict[str, Any], overrides: dict[str, Any]) -> list[Point]:
+    points = []
+    for product in products if isinstance(products, list) else [products]:
+        axes = {**common, **product, **overrides}
+        choices = [value if isinstance(value, list) else [value] for value in axes.values()]
+        for values in itertools.product(*choices):
+            points.append(Point.of(dict(zip(axes, values, strict=True))))
+    return list(dict.fromkeys(points))

@@ -1,0 +1,169 @@
+"""Every method at one budget, each against PruMerge; and the preset ``tuned``, chosen by a rule.
+
+The leaderboard is asked the questions ``report``. The preset follows from committed rows, never by
+hand:
+
+1. Each grid of ``grids.CHOOSING`` varies some settings of the release at 32, 64 and 128 tokens, on
+   the questions ``choose``. A question's score is its mean over the three.
+2. A grid's winner is the combination with the highest mean. It counts only where the 95 % interval
+   of its paired difference to the release lies above 0.
+3. Winners are taken up in the order of their gain; one that would change a setting already decided
+   is left out.
+
+The result is ``prumerge/tuned.json``, which :mod:`prumerge.settings` reads. It is reported on the
+other questions, in notebook 06.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from prumerge.experiments.statistics import compare, paired
+from prumerge.experiments.sweeps.grids import CHOOSING, Point, Sweep, read_sweep
+from prumerge.experiments.sweeps.run import PointsFailed, open_encodings, run_sweeps
+from prumerge.experiments.sweeps.tables import Answered, Row, read_sweep_rows, typed, write_whole
+from prumerge.methods import import_file, names, resolve
+from prumerge.settings import PRESETS, TUNED, Settings
+
+BASE = "prumerge"
+SEEDS = 3
+# Other names of presets that stand in the table already, at a budget.
+_TWICE = ("release", "release+", "release+fixed")
+
+
+def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
+    """Make the sweep of all methods at one budget, in two jobs; ``module``'s methods are added.
+
+    Methods that draw at random have three seeds; methods that read the question are there for the
+    mini-LLaVA only. ValueError tells if the budget is 0 or more than the picture has, or the file
+    registers nothing.
+    """
+    own = import_file(module) if module else []
+    known = [name for name in names() if name not in own]
+    common = {"questions": "report", **overrides}
+    has_text = common.get("model", "mini") == "mini"  # a LLaVA does not name its CLIP's text tower
+    points = [
+        Point.of(common | {"method": name, "seed": seed})
+        if name == "all"
+        else Point.of(common | {"method": name, "budget": budget, "seed": seed})
+        for name in known
+        if name not in _TWICE and (has_text or not resolve(name).reads_question)
+        for seed in range(SEEDS if name == "random" else 1)
+    ]
+    for name in own:
+        points.append(Point.of(common | {"method": name, "budget": budget, "module": module}))
+    return Sweep(f"leaderboard-{budget}", "", {"even": points[::2], "odd": points[1::2]})
+
+
+def run(
+    budget: int, module: str, overrides: dict[str, Any], options: dict[str, Any]
+) -> pd.DataFrame:
+    """Run what is missing of a leaderboard and compare; ``options`` are those of ``run_sweeps``.
+
+    If points fail, the note of PointsFailed is the table of the others.
+    """
+    sweep = leaderboard_of(budget, module, **overrides)
+
+    def compared(rows: list[Row]) -> pd.DataFrame:
+        point = sweep.points[0]
+        asked = open_encodings(point.model, point.questions, point.per_family).questions.table
+        return table_of(rows, asked["picture"])
+
+    try:
+        return compared(run_sweeps([sweep], **options)[sweep.name])
+    except PointsFailed as failure:
+        rows = failure.rows[sweep.name]
+        if any(row.cells["method"] == BASE for row in rows):
+            failure.add_note(f"the other methods:\n{compared(rows).to_string()}")
+        raise
+
+
+def table_of(rows: list[Row], pictures: pd.Series) -> pd.DataFrame:
+    """Compare the rows of one budget and question set, means over seeds, given questions' pictures.
+
+    As :func:`prumerge.experiments.statistics.compare`, in percent, with the tokens sent.
+    """
+    table = typed(rows)
+    right = {row.key: row.right.astype(float) for row in rows}
+    groups = table.groupby("method", sort=False).groups
+    scores = {name: sum(right[key] for key in keys) / len(keys) for name, keys in groups.items()}
+    shares = ["accuracy", "low", "high", "difference", "difference_low", "difference_high"]
+    compared = compare(scores, pictures, BASE)
+    compared[shares] = (100 * compared[shares]).round(1)
+    tokens = table.groupby("method")["tokens_per_image"].mean().round(1)
+    compared.insert(0, "tokens", tokens)
+    return compared.drop(columns="p").round({"p_holm": 4})
+
+
+def effects(name: str, suffix: str = "") -> pd.DataFrame:
+    """Compare every combination of a grid with the release, at equal token counts.
+
+    Args:
+        name: One of ``grids.CHOOSING``.
+        suffix: Of the files with another model's rows, such as ``-llava-1.5-7b-hf``.
+
+    Returns:
+        One row per combination, best first, the release among them: ``changes`` to it, its
+        ``accuracy`` over all budgets, and ``difference``, ``low``, ``high`` to the release.
+
+    Raises:
+        ValueError: If the grid lacks the release, or has no rows.
+    """
+    answered = read_sweep_rows(name + suffix)
+    scores = _by_changes(name, answered)
+    if "{}" not in scores:
+        raise ValueError(f"grid {name!r} does not hold the release to compare with")
+    rows = []
+    for text, values in scores.items():
+        apart = paired(values, scores["{}"], answered.questions["picture"])
+        rows.append((json.loads(text), values.mean(), *apart))
+    table = pd.DataFrame(rows, columns=["changes", "accuracy", "difference", "low", "high"])
+    return table.sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
+
+
+def _by_changes(name: str, answered: Answered) -> dict[str, np.ndarray]:
+    """Mean over budgets per question, by the changes to the release as sorted JSON."""
+    release, rows = PRESETS[BASE], answered.rows
+    asked = {"per_family": int(rows["per_family"].iloc[0]), "model": rows["model"].iloc[0]}
+    by: dict[str, list[str]] = {}
+    for point in read_sweep(name, **asked).points:
+        settings = vars(point.resolved.settings)
+        changes = {n: v for n, v in settings.items() if n != "budget" and v != getattr(release, n)}
+        key = point.key(rows["weights"].iloc[0])
+        by.setdefault(json.dumps(changes, sort_keys=True), []).append(key)
+    if set(rows.index) != {key for keys in by.values() for key in keys}:
+        raise ValueError(f"the rows of {name!r} are of another grid: make sweep SWEEP={name}")
+    return {text: answered.right[keys].mean(axis=1).to_numpy() for text, keys in by.items()}
+
+
+def winners(suffix: str = "") -> pd.DataFrame:
+    """Return the best row of each grid's :func:`effects` and whether it is taken up."""
+    best = pd.DataFrame([effects(name, suffix).iloc[0].rename(name) for name in CHOOSING])
+    best = best.sort_values("difference", ascending=False, kind="stable")
+    decided: dict[str, Any] = {}
+    taken = []
+    for changes, low in zip(best["changes"], best["low"], strict=True):
+        agrees = all(decided.get(name, value) == value for name, value in changes.items())
+        taken.append(bool(low > 0 and agrees))
+        decided |= changes if taken[-1] else {}
+    return best.assign(taken=taken)
+
+
+def choose(suffix: str = "") -> dict[str, Any]:
+    """Apply the rule: the changes to the release that make ``tuned``; see :func:`effects`."""
+    best = winners(suffix)
+    return {k: v for changes in best.loc[best["taken"], "changes"] for k, v in changes.items()}
+
+
+def update(path: Path = TUNED) -> str:
+    """Write what the rule chooses where it differs from what is there, and say so."""
+    chosen, before = choose(), json.loads(path.read_text())
+    Settings().with_changes(**chosen)
+    if chosen == before:
+        return f"tuned stays {before}"
+    text = json.dumps(chosen, indent=1, sort_keys=True) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+    return f"tuned was {before} and is now {chosen}"

@@ -1,0 +1,276 @@
+"""What points leave: tidy rows with every parameter, and right or wrong per question.
+
+A point's file is a Parquet table of one row. When a sweep is complete its rows become
+``data/results/sweeps/NAME.csv`` and its answers ``NAME.parquet``: one column per row's ``key``, one
+line per question of ``questions-SET.csv``. Every row carries a checksum over itself and its
+answers, so that what was edited or cut short is named instead of believed.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool
+
+from prumerge import paths
+from prumerge.experiments.provenance import provenance
+from prumerge.experiments.sweeps.answers import Outcome
+from prumerge.experiments.sweeps.grids import Point, Sweep, suffix_of
+
+RESULTS = paths.RESULTS / "sweeps"
+"""Committed tables, one per committed grid with the values that stand there."""
+
+POINTS = paths.RUNS / "sweeps" / "points"
+"""Rows of single points; not committed, a killed sweep goes on from here.
+
+Tables of other models, questions or grids lie in the folder above."""
+
+REMEDY = "delete it, and the next run makes it anew"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A point's row and answers.
+
+    Attributes:
+        cells: Text by column, as the CSV holds it; the last column is the checksum.
+        right: Whether each question was answered right.
+    """
+
+    cells: dict[str, str]
+    right: Bool[np.ndarray, " questions"]
+
+    @property
+    def key(self) -> str:
+        """The point's name; see :meth:`prumerge.experiments.sweeps.grids.Point.key`."""
+        return self.cells["key"]
+
+    def sealed(self) -> bool:
+        """Whether the checksum fits cells and answers."""
+        cells = {name: text for name, text in self.cells.items() if name != "checksum"}
+        return self.cells.get("checksum") == _checksum(cells, self.right)
+
+
+def row_of(
+    point: Point, outcome: Outcome, weights: str, asked: pd.DataFrame, device: str, seconds: float
+) -> Row:
+    """Put an outcome into a row.
+
+    ``accuracy`` is a share from 0 to 1, ``tokens_per_image`` a mean over pictures that counts every
+    token sent; ``seconds`` leave the encoder out.
+    """
+    method = point.resolved
+    values: dict[str, Any] = {
+        "key": point.key(weights),
+        "questions": point.questions,
+        "per_family": point.per_family,
+        "drawn": hashlib.sha256(asked.to_csv().encode()).hexdigest()[:8],
+        "model": point.model,
+        "weights": weights,
+        "method": point.method,
+        "sends": method.sends,
+        **dataclasses.asdict(method.settings),
+        "n": len(outcome.right),
+        "pictures": len(outcome.kept),
+        "accuracy": round(float(outcome.right.mean()), 6),
+        "tokens_per_image": round(float(outcome.kept.mean()), 3),
+        "fewest_tokens": outcome.kept.min(),
+        "most_tokens": outcome.kept.max(),
+        "answering_s": round(seconds, 1),
+        **provenance(device),
+    }
+    cells = {name: "" if value is None else str(value) for name, value in values.items()}
+    return Row(cells | {"checksum": _checksum(cells, outcome.right)}, outcome.right)
+
+
+def _checksum(cells: dict[str, str], right: np.ndarray) -> str:
+    content = json.dumps(cells).encode() + np.packbits(right.astype(bool)).tobytes()
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        write(file)
+    partial.replace(path)
+
+
+def write_row(path: Path, row: Row) -> None:
+    """Write a point's file, whole or not at all."""
+    line = pd.DataFrame([row.cells]).assign(right=[row.right.tolist()])
+    write_whole(path, line.to_parquet)
+
+
+def read_row(path: Path) -> Row:
+    """Read a point's file; ValueError if it is cut short, edited, or bears another point's name."""
+    try:
+        (line,) = pq.read_table(path).to_pylist()
+        row = Row({n: text for n, text in line.items() if n != "right"}, np.array(line["right"]))
+        fits = row.sealed()
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is cut short or no row at all: {REMEDY}") from error
+    if not fits:
+        raise ValueError(f"{path} was edited, its checksum does not fit: {REMEDY}")
+    if row.key != path.stem:
+        raise ValueError(
+            f"{path} holds the row of another point, {row.key}: model or method changed while "
+            f"it ran; {REMEDY}"
+        )
+    return row
+
+
+def write_table(path: Path, rows: list[Row]) -> None:
+    """Write the rows of a sweep as ``path`` (CSV) and their answers beside it (Parquet).
+
+    ValueError tells if they were asked different questions under one name, or versions that know
+    different settings wrote them.
+    """
+    sets = {(row.cells["questions"], row.cells["drawn"], len(row.right)) for row in rows}
+    if len(sets) > len({name for name, *_ in sets}):
+        raise ValueError(f"rows of {path.stem} were asked different questions: {sorted(sets)}")
+    if len({tuple(row.cells) for row in rows}) > 1:
+        raise ValueError(
+            f"rows of {path.stem} have different columns: delete those of old versions"
+        )
+    right = pd.DataFrame({row.key: row.right for row in rows})
+    table = pd.DataFrame([row.cells for row in rows])
+    write_whole(path.with_suffix(".parquet"), lambda f: right.to_parquet(f, compression="zstd"))
+    write_whole(path, lambda file: table.to_csv(file, index=False))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a sweep's table; ValueError names the file, and the row that does not fit."""
+    remedy = "`git checkout` both files, or delete them and run the sweep again"
+    try:
+        text = path.read_text()
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        right = pd.read_parquet(path.with_suffix(".parquet"))
+        whole = list(right) == list(table["key"]) and text.endswith("\n")
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} or the answers beside it are cut short: {remedy}") from error
+    if not whole:
+        raise ValueError(f"{path} and the answers beside it hold different rows: {remedy}")
+    rows = [Row(cells, right[cells["key"]].to_numpy()) for cells in table.to_dict("records")]
+    for number, row in enumerate(rows):
+        if not row.sealed():
+            raise ValueError(f"{path}, row {number + 1} ({row.key}) was edited: {remedy}")
+    return rows
+
+
+def typed(rows: list[Row]) -> pd.DataFrame:
+    """Return rows as numbers, truth values and text, with the key as index.
+
+    Example:
+        ``typed(read_rows(path)).query("budget == 64")``
+    """
+    text = pd.DataFrame([row.cells for row in rows]).to_csv(index=False)
+    return pd.read_csv(io.StringIO(text), dtype={"key": str, "weights": str}).set_index("key")
+
+
+def table_of(sweep: Sweep) -> Path:
+    """Return where a sweep's rows go: only those of the committed grids among the committed."""
+    folder = RESULTS if sweep.committed else POINTS.parent
+    return folder / f"{sweep.name}{sweep.suffix}.csv"
+
+
+def find_table(name: str) -> Path | None:
+    """Return the file of a sweep's rows: the committed one, else one of a run of one's own."""
+    files = [folder / f"{name}.csv" for folder in (RESULTS, POINTS.parent)]
+    return next((file for file in files if file.exists()), None)
+
+
+def known_rows() -> dict[str, Row]:
+    """Read all rows that are there by key, committed or not; ValueError names a damaged file."""
+    files = sorted([*POINTS.parent.glob("*.csv"), *RESULTS.glob("*.csv")])
+    files = [path for path in files if not path.name.startswith("questions-")]
+    rows = [row for path in files for row in read_rows(path)]
+    rows += [read_row(path) for path in sorted(POINTS.glob("[!.]*.parquet"))]
+    return {row.key: row for row in rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A sweep's rows with the answers behind them.
+
+    Attributes:
+        rows: One per point, by key; numbers are numbers.
+        right: One column per key, 1.0 where a question was answered right.
+        questions: One line per line of ``right``: picture, objects, family, text, answer, and
+            ``small_picture_right``, whether 64 tokens of a smaller picture still answer it.
+    """
+
+    rows: pd.DataFrame
+    right: pd.DataFrame
+    questions: pd.DataFrame
+
+    def where(self, **values: object) -> "Answered":
+        """Keep the rows that have these values; None finds empty cells."""
+        keep = np.ones(len(self.rows), dtype=bool)
+        for name, value in values.items():
+            column = self.rows[name]
+            keep &= (column.isna() if value is None else column == value).to_numpy()
+        rows = self.rows[keep]
+        return Answered(rows, self.right[list(rows.index)], self.questions)
+
+    def scores(self, *by: str) -> dict:
+        """Return one number per question for each value of some columns: the mean of its rows.
+
+        Args:
+            by: Columns of ``rows``; rows that share their values, such as seeds, are averaged.
+        """
+        columns = by[0] if len(by) == 1 else list(by)
+        groups = self.rows.groupby(columns, sort=False, dropna=False).groups
+        return {n: self.right[list(keys)].mean(axis=1).to_numpy() for n, keys in groups.items()}
+
+
+def read_sweep_rows(name: str) -> Answered:
+    """Read a sweep's rows, answers and questions.
+
+    Args:
+        name: Of its grid; ``rivals-llava-1.5-7b-hf`` for the rows of another model,
+            ``rivals-4-per-family`` for those of fewer questions. What is not committed is looked
+            for in ``data/runs/sweeps``.
+
+    Raises:
+        ValueError: If it has no rows yet, or was edited or cut short; the message says which file.
+    """
+    path = find_table(name)
+    if path is None:
+        raise ValueError(f"sweep {name!r} has no rows: make sweep SWEEP={name}")
+    rows = read_rows(path)
+    sets = {row.cells["questions"] for row in rows}
+    if len(sets) > 1:
+        raise ValueError(f"sweep {name!r} mixes the sets {sorted(sets)}: their answers do not pair")
+    right = pd.DataFrame({row.key: row.right.astype(float) for row in rows})
+    counts = [int(row.cells["per_family"]) for row in rows]
+    asked = sets.pop() + suffix_of((row.cells["model"] for row in rows), counts)
+    questions = find_table(f"questions-{asked}")
+    if questions is None:
+        raise ValueError(f"the questions {asked!r} are not there: make sweeps")
+    table = pd.read_csv(questions, dtype={"text": str, "answer": str}, keep_default_na=False)
+    return Answered(typed(rows), right, table)
+
+
+def write_questions(path: Path, asked: pd.DataFrame, rows: list[Row]) -> None:
+    """Write the questions of a set, with what a smaller picture still answers.
+
+    Without a row of ``small_picture`` with 64 tokens the file stays as it is: another sweep of the
+    same set has it, or will have.
+    """
+    wanted = {"method": "small_picture", "budget": "64"}
+    small = [row.right for row in rows if wanted.items() <= row.cells.items()]
+    if not small and (path.exists() or path.parent == RESULTS):
+        return
+    table = asked.assign(small_picture_right=small[0].astype(int)) if small else asked
+    write_whole(path, lambda file: table.to_csv(file, index=False))

@@ -1,0 +1,178 @@
+"""The pictures a notebook looks at: a folder of the user's own, or drawn scenes with their truth.
+
+load_pictures     read or draw them
+read_picture      read one
+to_pixels         as the encoder takes them, and
+as_seen           back again, to draw on
+encode_pictures   features, keys and scores of many
+"""
+
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from prumerge.encoder import Encoded
+from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
+from prumerge.models.loading import grid_of  # noqa: F401  handed on
+from prumerge.models.preprocessing import open_picture, prepare
+from prumerge.scores import encode
+from prumerge.settings import Settings
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture, and what is known about it."""
+
+    name: str  # the file's, or ``scene 3``
+    image: Image.Image
+    scene: Scene | None = None  # None for a user's picture, about which nothing is known
+
+    @property
+    def objects(self) -> int | None:
+        """How many objects were drawn; None for a user's picture."""
+        return None if self.scene is None else self.scene.objects
+
+    @property
+    def covered(self) -> Bool[np.ndarray, " patches"] | None:
+        """True for patches on which an object lies, in raster order; None for a user's picture."""
+        return None if self.scene is None else (self.scene.owner > 0).ravel()
+
+
+def load_pictures(
+    folder: str | Path | None, count: int, seed: int = 0, grid: int = 24
+) -> list[Picture]:
+    """Read a user's pictures, or draw scenes that training never saw.
+
+    Args:
+        folder: Folder with pictures, taken in the order of their names, hidden files
+            (``._photo.jpg``) passed over; None or empty draws scenes with 1, 2, ... up to 12
+            objects in turn (6 on grids below 20).
+        count: Most pictures from a folder; scenes to draw.
+        seed: Of the drawn scenes. A longer list begins with the shorter one.
+        grid: Patches along an edge of a drawn scene.
+
+    Raises:
+        ValueError: If ``count`` is below 1, the folder is missing or holds no picture, or a
+            picture cannot be read.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1 picture, got {count}")
+    if folder:
+        return [read_picture(path) for path in _files(_path(folder))[:count]]
+    rng = np.random.default_rng((HELD_OUT_SEED, seed, 1000))
+    most = most_objects(grid)
+    scenes = [draw_scene(rng, grid, objects=1 + i % most, held_out=True) for i in range(count)]
+    return [
+        Picture(f"scene {number}", Image.fromarray(scene.pixels), scene)
+        for number, scene in enumerate(scenes)
+    ]
+
+
+def read_picture(source: str | Path | io.IOBase, name: str = "") -> Picture:
+    """Read one picture, from its path or open file, as a person sees it.
+
+    See :func:`prumerge.models.preprocessing.to_rgb`. Quotes and spaces around a path given as text
+    are dropped; without ``name`` the picture is called as its file.
+
+    Raises:
+        ValueError: If there is no picture that can be read: damaged, truncated, or of an extreme
+            shape.
+    """
+    if isinstance(source, str | Path):
+        source = _path(source)
+    name = name or Path(str(getattr(source, "name", "picture"))).name
+    try:
+        return Picture(name, open_picture(source))
+    except ValueError as error:
+        shown = source if isinstance(source, Path) else name
+        raise ValueError(
+            f"{shown} is no readable picture ({error}): remove or replace it"
+        ) from error
+
+
+def to_pixels(
+    processor: LlavaProcessor, pictures: Sequence[Picture | Image.Image], do_pad: bool = True
+) -> Float[Tensor, "images 3 height width"]:
+    """Prepare pictures for the encoder: padded to squares, resized to its size, normalised.
+
+    They may be of any size but an extreme shape; arrays of red, green and blue work as well.
+    ``do_pad=False`` crops instead; see :func:`prumerge.models.preprocessing.prepare`.
+    """
+    images = [getattr(picture, "image", picture) for picture in pictures]
+    images = prepare(processor, images, do_pad)
+    return processor.image_processor(images, return_tensors="pt")["pixel_values"]
+
+
+def as_seen(
+    processor: LlavaProcessor, pixel_values: Float[Tensor, "images 3 height width"]
+) -> UInt8[np.ndarray, "images height width 3"]:
+    """Turn prepared pictures back into colours: what the encoder sees, to draw patches on.
+
+    The border of a padded picture is there, what was cut off is not.
+    """
+    prepared = processor.image_processor
+    mean, deviation = torch.tensor([prepared.image_mean, prepared.image_std])[..., None, None]
+    colours = (pixel_values.float().cpu() * deviation + mean) * 255
+    return colours.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def encode_pictures(
+    model: LlavaForConditionalGeneration,
+    pixel_values: Float[Tensor, "images 3 height width"],
+    settings: Settings | None = None,
+    batch_size: int = 16,
+) -> Encoded:
+    """Encode many pictures, some at a time, with the model's vision tower and feature layer.
+
+    ``settings`` say how scores and keys are read, see :func:`prumerge.encode`; ``batch_size`` is a
+    matter of memory alone. All that a method may ask for is in float32 on the CPU, without
+    gradients.
+    """
+    core, layer = model.model, model.config.vision_feature_layer
+
+    @torch.no_grad()
+    def see(pixels: Tensor) -> Encoded:
+        seen = encode(core.vision_tower, pixels, settings, layer)
+        seen = dataclasses.replace(
+            seen,
+            project=core.multi_modal_projector,
+            at_grid=torch.no_grad()(seen.at_grid),
+            rerun=torch.no_grad()(seen.rerun),
+        )
+        return seen.to("cpu", torch.float32)
+
+    return Encoded.joined([see(part) for part in pixel_values.split(batch_size)])
+
+
+def _files(folder: Path) -> list[Path]:
+    """List the pictures of a folder by name."""
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}: name one with pictures, or none for drawn scenes")
+    try:
+        found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+        found = [path for path in found if not path.name.startswith(".") and path.is_file()]
+    except OSError as error:
+        told = f"folder {folder} cannot be read ({error.strerror}): allow it or copy the pictures"
+        raise ValueError(told) from error
+    if not found:
+        raise ValueError(f"{folder} holds no picture: put {', '.join(SUFFIXES)} files there")
+    return sorted(found)
+
+
+def _path(place: str | Path) -> Path:
+    """Return the path that a person has typed or pasted, ``~`` for home, perhaps in quotes."""
+    path = os.path.expanduser(place)
+    if isinstance(place, str) and not os.path.exists(path):
+        path = os.path.expanduser(place.strip().strip("'\"").strip())
+    return Path(path)

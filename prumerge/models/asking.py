@@ -1,0 +1,240 @@
+"""Asking any LLaVA about pictures, with or without a reducer.
+
+    prompt_of   a question in the words that the model was trained on
+    answer      one question about each picture, as any user of the model would ask it
+    ask         many questions about few pictures: every answer of sweeps, tuning and benchmarks
+
+``ask`` lets the language model read each picture once. Its KV cache is then handed on to every
+question about the picture, and the stock ``generate`` goes on behind it: the answers are those of
+the whole prompts, in a third of the time for four questions a picture.
+
+Shapes
+    pictures   different pictures of a batch
+    prompts    questions of a batch, each about one of the pictures
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+from transformers import BatchEncoding, DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
+
+from prumerge.encoder import Encoded, device_of
+from prumerge.methods import Method
+from prumerge.models.attachment import attachment_of
+from prumerge.models.caches import cache_in
+from prumerge.models.inputs import shorten_inputs
+from prumerge.models.loading import patches_of
+from prumerge.models.preprocessing import prepare
+
+
+def prompt_of(processor: LlavaProcessor, question: str) -> str:
+    """Put a question about one picture into the words that a model was trained on.
+
+    Args:
+        processor: Its chat template is used.
+        question: One question.
+
+    Returns:
+        The prompt, picture first.
+
+    Raises:
+        ValueError: If the processor has no chat template.
+    """
+    if processor.chat_template is None:
+        raise ValueError(
+            "the processor has no chat template: take a checkpoint in transformers' form"
+        )
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    conversation = [{"role": "user", "content": content}]
+    return processor.apply_chat_template(conversation, add_generation_prompt=True)
+
+
+def answer(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    max_new_tokens: int = 8,
+    batch_size: int = 16,
+    do_pad: bool = True,
+) -> list[str]:
+    """Answer one question about each picture, greedily.
+
+    Args:
+        model: A LLaVA; an attached reducer works as in any other call.
+        processor: Prepares pictures and prompts.
+        images: Pictures.
+        questions: As many questions.
+        max_new_tokens: Longest answer.
+        batch_size: Pictures at a time.
+        do_pad: False crops the pictures; see :func:`prumerge.models.preprocessing.prepare`.
+
+    Returns:
+        The answers without the prompts.
+
+    Raises:
+        ValueError: If there are not as many questions as pictures, or a picture has an extreme
+            shape.
+    """
+    if len(images) != len(questions):
+        raise ValueError(f"{len(images)} pictures and {len(questions)} questions: one for each")
+    given = []
+    for start in range(0, len(images), batch_size):
+        chosen = slice(start, start + batch_size)
+        inputs = processor(
+            images=prepare(processor, images[chosen], do_pad),
+            text=[prompt_of(processor, question) for question in questions[chosen]],
+            padding=True,
+            return_tensors="pt",
+        ).to(device_of(model.get_input_embeddings()), model.dtype)
+        with torch.no_grad():
+            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        given += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+    return given
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An answer and what it took.
+
+    Attributes:
+        text: The answer, stripped; may be empty where the model says nothing.
+        visual_tokens: Visual tokens the language model saw.
+        input_tokens: Length of the prompt that the language model read, visual tokens included.
+        output_tokens: Tokens generated, the end token included.
+        seconds: Its share of the time its batch took, where that was measured. Equal answers may
+            have taken unequal times.
+    """
+
+    text: str
+    visual_tokens: int
+    input_tokens: int
+    output_tokens: int
+    seconds: float = dataclasses.field(default=0.0, compare=False)
+
+
+@torch.no_grad()
+def ask(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    pictures: Encoded | Float[Tensor, "pictures 3 height width"],
+    prompts: Sequence[str],
+    places: Sequence[int],
+    method: Method | None = None,
+    **generation: Any,
+) -> list[Answer]:
+    """Answer several questions about each picture, greedily.
+
+    Args:
+        model: A LLaVA without attachment: ``method`` says how pictures are sent.
+        processor: Its words.
+        pictures: Different pictures, encoded as the method's settings want it; or as the
+            processor prepares them, for the stock model.
+        prompts: With the mark of one picture each; what comes before it is the same in all.
+        places: Which of the pictures each prompt is about.
+        method: How pictures are reduced; None for the stock model.
+        **generation: For ``generate``, such as ``max_new_tokens``.
+
+    Returns:
+        One answer per prompt. They do not depend on which questions share a batch, except for
+        methods that pool over it (``pooling="batch"``) and for rounding in half precision.
+
+    Raises:
+        ValueError: If a reducer is attached, prompts begin unlike or do not show one picture
+            each, or the method hands back what cannot be a reduction.
+    """
+    if attachment_of(model) is not None:
+        raise ValueError("a reducer is attached to the model: detach it, method says what is sent")
+    before, behind = _split(model, processor, prompts)
+    read = _read(model, before, pictures, method)
+    copies = generation.get("num_beams") or 1
+    rows = torch.tensor(list(places), device=device_of(model.get_input_embeddings()))
+    read.cache.batch_select_indices(rows.repeat_interleave(copies))
+    real = behind["attention_mask"]
+    after = read.end[rows] + (real.cumsum(1) - 1).clamp(min=0)
+    inputs = {
+        "input_ids": torch.cat([read.input_ids[rows], behind["input_ids"]], dim=1),
+        "attention_mask": torch.cat([read.attention_mask[rows], real], dim=1),
+        "position_ids": torch.cat([read.position_ids[rows], after], dim=1),
+    }
+    output = model.generate(**inputs, past_key_values=read.cache, do_sample=False, **generation)
+    new = output[:, inputs["input_ids"].shape[1] :].cpu()
+    texts = processor.batch_decode(new, skip_special_tokens=True)
+    sent = [read.kept[place] for place in places]
+    counts = (sent, inputs["attention_mask"].sum(dim=1).tolist(), _lengths(model, new))
+    return [Answer(text.strip(), *count) for text, *count in zip(texts, *counts, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """What the language model has read: all prompts up to their pictures' last tokens."""
+
+    cache: DynamicCache
+    input_ids: Int[Tensor, "pictures short"]
+    attention_mask: Int[Tensor, "pictures short"]
+    position_ids: Int[Tensor, "pictures short"]
+    end: Int[Tensor, "pictures 1"]  # position id of the next token
+    kept: list[int]
+
+
+def _read(
+    model: LlavaForConditionalGeneration,
+    before: Int[Tensor, "1 begin"],
+    pictures: Encoded | Tensor,
+    method: Method | None,
+) -> _Read:
+    """Let the language model read what comes before the pictures, and the pictures."""
+    shown = [[model.config.image_token_id] * patches_of(model)]
+    ids = torch.cat([before, before.new_tensor(shown)], dim=1)
+    if method is None:
+        ids = ids.expand(len(pictures), -1)
+        mask, kept = torch.ones_like(ids), [len(shown[0])] * len(ids)
+        inputs = {"input_ids": ids, "pixel_values": pictures}
+        position_ids = more = None
+    else:
+        projector = model.model.multi_modal_projector
+        reduction = method(dataclasses.replace(pictures, project=projector))
+        full = {"input_ids": ids.expand(len(reduction.tokens), -1)}
+        short = shorten_inputs(model, full, reduction, len(shown[0]), method.settings.positions)
+        ids, mask, kept = short.prompts.input_ids, short.prompts.attention_mask, reduction.kept
+        inputs = {"inputs_embeds": short.embeddings}
+        position_ids, more = short.arguments.get("position_ids"), short.continuation
+    if position_ids is None:
+        position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+    inputs |= {"attention_mask": mask, "position_ids": position_ids}
+    outputs = model(**inputs, use_cache=True, logits_to_keep=1)
+    end = position_ids[:, -1:] + 1
+    return _Read(
+        cache_in(outputs), ids, mask, position_ids, end if more is None else end + more, kept
+    )
+
+
+def _split(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, prompts: Sequence[str]
+) -> tuple[Int[Tensor, "1 begin"], BatchEncoding]:
+    """Return the ids up to the picture, which all prompts share, and padded ids behind it."""
+    ids = processor.tokenizer(list(prompts))["input_ids"]
+    image = model.config.image_token_id
+    if any(row.count(image) != 1 for row in ids):
+        raise ValueError("each prompt must show one picture: put one mark of a picture into it")
+    places = [row.index(image) for row in ids]
+    begins = {tuple(row[:place]) for row, place in zip(ids, places, strict=True)}
+    if len(begins) != 1:
+        raise ValueError("prompts must begin alike up to their pictures: ask others separately")
+    tails = [row[place + 1 :] for row, place in zip(ids, places, strict=True)]
+    behind = processor.tokenizer.pad({"input_ids": tails}, return_tensors="pt", padding_side="left")
+    device = device_of(model.get_input_embeddings())
+    return torch.tensor([list(begins.pop())], device=device), behind.to(device)
+
+
+def _lengths(model: nn.Module, new: Int[Tensor, "prompts new"]) -> list[int]:
+    ends = model.generation_config.eos_token_id
+    ended = torch.isin(new, torch.tensor([] if ends is None else ends).reshape(-1))
+    # The end token counts; what follows it is padding.
+    return (ended.cumsum(dim=1) - ended.int() == 0).sum(dim=1).tolist()

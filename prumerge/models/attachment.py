@@ -1,0 +1,419 @@
+"""Send fewer visual tokens through a stock LLaVA model, without editing it.
+
+    reducer = prumerge.attach(model, "prumerge+")
+    output = model.generate(**inputs, max_new_tokens=32)   # unchanged; begins with the full prompt
+    reducer.kept                                           # visual tokens each picture sent
+    reducer.detach()
+
+The reducer sits after the encoder and before the projector, as in the paper. A call with pictures
+encodes and reduces them, shortens the prompts to match (:mod:`prumerge.models.prompts`), and hands
+embeddings to the language model. Calls without pictures pass through untouched.
+
+Source: paper, figure of the architecture. The release edits the encoder's source file instead, and
+works for one picture at a time.
+"""
+
+import dataclasses
+import inspect
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from prumerge.encoder import Encoded, check_pictures, device_of, gathered, is_sharded, open_tower
+from prumerge.methods import Method, resolve
+from prumerge.models.caches import Read, cache_in, check_mask, read_by, remember
+from prumerge.models.covers import BoundCover, Cover
+from prumerge.models.generation import (
+    RUNNING,
+    Prefill,
+    check_options,
+    infer_mask,
+    record,
+    running,
+    scale_chunks,
+)
+from prumerge.models.inputs import (
+    IGNORED_LABEL,
+    PICTURE_ARGUMENTS,
+    ShortInputs,
+    check_cache,
+    check_call,
+    feature_layer,
+    shorten_inputs,
+)
+from prumerge.models.prompts import UNSENT, ShortPrompts, spread_logits
+from prumerge.reduction import Reduction
+from prumerge.scores import check_tower, encode
+from prumerge.settings import Settings
+
+COVERED = (
+    "forward",
+    "generate",
+    "generate_batch",
+    "prepare_inputs_for_generation",
+    "_replicate_for_data_parallel",
+)
+# What ``generate`` must not pass on to a forward pass of shortened prompts.
+SENT_OTHERWISE = (*PICTURE_ARGUMENTS, "position_ids")
+
+
+def attach(
+    model: nn.Module,
+    method: str | Callable[..., Reduction] | Method = "prumerge+",
+    *,
+    full_logits: bool = False,
+    **overrides: Any,
+) -> "Attachment":
+    """Let a stock LLaVA model send reduced visual tokens from now on.
+
+    Nothing is set on classes, weights or configs; the model's own ``generate`` and ``forward`` are
+    covered until :meth:`Attachment.detach`. Attaching again replaces the method.
+
+    ``generate`` is called as before and returns the full prompts followed by the new tokens. All
+    that looks at token ids sees the full prompts too: lengths, penalties, stopping criteria,
+    processors, streamers. Only the KV cache is short (a static one is made for full prompts).
+
+    A conversation goes on from the ``past_key_values`` of an earlier turn as with the stock model:
+    pass the whole conversation and the pictures shown behind the cache. The answer is that of one
+    call on the whole conversation, up to rounding, unless the method draws at random or pools over
+    the pictures of a call. Caches filled by beams, cropped ones and those of other calls are
+    refused; once detached, the stock model cannot tell a cache of shortened prompts from its own.
+
+    ``forward`` shortens labels like the prompts, and its
+    logits have one row per slot of the *shortened* prompts: padded on the left, so that
+    ``logits[:, -1]`` predicts the next token, or on the right where the call was padded there.
+    Documents packed in a row, by ``position_ids`` that begin again and no mask, are kept apart
+    with compact positions and ``use_cache=False``.
+
+    Args:
+        model: A ``LlavaForConditionalGeneration``, on any device, in any precision, offloaded or
+            not. In a wrapper of ``torch.compile``, PEFT or ``DataParallel`` the model inside is
+            attached to, and calls through the wrapper are reduced.
+        method: Name of a registered method (:func:`prumerge.methods.names`) or a function of
+            your own, ``(encoded, settings) -> Reduction``.
+        full_logits: Put the logits of ``forward`` into the columns of the full prompts, zeros for
+            patches that were not sent, as labels stand: what the Trainer's label smoothing and
+            ``compute_metrics`` need. Labels on image placeholders must be -100 then. The loss is
+            the same.
+        **overrides: Settings to change, such as ``budget=64`` or ``positions="original"``.
+
+    Returns:
+        The attachment, which tells what was kept and detaches, also as a context manager.
+
+    Raises:
+        ValueError: If the model, the method or a setting is not one that works here.
+
+    Source:
+        Paper, Algorithm 1, for what happens to the visual tokens; ``positions`` offers the compact
+        ids of the release and the original ones.
+    """
+    model = _unwrap(model)
+    if not isinstance(model, LlavaForConditionalGeneration):
+        raise ValueError(
+            f"attach needs a LlavaForConditionalGeneration, got {type(model).__name__}: load one "
+            'with LlavaForConditionalGeneration.from_pretrained("...")'
+        )
+    resolved = resolve(method, **overrides)
+    check_tower(model.model.vision_tower, resolved.settings, feature_layer(model, {}))
+    previous = attachment_of(model)
+    if previous is not None:
+        previous.detach()
+    return Attachment(model, resolved, full_logits)
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """Find the stock model inside what compiles, adapts or distributes it, if there is one."""
+    inside = model
+    while inside is not None and not isinstance(inside, LlavaForConditionalGeneration):
+        if hasattr(inside, "get_base_model"):  # PEFT
+            inside = inside.get_base_model()
+        else:  # torch.compile; DataParallel and its kin
+            inside = getattr(inside, "_orig_mod", getattr(inside, "module", None))
+    return model if inside is None else inside
+
+
+def attachment_of(model: nn.Module) -> "Attachment | None":
+    """Find the attachment that is at work in a model.
+
+    Args:
+        model: Any model, wrapped or not.
+
+    Returns:
+        The attachment, or None.
+    """
+    wrapper = vars(_unwrap(model)).get("generate")
+    return wrapper.__func__.attachment if isinstance(wrapper, BoundCover) else None
+
+
+class LastCall(threading.local):
+    """What this thread's last call with pictures sent; copied and saved empty."""
+
+    reduction: Reduction | None = None
+    prompts: ShortPrompts | None = None
+
+    def __reduce__(self) -> tuple[type["LastCall"], tuple[()]]:
+        return LastCall, ()
+
+
+class Attachment:
+    """A reducer at work in one model; made by :func:`prumerge.attach`, undone by :meth:`detach`.
+
+    Also a context manager that detaches at its end. Several threads may call the model; each sees
+    its own last call in :attr:`kept`, :attr:`reduction` and :attr:`prompts`.
+
+    Attributes:
+        model: The model it is attached to.
+        method: The reduction method, with its settings.
+        full_logits: Whether ``forward`` hands back logits in the columns of the full prompts.
+    """
+
+    def __init__(
+        self, model: LlavaForConditionalGeneration, method: Method, full_logits: bool = False
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.full_logits = full_logits
+        self._last = LastCall()
+        self._wrappers: dict[str, tuple[BoundCover, Callable[..., Any] | None]] = {}
+        for name in COVERED:
+            before = vars(model).get(name)
+            wrapper = BoundCover(model, Cover(self, name, before))
+            self._wrappers[name] = (wrapper, before)
+            setattr(model, name, wrapper)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the method."""
+        return self.method.settings
+
+    @property
+    def reduction(self) -> Reduction | None:
+        """What this thread's last call with pictures kept, without gradients; None before it."""
+        return self._last.reduction
+
+    @property
+    def prompts(self) -> ShortPrompts | None:
+        """The shortened prompts of that call.
+
+        They tell which columns its logits belong to, and the mask to continue with by hand.
+        """
+        return self._last.prompts
+
+    @property
+    def kept(self) -> list[int]:
+        """Visual tokens per picture, extra tokens included, in that call; empty before it."""
+        return [] if self.reduction is None else self.reduction.kept
+
+    @property
+    def attached(self) -> bool:
+        """Whether the model's calls still come through here."""
+        return bool(self._wrappers)
+
+    def detach(self) -> None:
+        """Give the model its own methods back; calling it again does nothing."""
+        for name, (wrapper, before) in self._wrappers.items():
+            # A wrapper that someone else has wrapped stays, and passes every call on.
+            if vars(self.model).get(name) is wrapper:
+                delattr(self.model, name)
+                if before is not None:
+                    setattr(self.model, name, before)
+        self._wrappers = {}
+
+    def __enter__(self) -> "Attachment":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "attached to" if self.attached else "detached from"
+        kept = f", last call kept {self.kept}" if self.reduction else ""
+        return f"<{self.method.name!r} {state} {type(self.model).__name__}{kept}>"
+
+    def encode(self, pixel_values: Float[Tensor, "pictures ..."], layer: int = -2) -> Encoded:
+        """Encode pictures without reducing them.
+
+        The result may be passed as ``pixel_values`` in later calls, which then skip the encoder:
+        useful for trying many settings on one picture.
+
+        Args:
+            pixel_values: Preprocessed pictures of the encoder's size.
+            layer: Encoder layer of the features.
+
+        Returns:
+            Features, keys and scores under this attachment's settings.
+
+        Raises:
+            ValueError: If the pictures do not have the encoder's size.
+        """
+        return self._encode(self.model, pixel_values, layer)
+
+    def _encode(self, model: nn.Module, pixel_values: Tensor, layer: int) -> Encoded:
+        tower = model.model.vision_tower
+        check_pictures(open_tower(tower), pixel_values)
+        return _complete(model, encode(tower, pixel_values, self.settings, layer))
+
+    # Under torch.compile the stock forward pass is compiled: how much is kept depends on pictures.
+    @torch.compiler.disable
+    def _shorten(
+        self,
+        model: nn.Module,
+        arguments: dict[str, Any],
+        side: Literal["left", "right"],
+        read: Read | None = None,
+    ) -> ShortInputs:
+        check_call(arguments)
+        layer = feature_layer(model, arguments)
+        pictures, reduction = arguments.get("pixel_values"), None
+        patches = model.config.image_seq_length
+        if pictures is not None:
+            given = isinstance(pictures, Encoded)
+            # Training under autocast must keep the tokens that inference without it keeps.
+            with torch.autocast(device_of(model.get_input_embeddings()).type, enabled=False):
+                encoded = pictures if given else self._encode(model, pictures, layer)
+                reduction = self.method(_complete(model, encoded))
+            patches = encoded.features.shape[1]
+        how = (self.settings.positions, side, read)
+        short = shorten_inputs(model, arguments, reduction, patches, *how)
+        if reduction is not None:
+            tokens = [tokens.detach() for tokens in reduction.tokens]
+            self._last.reduction = dataclasses.replace(reduction, tokens=tokens)
+            self._last.prompts = short.prompts
+        return short
+
+    @torch.compiler.disable(recursive=False)
+    def _forward(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        if len(args) < 2 and kwargs.get("pixel_values") is None:
+            check_mask({"input_ids": args[0]} | kwargs if args else kwargs)
+            return stock(*args, **kwargs)
+        arguments = _by_name(stock, args, kwargs)
+        if arguments.get("pixel_values") is None:
+            check_mask(arguments)
+            return stock(**arguments)
+        check_cache(cache_in(arguments))
+        mask = arguments.get("attention_mask")
+        right = mask is not None and bool(mask[:, 0].all()) and not bool(mask[:, -1].all())
+        short = self._shorten(model, arguments, "right" if right else "left")
+        changed = short.arguments | {"input_ids": None, "inputs_embeds": short.embeddings}
+        kept = self.kept
+        outputs = stock(**changed)
+        if self.full_logits:
+            outputs = _with_full_logits(outputs, short.prompts, arguments, model)
+        if isinstance(outputs, tuple):
+            return outputs
+        if hasattr(outputs, "image_outputs"):  # from transformers 5.24 on
+            sent = list(short.visual_tokens.split(kept))
+            outputs.image_outputs = BaseModelOutputWithPooling(pooler_output=sent)
+        else:
+            outputs.image_hidden_states = short.visual_tokens
+        if bool(short.prompts.attention_mask.all()):  # else positions count padding, later not
+            full_ids = arguments["input_ids"]
+            remember(cache_in(outputs), full_ids, short.prompts.source, full_ids.shape[1])
+        return outputs
+
+    def _generate(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        # Pictures and words are embedded before the forward pass that would gather their weights,
+        # and FSDP2 wants the whole model to have run before its parts do.
+        first = open_tower(model.model.vision_tower).embeddings.patch_embedding
+        with torch.no_grad():
+            if is_sharded(first):
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(first)))
+            with gathered(model, first):
+                return self._generate_gathered(model, stock, *args, **kwargs)
+
+    def _generate_gathered(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        arguments = _by_name(stock, args, kwargs)
+        if arguments.get("inputs") is not None:
+            arguments["input_ids"] = arguments.pop("inputs")
+        read = read_by(arguments, model.config.image_token_id)
+        if arguments.get("pixel_values") is None and read is None:
+            with running(None):
+                return stock(**arguments)
+        full_ids = arguments.get("input_ids")
+        if arguments.get("attention_mask") is None and full_ids is not None:
+            arguments["attention_mask"] = infer_mask(arguments, model, full_ids)
+        with torch.no_grad():
+            short = self._shorten(model, arguments, "left", read)
+        passed = {name: v for name, v in arguments.items() if name not in SENT_OTHERWISE}
+        check_options(passed, model, read)
+        scale_chunks(passed, model, full_ids.shape[1], short.prompts.input_ids.shape[1])
+        with running(Prefill(model, short, full_ids.shape[1])):
+            output = stock(**passed)
+        record(output, arguments, model, short.prompts, read)
+        return output
+
+    def _generate_batch(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        rows = _by_name(stock, args, kwargs).get("inputs") or []
+        if any(model.config.image_token_id in row for row in rows):
+            raise ValueError(
+                "generate_batch takes no pictures, so prompts that show some would be answered "
+                "without: call generate"
+            )
+        return stock(*args, **kwargs)
+
+    def _prepare_inputs_for_generation(
+        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        prefill = RUNNING.get()
+        if prefill is None or prefill.model is not model:
+            return stock(*args, **kwargs)
+        return prefill.prepare(stock, *args, **kwargs)
+
+    def _replicate_for_data_parallel(
+        self, model: nn.Module, stock: Callable[..., nn.Module]
+    ) -> nn.Module:
+        """DataParallel copies the attributes: the covers among them must be the replica's own."""
+        replica = stock()
+        for name, cover in list(vars(replica).items()):
+            if isinstance(cover, BoundCover):
+                setattr(replica, name, BoundCover(replica, cover.__func__))
+        return replica
+
+
+def _with_full_logits(
+    outputs: Any, prompts: ShortPrompts, arguments: dict[str, Any], model: nn.Module
+) -> Any:
+    if arguments.get("logits_to_keep"):
+        raise ValueError("full_logits=True needs all logits: leave logits_to_keep out")
+    placeholder = arguments["input_ids"] == model.config.image_token_id
+    slots, labels = prompts.slots(placeholder), arguments.get("labels")
+    if labels is not None and bool((labels[placeholder & (slots < 0)] != IGNORED_LABEL).any()):
+        raise ValueError(UNSENT)
+    if isinstance(outputs, tuple):
+        place = int(labels is not None)  # behind the loss
+        full = spread_logits(outputs[place], slots.to(outputs[place].device))
+        return (*outputs[:place], full, *outputs[place + 1 :])
+    outputs.logits = spread_logits(outputs.logits, slots.to(outputs.logits.device))
+    return outputs
+
+
+def _complete(model: nn.Module, encoded: Encoded) -> Encoded:
+    """Add what a method may ask of the model, also to what was encoded elsewhere."""
+    return dataclasses.replace(encoded, project=model.model.multi_modal_projector)
+
+
+def _by_name(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    arguments = dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+    return arguments | arguments.pop("kwargs", {})

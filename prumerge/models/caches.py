@@ -1,0 +1,200 @@
+"""KV caches of shortened prompts: what one has read, so that a conversation can go on from it.
+
+The record hangs on the cache itself, so that copies of a cache have it too, and no call needs to
+know of another.
+
+Source: an engineering need of stock ``transformers`` models; neither paper nor release covers it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import Cache
+
+from prumerge.models.prompts import ShortPrompts
+
+NAMES = ("past_key_values", "cache")  # transformers renamed it in 5.24
+RECORD = "_read_shortened"
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What a cache has read.
+
+    Attributes:
+        input_ids: Ids of the full conversation up to here.
+        source: For each slot of the cache the column of ``input_ids``; -1 is padding.
+    """
+
+    input_ids: Int[Tensor, "rows columns"]
+    source: Int[Tensor, "rows slots"]
+
+    @property
+    def columns(self) -> int:
+        """Columns of the full conversation that have been read."""
+        return self.input_ids.shape[1]
+
+    @property
+    def slots(self) -> int:
+        """Slots they fill in the cache."""
+        return self.source.shape[1]
+
+    def before(
+        self, new: ShortPrompts, mask: Int[Tensor, "rows length"], image_token_id: int
+    ) -> ShortPrompts:
+        """Lay what has been read and a new turn end to end.
+
+        Args:
+            new: The shortened prompts of the turn alone.
+            mask: 1 for a real token of the whole conversation.
+            image_token_id: The placeholder's id.
+
+        Returns:
+            The shortened prompts of the whole conversation.
+        """
+        old = self.source.to(mask.device)
+        ids = self.input_ids.to(mask.device).gather(1, old.clamp(min=0))
+        real = mask.gather(1, old.clamp(min=0)).masked_fill(old < 0, 0)
+        source = torch.where(new.source < 0, -1, new.source + self.columns)
+        return ShortPrompts(
+            source=torch.cat([old, source], dim=1),
+            visual=torch.cat([(ids == image_token_id) & (old >= 0), new.visual], dim=1),
+            input_ids=torch.cat([ids, new.input_ids], dim=1),
+            attention_mask=torch.cat([real, new.attention_mask], dim=1),
+        )
+
+
+def cache_in(arguments: dict[str, Any]) -> Cache | None:
+    """The KV cache among the arguments of a call, whatever its name in this ``transformers``."""
+    return next((arguments[name] for name in NAMES if arguments.get(name) is not None), None)
+
+
+def slots_of(cache: Cache | None) -> int:
+    """How many slots of a KV cache are filled; 0 without one."""
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def remember(
+    cache: Cache | None,
+    sequences: Int[Tensor, "rows generated"],
+    source: Int[Tensor, "prompts slots"],
+    columns: int,
+) -> None:
+    """Write down on a cache what it has read.
+
+    Args:
+        cache: The cache after the call. None is passed over.
+        sequences: Full conversation, new tokens included, several rows per prompt side by side.
+        source: For each slot of the shortened prompts the column of the full ones; -1 is padding.
+        columns: Columns of the full prompts.
+    """
+    new = slots_of(cache) - source.shape[1]
+    if cache is None or new < 0:
+        return
+    answer = torch.arange(columns, columns + new, device=source.device).expand(len(source), -1)
+    source = torch.cat([source, answer], dim=1)
+    source = source.repeat_interleave(len(sequences) // len(source), dim=0)
+    setattr(cache, RECORD, Read(sequences[:, : columns + new], source))
+
+
+def check_mask(arguments: dict[str, Any]) -> None:
+    """Refuse to go on by hand from a cache of shortened prompts with a mask of the full ones.
+
+    Args:
+        arguments: Keyword arguments of a call of ``forward`` without pictures.
+
+    Raises:
+        ValueError: If the mask does not cover the cache's slots and the new tokens.
+    """
+    cache, mask = cache_in(arguments), arguments.get("attention_mask")
+    new = arguments.get("input_ids")
+    if not hasattr(cache, RECORD) or mask is None or mask.ndim != 2 or new is None:
+        return
+    if mask.shape[1] != (wanted := slots_of(cache) + new.shape[1]):
+        raise ValueError(
+            f"attention_mask covers {mask.shape[1]} tokens, but the shortened prompts in "
+            f"past_key_values and the new tokens are {wanted}: go on from the attachment's "
+            "prompts.attention_mask, or let generate go on"
+        )
+
+
+def forget(cache: Cache | None) -> None:
+    """Take the record off a cache whose rows no longer belong to the sequences, as after beams."""
+    if hasattr(cache, RECORD):
+        delattr(cache, RECORD)
+
+
+def read_by(arguments: dict[str, Any], image_token_id: int) -> Read | None:
+    """What the cache of a call has read, checked against the conversation handed in.
+
+    As with the stock model, ``input_ids`` are the whole conversation, or only the new tokens while
+    ``attention_mask`` covers the whole.
+
+    Args:
+        arguments: Keyword arguments of a call of ``generate``.
+        image_token_id: The placeholder's id.
+
+    Returns:
+        The record; of a cache without one, made from text alone, every column. None where there
+        is no cache or an empty one, or nothing but words and no record.
+
+    Raises:
+        ValueError: If the cache has been cropped, continued by hand, made by someone else, or if
+            it belongs to another conversation.
+    """
+    cache = cache_in(arguments)
+    slots, read = slots_of(cache), getattr(cache, RECORD, None)
+    ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
+    if not slots or ids is None:
+        return None
+    whole = ids.shape[1] if mask is None else mask.shape[1]
+    if read is None:
+        words = not bool((ids == image_token_id).any())
+        if arguments.get("pixel_values") is None and (words or whole > ids.shape[1]):
+            return None
+        before = ids[:, :slots]
+        if whole > ids.shape[1] or bool((before == image_token_id).any()):
+            raise ValueError(
+                f"past_key_values holds {slots} tokens and no record of how the pictures among "
+                "them were shortened: begin without a cache, or go on from one that generate "
+                "filled, with the whole conversation in input_ids"
+            )
+        read = Read(before, torch.arange(slots, device=ids.device).expand_as(before))
+    if slots != read.slots:
+        raise ValueError(
+            f"past_key_values holds {slots} tokens, but generate left {read.slots} in it: one that "
+            "was cropped or continued by hand no longer lines up with full prompts. Begin without"
+        )
+    _check_conversation(ids, mask, read, whole)
+    return read
+
+
+def _check_conversation(ids: Tensor, mask: Tensor | None, read: Read, whole: int) -> None:
+    """Refuse ids that do not go on from what was read."""
+    if len(ids) != len(read.input_ids) or whole <= read.columns:
+        raise ValueError(
+            f"past_key_values has read {list(read.input_ids.shape)} tokens, input_ids are "
+            f"{list(ids.shape)}: pass the sequences that generate returned and the new turn behind "
+            "them, or the new turn alone with an attention_mask of the whole conversation"
+        )
+    if ids.shape[1] < whole:
+        if whole != read.columns + ids.shape[1]:
+            raise ValueError(
+                f"attention_mask covers {whole} tokens, but past_key_values has read "
+                f"{read.columns} and input_ids bring {ids.shape[1]} more: they begin with the "
+                "last token that generate returned, which it has not read"
+            )
+        return
+    before = ids[:, : read.columns]
+    differ = before != read.input_ids.to(ids.device)
+    if mask is not None:
+        differ &= mask[:, : read.columns].to(ids.device) != 0
+    if bool(differ.any()):
+        row, column = differ.nonzero()[0].tolist()
+        raise ValueError(
+            f"past_key_values has read another conversation: input_ids differ from it in row {row} "
+            f"at column {column}. Pass its own ids, or begin without a cache"
+        )

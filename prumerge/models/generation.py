@@ -1,0 +1,245 @@
+"""Generation from shortened prompts with the stock ``generate``, which sees the full ones.
+
+``generate`` keeps the full token ids, so lengths, penalties, stopping criteria, streamers and
+everything else that looks at ids work as ever. Only where it prepares the inputs of a forward pass
+does the shortened prompt take the full one's place: embeddings with the visual tokens among them,
+and the attention mask and position ids that belong to it. The KV cache holds what was really sent.
+
+What a generation needs for that belongs to the running call, never to the model: several threads
+may generate with one model, and a callback may generate inside a generation.
+
+Source: an engineering need of stock ``transformers`` models; neither paper nor release covers it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from prumerge.models.caches import Read, cache_in, forget, remember, slots_of
+from prumerge.models.inputs import ShortInputs
+from prumerge.models.prompts import ShortPrompts
+
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(eq=False)
+class Prefill:
+    """The shortened prompts of a running ``generate``, put in where it prepares forward passes.
+
+    The first pass reads them; with the KV cache off every pass does, with chunked prefill several
+    passes read a piece each, and beams or several returned sequences read them in adjacent copies.
+
+    Attributes:
+        model: The model that generates.
+        short: The shortened prompts, embedded from the slot behind the cache on.
+        columns: Columns of ``input_ids`` as handed in.
+    """
+
+    model: nn.Module
+    short: ShortInputs
+    columns: int
+
+    def __post_init__(self) -> None:
+        prompts = self.short.prompts
+        self.padded = not bool(prompts.attention_mask.all())
+        places = self.short.arguments.get("position_ids")
+        if places is None:
+            places = (prompts.attention_mask.cumsum(1) - 1).clamp(min=0)
+        after = places[:, -1:] + 1
+        self.places = places
+        self.first = places.shape[1] - self.short.embeddings.shape[1]
+        self.after = after if self.short.continuation is None else after + self.short.continuation
+
+    def prepare(
+        self,
+        stock: Callable[..., dict[str, Any]],
+        input_ids: Int[Tensor, "rows columns"],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Prepare the inputs of a forward pass as ``stock`` does, from the shortened prompts.
+
+        Args:
+            stock: The model's own ``prepare_inputs_for_generation``.
+            input_ids: Full prompts and new tokens; with chunked prefill one chunk of the prompts.
+            **kwargs: Whatever else ``generate`` hands over.
+
+        Returns:
+            Keyword arguments for ``forward``.
+        """
+        stop = self._stop(input_ids, kwargs.get("position_ids"))
+        copies = len(input_ids) // len(self.places)
+
+        def rows(values: Tensor) -> Tensor:
+            return values[:, :stop].repeat_interleave(copies, dim=0).to(input_ids.device)
+
+        new = input_ids[:, self.columns :]
+        ones, counted = torch.ones_like(new), torch.arange(new.shape[1], device=new.device)
+        prompts = self.short.prompts
+        ids = torch.cat([rows(prompts.input_ids), new], dim=1)
+        mask = torch.cat([rows(prompts.attention_mask), ones], dim=1) if self.padded else None
+        kwargs["attention_mask"] = mask
+        behind = rows(self.after) + counted
+        kwargs["position_ids"] = torch.cat([rows(self.places), behind.to(self.places)], dim=1)
+        for name in TOKEN_TYPES:
+            if kwargs.get(name) is not None:
+                types = rows(self.short.arguments[name])
+                kwargs[name] = torch.cat([types, torch.zeros_like(new).to(types)], dim=1)
+        cache = cache_in(kwargs)
+        start = slots_of(cache)
+        kwargs["next_sequence_length"] = ids.shape[1] - start
+        inputs = stock(ids, **kwargs)
+        if cache is None and inputs.get("attention_mask") is None:
+            # Without mask and cache, gaps in the position ids would be read as packed sequences.
+            inputs["attention_mask"] = torch.ones_like(ids)
+        prompt = self.short.embeddings[:, start - self.first : stop - self.first]
+        prompt = prompt.repeat_interleave(copies, dim=0)
+        if prompt.shape[1]:
+            answer = inputs["input_ids"][:, prompt.shape[1] :]
+            answer = self.model.get_input_embeddings()(answer)
+            inputs["inputs_embeds"] = torch.cat([prompt, answer.to(prompt.device)], dim=1)
+            inputs["input_ids"] = None
+        return inputs
+
+    def _stop(self, input_ids: Tensor, columns: Tensor | None) -> int:
+        """How many columns of the shortened prompts have been read after this pass."""
+        short = self.places.shape[1]
+        if input_ids.shape[1] >= self.columns or columns is None:
+            return short
+        return (int(columns[0, -1]) + 1) * short // self.columns  # a chunk of the full prompts
+
+
+RUNNING: ContextVar[Prefill | None] = ContextVar("RUNNING", default=None)
+
+
+@contextmanager
+def running(prefill: Prefill | None) -> Iterator[None]:
+    """Make a prefill the one of the ``generate`` that runs in this block and thread.
+
+    Args:
+        prefill: The shortened prompts; None for a call that is left to the stock model, also when
+            it runs inside another.
+    """
+    token = RUNNING.set(prefill)
+    try:
+        yield
+    finally:
+        RUNNING.reset(token)
+
+
+def option(arguments: dict[str, Any], model: nn.Module, name: str) -> Any:
+    """A generation option as ``generate`` resolves it: call, config handed in, model's config.
+
+    Args:
+        arguments: Keyword arguments of the call.
+        model: The model that generates.
+        name: Of the option.
+
+    Returns:
+        Its value, or None.
+    """
+    configs = (arguments.get("generation_config"), model.generation_config)
+    values = (arguments.get(name), *(getattr(config, name, None) for config in configs))
+    return next((value for value in values if value is not None), None)
+
+
+def infer_mask(
+    arguments: dict[str, Any], model: nn.Module, input_ids: Int[Tensor, "prompts length"]
+) -> Int[Tensor, "prompts length"]:
+    """The attention mask ``generate`` infers when none is given: pad tokens are not real.
+
+    Args:
+        arguments: Keyword arguments of the call.
+        model: The model that generates.
+        input_ids: Token ids of the full prompts.
+
+    Returns:
+        1 for real tokens. All 1 where no pad token is known or it also ends sequences.
+    """
+    pad, end = (option(arguments, model, f"{name}_token_id") for name in ("pad", "eos"))
+    ends = [] if end is None else torch.as_tensor(end).flatten().tolist()
+    if pad is None or int(pad) in ends:
+        return torch.ones_like(input_ids)
+    return (input_ids != pad).to(input_ids.dtype)
+
+
+def scale_chunks(arguments: dict[str, Any], model: nn.Module, columns: int, short: int) -> None:
+    """Let chunked prefill, which cuts the full prompts, read about as much at once as asked.
+
+    Args:
+        arguments: Keyword arguments of the call. Changed in place, where chunks are asked for.
+        model: The model that generates.
+        columns: Columns of the full prompts.
+        short: Columns of the shortened prompts.
+    """
+    size = option(arguments, model, "prefill_chunk_size")
+    if size is not None:
+        arguments["prefill_chunk_size"] = math.ceil(size * columns / short)
+        # A chunk tells by them where it stands.
+        ids = arguments["input_ids"]
+        arguments["position_ids"] = torch.arange(columns, device=ids.device).expand(len(ids), -1)
+
+
+def check_options(arguments: dict[str, Any], model: nn.Module, read: Read | None) -> None:
+    """Refuse ways to decode that shortened prompts cannot follow.
+
+    Args:
+        arguments: Keyword arguments of the call.
+        model: The model that generates.
+        read: What the call's cache has read.
+
+    Raises:
+        ValueError: With what to leave out.
+    """
+    if read is not None:
+        if option(arguments, model, "use_cache") is False:
+            raise ValueError("use_cache=False with past_key_values: leave one of them out")
+        if option(arguments, model, "prefill_chunk_size") is not None:
+            raise ValueError(
+                "prefill_chunk_size cannot go on from past_key_values of shortened prompts: the "
+                "chunks of full prompts do not line up with them; leave it out"
+            )
+    assisted = arguments.get("assistant_model") is not None or option(
+        arguments, model, "prompt_lookup_num_tokens"
+    )
+    shown = [n for n in ("attentions", "hidden_states") if option(arguments, model, f"output_{n}")]
+    if assisted and shown and option(arguments, model, "return_dict_in_generate"):
+        raise ValueError(
+            f"output_{shown[0]} with assisted decoding: the stock model cuts them up by columns of "
+            "full prompts, which shortened ones lack; leave one of the two out"
+        )
+
+
+def record(
+    output: Any,
+    arguments: dict[str, Any],
+    model: nn.Module,
+    prompts: ShortPrompts,
+    read: Read | None,
+) -> None:
+    """Write down on the cache of a generation what it has read, for the next turn.
+
+    Args:
+        output: What ``generate`` returned.
+        arguments: Keyword arguments of the call, ``attention_mask`` of the whole conversation.
+        model: The model that generated.
+        prompts: The shortened conversation before the new tokens.
+        read: What the cache had read before the call.
+    """
+    single = isinstance(output, Tensor)
+    cache = cache_in(arguments if single else output)
+    if (option(arguments, model, "num_beams") or 1) > 1:
+        return forget(cache)
+    sequences = output if single else output.sequences
+    columns = arguments["attention_mask"].shape[1]
+    if arguments["input_ids"].shape[1] < columns:  # the new turn alone
+        before = read.input_ids.to(sequences.device)
+        before = before.repeat_interleave(len(sequences) // len(before), dim=0)
+        sequences = torch.cat([before, sequences], dim=1)
+    remember(cache, sequences, prompts.source, columns)

@@ -1,0 +1,102 @@
+"""Position ids of shortened prompts: where the language model is told that tokens stand.
+
+    compact    0, 1, 2, ...: gaps that dropped tokens leave are closed, as in the release
+    original   every token keeps the id it had in the full prompt
+    stretched  words keep theirs; a picture's tokens, in the order in which they are sent, are
+               spread evenly from the first to the last id the picture had
+
+Source: D14 for compact ids. Grounding suffers from them and from permuted tokens (GAP, arXiv
+2506.21873, restores original ids); stretching them was studied after that.
+"""
+
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
+
+from prumerge.models.prompts import ShortPrompts
+
+
+def stretch(count: int, patches: int) -> Int64[Tensor, " count"]:
+    """Spread tokens evenly over the patches of a picture.
+
+    Token j of ``count`` stands at patch ``j * (patches - 1) / (count - 1)``, rounded.
+
+    Args:
+        count: Tokens that the picture sends.
+        patches: Visual tokens of the unreduced picture.
+
+    Returns:
+        Patch indices from 0 to ``patches - 1``; the middle for a single token.
+
+    Example:
+        >>> stretch(3, 16).tolist(), stretch(1, 16).tolist()
+        ([0, 8, 15], [7])
+    """
+    if count == 1:
+        return torch.tensor([(patches - 1) // 2])
+    gaps = max(count - 1, 1)
+    return (2 * torch.arange(count) * (patches - 1) + gaps) // (2 * gaps)
+
+
+def position_ids(
+    layout: ShortPrompts,
+    given: Int[Tensor, "rows length"] | None,
+    mask: Int[Tensor, "prompts length"],
+    positions: str,
+) -> tuple[Int[Tensor, "prompts short"] | None, Int[Tensor, "prompts 1"] | None]:
+    """Make the position ids of shortened prompts.
+
+    Args:
+        layout: Which column of the full prompt each slot takes its id from.
+        given: Position ids of the full prompts, where the caller has some.
+        mask: 1 for a real token of the full prompts.
+        positions: ``"compact"``, or anything else for the ids that ``layout`` points at.
+
+    Returns:
+        The ids, None for the model's own; and what has to be added to ids after the prompt, where
+        its last token does not stand where the full prompt ended. None adds nothing.
+    """
+    if positions == "compact" and given is None:
+        return None, None
+    real = mask != 0
+    # Generation counts real tokens only; rotary positions are relative, so a forward pass may too.
+    full = mask.cumsum(1) - 1 if given is None else given.to(mask).expand_as(mask)
+    if positions == "compact":
+        first = full.masked_fill(~real, full.max() + 1).amin(dim=1, keepdim=True)
+        return first + (layout.attention_mask.cumsum(1) - 1).clamp(min=0), None
+    short = layout.pick(full, 0).clamp(min=0)
+    move = full.masked_fill(~real, -1).amax(dim=1, keepdim=True) - short[:, -1:]
+    return short, move if bool(move.any()) else None
+
+
+def is_packed(given: Int[Tensor, "rows length"] | None) -> bool:
+    """Whether position ids begin again within a row: several documents, packed into it.
+
+    Args:
+        given: Position ids of the full prompts, where the caller has some.
+
+    Returns:
+        False without ids. As in ``transformers``, any step that is not 1 begins a document.
+    """
+    return given is not None and bool((given.diff(dim=1) != 1).any())
+
+
+def packed_ids(
+    layout: ShortPrompts, given: Int[Tensor, "rows length"]
+) -> Int[Tensor, "prompts short"]:
+    """Make compact position ids of shortened prompts that pack several documents.
+
+    Args:
+        layout: Which column of the full prompt each slot comes from.
+        given: Position ids of the full prompts, which begin again at each document.
+
+    Returns:
+        0, 1, 2, ... within each document; 0 for padding, each a document of its own.
+    """
+    first = given[:, :1] - 1
+    documents = (given.diff(dim=1, prepend=first) != 1).cumsum(1)
+    documents = documents.expand(len(layout.source), -1).to(layout.source.device)
+    own = layout.pick(documents, -1)
+    begins = (own.diff(dim=1, prepend=own[:, :1] - 1) != 0) | (layout.source < 0)
+    slots = torch.arange(own.shape[1], device=own.device).expand_as(own)
+    return slots - slots.masked_fill(~begins, 0).cummax(dim=1).values

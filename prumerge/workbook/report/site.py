@@ -1,0 +1,89 @@
+"""Pages -> a folder with start page, pictures and search that opens from a disk."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import DictLoader, Environment
+from nbconvert.filters import markdown2html
+from pygments.formatters import HtmlFormatter
+
+from prumerge.paths import ROOT
+from prumerge.workbook.report.pages import Page, read_page
+
+SHOWN_TEXT = 4000  # characters of a section that the search looks at
+_HERE = files("prumerge.workbook.report")
+
+
+def write_site(notebooks: Sequence[Path], folder: Path) -> Path:
+    """Write executed notebooks, in this order, as a static site; return its start page.
+
+    The folder gets its name when the site is complete; one that is there is replaced. A formula
+    that cannot be read is refused.
+    """
+    if not notebooks:
+        raise ValueError("no notebook was named: there is nothing to report")
+    names = [path.stem for path in notebooks]
+    pages = [read_page(path, names) for path in notebooks]
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "pictures").mkdir(parents=True)
+    for name, text in _texts(pages).items():
+        (partial / name).write_text(text, encoding="utf-8")
+    for page in pages:
+        for name, content in page.files.items():
+            (partial / name).write_bytes(content)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+    return folder / "index.html"
+
+
+def _texts(pages: list[Page]) -> dict[str, str]:
+    """Return every file of the site that is text, by name."""
+    templates = Environment(
+        loader=DictLoader({name: _own(f"{name}.j2") for name in ("page.html", "start.html")}),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    around = {"pages": pages, "intro": intro(ROOT / "README.md")}
+    texts = {
+        "site.css": _own("site.css") + HtmlFormatter(style="default").get_style_defs(".highlight"),
+        "search.js": f"const SECTIONS = {_index(pages)};\n{_own('search.js')}",
+        "index.html": templates.get_template("start.html").render(around, gallery=False),
+        "pictures.html": templates.get_template("start.html").render(around, gallery=True),
+    }
+    page_template = templates.get_template("page.html")
+    for page in pages:
+        texts[f"{page.name}.html"] = page_template.render(around, page=page)
+    return texts
+
+
+def intro(readme: Path) -> str:
+    """Return the first words of a README as HTML, without its picture.
+
+    An installed package has none: empty.
+    """
+    if not readme.exists():
+        return ""
+    text = readme.read_text(encoding="utf-8")
+    words = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text.partition("\n## ")[0].partition("\n")[2])
+    return markdown2html(words)
+
+
+def _own(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _index(pages: list[Page]) -> str:
+    """Return what the search looks at: page, title of the page, anchor, heading, text."""
+    rows = [
+        [page.name, page.title, section.anchor, section.heading, section.text[:SHOWN_TEXT]]
+        for page in pages
+        for section in page.sections
+    ]
+    # A script ends at the first "</script", whatever the quotes around it.
+    return json.dumps(rows, ensure_ascii=False).replace("</", "<\\/")

@@ -1,0 +1,118 @@
+"""The committed notebooks: well formed, true to their outputs, and able to run with other values.
+
+That the outputs are what the code gives today is nbval's part (`make test`); here stands what nbval
+does not see, and a proof that nbval would notice a change.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from notebook_cases import CASES, EXPECTED, TIMEOUT_S
+from notebook_check import check, in_recording_environment
+from notebook_rules import code_cells, outputs, problems
+
+from prumerge.paths import NOTEBOOKS, ROOT
+from prumerge.workbook.runs import check_parameters, declared_parameters, run_notebook
+
+FOUND = sorted(p for p in NOTEBOOKS.glob("*.ipynb") if len(p.suffixes) == 1)
+RUNS = [(p, case) for p in FOUND for case in CASES.get(p.stem, {})]
+each_notebook = pytest.mark.parametrize("notebook", FOUND, ids=lambda path: path.stem)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_notebook_is_there(name):
+    assert NOTEBOOKS / f"{name}.ipynb" in FOUND
+
+
+@each_notebook
+def test_notebook_is_expected_and_listed_for_readers(notebook):
+    assert notebook.stem in EXPECTED
+    assert notebook.stem in (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+
+
+@each_notebook
+def test_committed_state(notebook):
+    assert problems(notebook) == []
+
+
+@each_notebook
+def test_notebook_makes_claims_and_shows_a_picture(notebook):
+    document = nbformat.read(notebook, as_version=4)
+    assert any(re.search(r"^\s*assert ", c.source, re.M) for c in code_cells(document))
+    assert any("image/png" in output.get("data", {}) for output in outputs(document))
+
+
+@each_notebook
+def test_smoke_parameters_exist_and_differ_from_the_defaults(notebook):
+    defaults = declared_parameters(notebook)
+    assert CASES.get(notebook.stem), f"tests/notebook_cases.py has no case for {notebook.stem}"
+    for parameters in CASES[notebook.stem].values():
+        check_parameters(notebook, parameters)
+        assert any(defaults[name] != value for name, value in parameters.items())
+
+
+@pytest.mark.parametrize(("notebook", "case"), RUNS, ids=lambda v: getattr(v, "stem", v))
+def test_notebook_runs_with_other_values(notebook, case, tmp_path, monkeypatch):
+    in_recording_environment(monkeypatch)
+    committed = notebook.read_bytes()
+    executed = run_notebook(
+        notebook, tmp_path / notebook.name, CASES[notebook.stem][case], timeout_s=TIMEOUT_S
+    )
+    assert all(c.execution_count for c in code_cells(nbformat.read(executed, as_version=4)))
+    assert notebook.read_bytes() == committed
+
+
+@each_notebook
+def test_misspelt_parameter_is_refused_before_anything_runs(notebook, tmp_path):
+    name = next(iter(declared_parameters(notebook)))
+    with pytest.raises(ValueError, match=f"did you mean '{name}'"):
+        run_notebook(notebook, tmp_path / "copy.ipynb", {f"{name}x": 1})
+    assert not list(tmp_path.iterdir())
+
+
+@each_notebook
+def test_one_changed_digit_in_a_stored_output_is_noticed(notebook, tmp_path):
+    tampered = tamper(notebook, tmp_path / notebook.name)
+    result = check(tampered)
+    assert re.search(r"\b1 failed", result.stdout.splitlines()[-1]), result.stdout
+    assert "mismatch" in result.stdout, result.stdout
+
+
+def tamper(notebook: Path, copy: Path) -> Path:
+    """Write a copy that ends with the first cell that shows a number, its last digit changed."""
+    document = nbformat.read(notebook, as_version=4)
+    for position, cell in enumerate(document.cells):
+        for output in cell.get("outputs", []):
+            shown = output if "text" in output else output.get("data", {})
+            key = "text" if "text" in output else "text/plain"
+            if "image/png" in shown or not (digits := re.findall(r"\d", shown.get(key, ""))):
+                continue
+            head, _, tail = shown[key].rpartition(digits[-1])
+            shown[key] = f"{head}{(int(digits[-1]) + 1) % 10}{tail}"
+            document.cells = document.cells[: position + 1]
+            nbformat.write(document, copy)
+            return copy
+    raise AssertionError(f"{notebook.name} shows no number as text: nbval has nothing to compare")
+
+
+def test_a_strict_check_passes_what_is_true_and_fails_one_digit(tmp_path):
+    """The same two steps on a fixture, so that they are tried whatever the notebooks hold."""
+    fixture = ROOT / "tests/fixtures/declares-two-parameters.ipynb"
+    assert check(fixture).returncode == 0
+    assert check(tamper(fixture, tmp_path / "tampered.ipynb")).returncode == 1
+
+
+def test_a_strict_check_passes_a_figure():
+    assert check(ROOT / "tests/fixtures/draws-a-figure.ipynb").returncode == 0
+
+
+def test_checking_without_the_recording_variables_is_refused(tmp_path):
+    copy = shutil.copy(ROOT / "tests/fixtures/declares-two-parameters.ipynb", tmp_path)
+    shutil.copy(NOTEBOOKS / "conftest.py", tmp_path)
+    assert check(Path(copy)).returncode == 0
+    result = check(Path(copy), TQDM_DISABLE="")
+    assert result.returncode != 0
+    assert "source .ci/env.sh" in result.stdout + result.stderr

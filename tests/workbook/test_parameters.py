@@ -1,0 +1,120 @@
+"""A notebook's parameters: kinds, lists from the shell, what a run with others says of itself."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from notebook_check import in_recording_environment
+from test_runs import printed
+
+from prumerge.experiments.parameters import check_parameters, read_texts, take_parameters
+from prumerge.paths import NOTEBOOKS
+
+COSTS = NOTEBOOKS / "07_cost_model.ipynb"
+EVALUATION = NOTEBOOKS / "10_llava_evaluation.ipynb"
+
+
+@pytest.mark.parametrize(
+    ("notebook", "given", "sentence"),
+    [
+        (COSTS, {"save_figures": "no"}, "save_figures='no' is text where .* wants True or False"),
+        (COSTS, {"save_figures": 0}, "save_figures=0 is a number where .* wants True or False"),
+        (COSTS, {"card": 100}, "card=100 is a number where .* wants text; papermill's -r"),
+        (COSTS, {"new_tokens": "many"}, "new_tokens='many' is text where .* wants a number"),
+        (COSTS, {"new_tokens": 1.5}, "new_tokens=1.5 is a number where .* wants a whole number"),
+        (COSTS, {"new_tokens": None}, "new_tokens=None is nothing where .* wants a number"),
+        (COSTS, {"new_tokens": True}, "new_tokens=True is a truth value where .* wants a number"),
+        (COSTS, {"kept_tokens": "few"}, "kept_tokens='few' is text where .* wants a number"),
+        (EVALUATION, {"tasks": [1]}, "tasks=1 is a number where .* wants text"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_a_sentence(notebook, given, sentence):
+    with pytest.raises(ValueError, match=sentence) as refused:
+        check_parameters(notebook, given)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"save_figures": "false"}, {"save_figures": False}),
+        ({"save_figures": "True"}, {"save_figures": True}),
+        ({"kept_tokens": "64,32"}, {"kept_tokens": [64, 32]}),
+        ({"kept_tokens": "[64]"}, {"kept_tokens": [64]}),
+        ({"kept_tokens": 64}, {"kept_tokens": [64]}),
+        ({"own_card": "300, 50.5, 100, 3"}, {"own_card": [300, 50.5, 100, 3]}),
+    ],
+)
+def test_text_stands_for_lists_and_truth_values(given, taken):
+    assert check_parameters(COSTS, given) == taken
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        ("mini_pope", ["mini_pope"]),
+        ("mini_pope,mini_mme", ["mini_pope", "mini_mme"]),
+        ("[mini_pope, 'mini_mme']", ["mini_pope", "mini_mme"]),
+    ],
+)
+def test_names_make_a_list_with_and_without_brackets(text, taken):
+    assert check_parameters(EVALUATION, {"tasks": text}) == {"tasks": taken}
+
+
+def test_what_the_shell_hands_over_is_read_by_the_default():
+    texts = {"card": "100", "new_tokens": "8", "batches": "1,2", "save_figures": "false"}
+    taken = {"card": "100", "new_tokens": 8, "batches": [1, 2], "save_figures": False}
+    assert check_parameters(COSTS, read_texts(COSTS, texts)) == taken
+
+
+def test_figures_are_written_over_the_committed_ones_with_the_defaults_only(capsys):
+    usual = check_parameters(COSTS, {"new_tokens": 64, "save_figures": True})
+    assert take_parameters(COSTS.stem, dict(usual)) == "figures"
+    assert capsys.readouterr().out == ""
+    assert take_parameters(COSTS.stem, usual | {"new_tokens": 8}) == "data/runs/figures"
+    assert "This run has new_tokens = 8. The answer above" in capsys.readouterr().out
+    assert take_parameters(COSTS.stem, {"new_tokens": 8, "save_figures": "false"}) == ""
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """The first cells of notebook 07, which draw nothing."""
+    in_recording_environment(monkeypatch)
+    document = nbformat.read(COSTS, as_version=4)
+    place = [cell["id"] for cell in document.cells].index("take-parameters")
+    document.cells = document.cells[: place + 1]
+    document.cells.append(nbformat.v4.new_code_cell("print(figures, batches)"))
+    nbformat.write(document, tmp_path / "page.ipynb")
+    return tmp_path / "page.ipynb"
+
+
+def papermill(page, *arguments):
+    """Run a page as a user of papermill does, without this package's command."""
+    output = page.with_name("out.ipynb")
+    command = [sys.executable, "-m", "papermill", str(page), str(output), "-k", "python3"]
+    found = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    return found, printed(output)
+
+
+def test_papermill_alone_takes_the_same_lists_and_is_told_the_same(page):
+    found, shown = papermill(page, "-p", "batches", "1,8", "-p", "save_figures", "True")
+    assert found.returncode == 0, found.stderr
+    assert "This run has batches = [1, 8]." in shown
+    assert shown.endswith("data/runs/figures [1, 8]\n")
+
+
+def test_papermill_alone_stops_at_a_misspelt_name_and_another_kind(page):
+    found, _ = papermill(page, "-p", "batchs", "1,8")
+    assert found.returncode and "has no parameter 'batchs': did you mean 'batches'?" in found.stderr
+    found, _ = papermill(page, "-p", "card", "100")
+    assert found.returncode and "card=100 is a number where" in found.stderr
+
+
+def test_every_notebook_checks_its_parameters_first():
+    for notebook in NOTEBOOKS.glob("*.ipynb"):
+        if len(notebook.suffixes) == 1:
+            cells = nbformat.read(notebook, as_version=4).cells
+            second = [cell.source for cell in cells if cell.cell_type == "code"][1]
+            call = f'figures = take_parameters("{notebook.stem}", globals())'
+            assert second.endswith(call), notebook
