@@ -4,7 +4,9 @@ nbval and JupyterLab run a notebook in its own folder, papermill in the caller's
 works under one of them only.
 """
 
-import argparse
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,18 +31,16 @@ MINI = DATA / "mini-llava"
 """The trained mini-LLaVA: weights, config, tokenizer, processor, model card."""
 
 
-def rows_place(parser: argparse.ArgumentParser, chosen: argparse.Namespace, usual: Path) -> Path:
-    """Return where a command writes its rows: only a run with the defaults among the committed.
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary path, which gets its name at the end.
 
-    That is ``chosen.rows``, or ``usual``, a place in ``data/results``, or the same place in
-    ``data/runs`` if any argument is not the parser's default.
+    Folders are made. On an error the file stays as it was, and the temporary one is taken away.
     """
-    if chosen.rows is not None:
-        return chosen.rows
-    given = {name: value for name, value in vars(chosen).items() if name != "rows"}
-    defaults = all(_same(value, parser.get_default(name)) for name, value in given.items())
-    return usual if defaults else RUNS / usual.relative_to(RESULTS)
-
-
-def _same(value: object, default: object) -> bool:
-    return list(value) == list(default) if isinstance(value, list | tuple) else value == default
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -61,8 +61,6 @@ def save(figure: Figure, name: str, folder: str = "figures") -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"a figure is called NN-topic, such as 02-fence, not {name!r}")
     place = paths.FIGURES if folder == "figures" else paths.ROOT / folder
-    place.mkdir(parents=True, exist_ok=True)
-    partial = place / f"{name}.partial"
-    figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
-    partial.replace(place / f"{name}.png")
+    with paths.written_whole(place / f"{name}.png") as partial:
+        figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
     return f"{folder}/{name}.png"

@@ -3,7 +3,6 @@
 Captions name all of a scene.
 """
 
-import os
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from prumerge.mini.glyphs import PATCH_PIXELS
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
 from prumerge.models import load
 from prumerge.models.asking import answer
+from prumerge.paths import written_whole
 
 Asker = Callable[[Scene, np.random.Generator], Question | None]
 
@@ -168,6 +168,6 @@ def write_scores(folder: Path, per_family: int = 100) -> pd.DataFrame:
     model, processor = load(folder)
     items = held_out(per_family, model.config.vision_config.image_size // PATCH_PIXELS)
     table = score(items, answers(model, processor, items))
-    table.round(4).to_csv(folder / ".scores.csv", index=False)
-    os.replace(folder / ".scores.csv", folder / "scores.csv")
+    with written_whole(folder / "scores.csv") as partial:
+        table.round(4).to_csv(partial, index=False)
     return table

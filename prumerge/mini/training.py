@@ -5,7 +5,6 @@ with the vision tower frozen. See notebook ``train_mini_llava``.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from prumerge.mini.batches import Recipe, make_batch
 from prumerge.mini.losses import SEEING, losses
 from prumerge.mini.model import Pretraining
 from prumerge.mini.questions import FAMILIES
+from prumerge.paths import written_whole
 
 STATE = "progress.safetensors"
 # Of the parts of the loss, which are summed.
@@ -270,15 +270,14 @@ def save_progress(
     curve: list[dict],
 ) -> None:
     """Write the state; a kill at any moment leaves the former one or this one, never half of it."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().contiguous() for name, p in model.named_parameters()}
     if optimiser is not None:
         for name, parameter in _trained(optimiser, model):
             for key, value in optimiser.state[parameter].items():
                 tensors[f"optimiser.{name}.{key}"] = value.detach().contiguous()
     record = json.dumps({"stage": stage, "step": step, "curve": curve})
-    save_file(tensors, folder / f".{STATE}", {"record": record})
-    os.replace(folder / f".{STATE}", folder / STATE)
+    with written_whole(folder / STATE) as partial:
+        save_file(tensors, partial, {"record": record})
 
 
 def _trained(optimiser: torch.optim.Optimizer, model: nn.Module):

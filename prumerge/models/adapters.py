@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from prumerge.models.loading import load, load_whole
+from prumerge.paths import written_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CARD = "README.md"
@@ -222,9 +223,8 @@ def convert_adapter(name: str | Path, folder: Path) -> Path:
         raise ValueError(f"adapter {name}: target_modules must list layers, got {modules!r}")
     config["target_modules"] = _LAYERS.format("|".join(sorted({m.split(".")[-1] for m in modules})))
     config["modules_to_save"] = ["multi_modal_projector"]
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(renamed, folder / f".{WEIGHTS}", metadata={"format": "pt"})
-    (folder / f".{WEIGHTS}").replace(folder / WEIGHTS)
+    with written_whole(folder / WEIGHTS) as partial:
+        save_file(renamed, partial, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=1))
     trained = source / "config.json"
     shape = json.loads(trained.read_text()) if trained.exists() else {}

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prumerge.models.checks import needs
-from prumerge.paths import MINI, ROOT
+from prumerge.paths import MINI, ROOT, written_whole
 from prumerge.settings import suggestion
 
 with needs("notebooks"):
@@ -132,15 +132,14 @@ def render(text: str, tables: Mapping[str, Callable[[], list[str]]] | None = Non
 def main(readme: Path = ROOT / "README.md") -> int:
     """Bring the README up to its rows; say which tables it holds."""
     text = readme.read_text(encoding="utf-8")
-    partial = readme.with_suffix(".partial")
     try:
-        partial.write_text(render(text), encoding="utf-8")
+        filled = render(text)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    changed = partial.read_text(encoding="utf-8") != text
-    partial.replace(readme)
-    print(f"{readme.name} {'changed' if changed else 'was up to date'}: {', '.join(TABLES)}")
+    with written_whole(readme) as partial:
+        partial.write_text(filled, encoding="utf-8")
+    print(f"{readme.name} {'was up to date' if filled == text else 'changed'}: {', '.join(TABLES)}")
     return 0
 
 

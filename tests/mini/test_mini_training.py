@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from prumerge.experiments.provenance import provenance
+from prumerge.experiments.rows import provenance
 from prumerge.mini.batches import (
     IGNORED,
     PROMPT_START,

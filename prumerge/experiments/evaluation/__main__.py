@@ -14,6 +14,7 @@ from typing import Any
 
 from prumerge.experiments.evaluation.options import FULL, read, value_of
 from prumerge.experiments.processes import process_group_ended
+from prumerge.experiments.rows import write_csv
 from prumerge.models.checks import needs
 from prumerge.paths import RUNS
 
@@ -56,10 +57,7 @@ def add_rows(path: Path, rows: pd.DataFrame) -> None:
     """Add rows to a CSV file, complete or not at all."""
     if path.exists():
         rows = pd.concat([pd.read_csv(path), rows], ignore_index=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    rows.to_csv(partial, index=False, lineterminator="\n")
-    partial.replace(path)
+    write_csv(rows, path)
 
 
 def main(arguments: list[str] | None = None) -> int:

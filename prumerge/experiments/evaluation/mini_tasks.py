@@ -24,7 +24,7 @@ from PIL import Image
 from prumerge.mini.families import LETTERS, Question
 from prumerge.mini.questions import ask
 from prumerge.mini.scenes import Scene, draw_scene
-from prumerge.paths import DATA
+from prumerge.paths import DATA, written_whole
 
 _DICTIONARY_BYTES = 1 << 30  # a picture asked about several times is stored once
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -45,15 +45,13 @@ def write(path: Path, rows: Iterable[tuple[bytes, dict[str, Any]]]) -> Path:
     # With this the `datasets` library hands out pictures instead of bytes.
     features = {field.name: _feature(field.type) for field in table.schema}
     notes = {"huggingface": json.dumps({"info": {"features": features}})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(
-        table.replace_schema_metadata(notes),
-        partial,
-        compression="zstd",
-        dictionary_pagesize_limit=_DICTIONARY_BYTES,
-    )
-    partial.replace(path)
+    with written_whole(path) as partial:
+        pq.write_table(
+            table.replace_schema_metadata(notes),
+            partial,
+            compression="zstd",
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        )
     return path
 
 

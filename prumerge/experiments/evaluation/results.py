@@ -13,8 +13,8 @@ from prumerge.experiments.evaluation.harness import PICTURE_COLUMNS, Effort, Pru
 from prumerge.experiments.evaluation.memory import peak_mib
 from prumerge.experiments.evaluation.mini_tasks import CIRCLE
 from prumerge.experiments.evaluation.scoring import LLAVA, MAIN_METRICS, benchmark_of, value_of
-from prumerge.experiments.provenance import provenance
-from prumerge.paths import RESULTS
+from prumerge.experiments.rows import provenance, write_csv
+from prumerge.paths import RESULTS, written_whole
 from prumerge.settings import Settings
 
 COLUMNS = ["task", "item", "picture", "unit", "category", "truth", "said", "right", "tokens"]
@@ -163,14 +163,12 @@ def merge_into(folder: Path, rows: pd.DataFrame, questions: pd.DataFrame) -> Non
         _require_alike(folder, left, rows)
         rows = pd.concat([left, rows], ignore_index=True) if len(left) else rows
         questions = pd.concat([asked[~_named(asked, done)], questions], ignore_index=True)
-    folder.mkdir(parents=True, exist_ok=True)
     rows = rows[FIRST + [name for name in rows.columns if name not in FIRST]]
-    rows.to_csv(folder / "rows.partial", index=False, lineterminator="\n")
     small = {"item": "int32", "tokens": "int16", "right": "float32"}
     small |= dict.fromkeys(["label", "task", "picture", "unit", "category", "truth"], "category")
-    questions.astype(small).to_parquet(folder / "questions.partial", compression="zstd")
-    (folder / "questions.partial").replace(folder / "questions.parquet")
-    (folder / "rows.partial").replace(folder / "rows.csv")
+    with written_whole(folder / "questions.parquet") as partial:
+        questions.astype(small).to_parquet(partial, compression="zstd")
+    write_csv(rows, folder / "rows.csv")
 
 
 def _require_alike(folder: Path, left: pd.DataFrame, rows: pd.DataFrame) -> None:

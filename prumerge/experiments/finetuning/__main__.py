@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prumerge.experiments.processes import process_group_ended
+from prumerge.experiments.rows import rows_place
 from prumerge.models.checks import needs
-from prumerge.paths import rows_place
 
 WORDS = ("train", "arms", "cost", "scenes", "convert")
 

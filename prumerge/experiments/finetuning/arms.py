@@ -29,7 +29,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, Training
 from prumerge.experiments.evaluation.memory import peak_mib
 from prumerge.experiments.finetuning.data import SceneInstructions, collate, to_sample
 from prumerge.experiments.finetuning.tuning import Lora, add_lora, parameter_groups, tune
-from prumerge.experiments.provenance import provenance
+from prumerge.experiments.rows import provenance, write_csv
 from prumerge.methods import Method, resolve
 from prumerge.mini.pictures import encode_pictures, to_pixels
 from prumerge.mini.questions import held_out, is_right
@@ -37,7 +37,7 @@ from prumerge.models import load
 from prumerge.models.asking import Answer, ask, prompt_of
 from prumerge.models.attachment import attach
 from prumerge.models.loading import fingerprint, grid_of, patches_of
-from prumerge.paths import RESULTS, RUNS
+from prumerge.paths import RESULTS, RUNS, written_whole
 
 ROWS = RESULTS / "finetuning"
 """``runs.csv``, one row per tuned or untuned model; ``answers.csv``, one per run and question;
@@ -100,8 +100,8 @@ def run_arms(
             quiz = quiz or Quiz(model, processor, plan.per_family)
             result = _run(plan, quiz, tokens, tuned, seed, folder)
             result["run"]["weights"] = weights
-            path.with_suffix(".partial").write_text(json.dumps(result))
-            path.with_suffix(".partial").replace(path)
+            with written_whole(path) as partial:
+                partial.write_text(json.dumps(result))
             report(f"{path.stem}: {100 * sum(result['correct']) / len(result['correct']):.1f} %")
         found = json.loads(path.read_text())
         runs.append(found["run"])
@@ -166,11 +166,8 @@ def training_arguments(plan: Plan, folder: Path, seed: int) -> TrainingArguments
 
 def write_rows(tables: dict[str, pd.DataFrame], folder: Path = ROWS) -> None:
     """Write result tables as CSV files, each complete or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        partial = folder / f"{name}.partial"
-        table.to_csv(partial, index=False, lineterminator="\n", float_format="%.6g")
-        partial.replace(folder / f"{name}.csv")
+        write_csv(table, folder / f"{name}.csv", float_format="%.6g")
 
 
 class Quiz:

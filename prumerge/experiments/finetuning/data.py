@@ -41,6 +41,7 @@ from prumerge.mini.pictures import read_picture, to_pixels
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene
 from prumerge.models.inputs import IGNORED_LABEL
+from prumerge.paths import written_whole
 
 IMAGE = "<image>"
 SCENE_SEED = 70_000  # far from the seeds of training from nothing and of the held-out questions
@@ -199,9 +200,8 @@ def write_scenes(folder: Path, scenes: SceneInstructions, lines: bool = False) -
         turns = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(said)]
         records.append({"id": str(index), "image": record.image, "conversations": turns})
     path = folder / ("instructions.jsonl" if lines else "instructions.json")
-    partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(map(json.dumps, records)) if lines else json.dumps(records))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text("\n".join(map(json.dumps, records)) if lines else json.dumps(records))
     return path
 
 

@@ -24,8 +24,9 @@ import pandas as pd
 from prumerge.experiments.statistics import compare, paired
 from prumerge.experiments.sweeps.grids import CHOOSING, Point, Sweep, read_sweep
 from prumerge.experiments.sweeps.run import PointsFailed, open_encodings, run_sweeps
-from prumerge.experiments.sweeps.tables import Answered, Row, read_sweep_rows, typed, write_whole
+from prumerge.experiments.sweeps.tables import Answered, Row, read_sweep_rows, typed
 from prumerge.methods import import_file, names, resolve
+from prumerge.paths import written_whole
 from prumerge.settings import PRESETS, TUNED, Settings
 
 BASE = "prumerge"
@@ -165,5 +166,6 @@ def update(path: Path = TUNED) -> str:
     if chosen == before:
         return f"tuned stays {before}"
     text = json.dumps(chosen, indent=1, sort_keys=True) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return f"tuned was {before} and is now {chosen}"

@@ -36,12 +36,13 @@ from prumerge.experiments.parameters import check_parameters
 from prumerge.experiments.sweeps import answers, tables
 from prumerge.experiments.sweeps.answers import QuestionSet, answer_set, draw_questions
 from prumerge.experiments.sweeps.grids import Point, Sweep, weights_of
-from prumerge.experiments.sweeps.tables import Row, known_rows, table_of, write_whole
+from prumerge.experiments.sweeps.tables import Row, known_rows, table_of
 from prumerge.mini import families, glyphs, questions, scenes
 from prumerge.mini.pictures import grid_of, to_pixels
 from prumerge.mini.relevance import read_text
 from prumerge.models import load
 from prumerge.models.loading import fingerprint
+from prumerge.paths import written_whole
 from prumerge.scores import read_states
 from prumerge.settings import Settings
 
@@ -126,7 +127,8 @@ def open_encodings(model: str, name: str, per_family: int, device: str = "cpu") 
     if not (pixels.exists() and table.exists()):
         asked = draw_questions(name, per_family, grid_of(llava))
         _write_array(pixels, asked.pixels)
-        write_whole(table, asked.table.to_parquet)
+        with written_whole(table) as partial:
+            asked.table.to_parquet(partial)
     asked = QuestionSet(np.load(pixels), pd.read_parquet(table))
     return Encodings(llava, processor, weights, seen, asked)
 
@@ -139,7 +141,8 @@ def _drawing() -> str:
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
-    write_whole(path, lambda file: np.save(file, array))
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.save(file, array)
 
 
 def encode(model: str, name: str, per_family: int, device: str) -> None:
@@ -293,7 +296,8 @@ def _snakemake(plan: dict[str, Any], cores: int, more: Sequence[str]) -> None:
         raise ModuleNotFoundError("snakemake is not installed", name="snakemake")
     folder = tables.POINTS.parent
     file = folder / f"plan-{plan['jobs'][0]['name']}.json"  # two may run at once
-    write_whole(file, lambda file: file.write(json.dumps(plan, indent=1).encode()))
+    with written_whole(file) as partial:
+        partial.write_text(json.dumps(plan, indent=1))
     rows = [Path(row) for job in plan["jobs"] for row in job["rows"]]
     for stale in (*_logs(plan), *map(failure_of, rows)):
         stale.unlink(missing_ok=True)

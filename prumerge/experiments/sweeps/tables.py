@@ -10,10 +10,8 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,9 +20,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool
 
 from prumerge import paths
-from prumerge.experiments.provenance import provenance
+from prumerge.experiments.rows import provenance, write_csv
 from prumerge.experiments.sweeps.answers import Outcome
 from prumerge.experiments.sweeps.grids import Point, Sweep, suffix_of
+from prumerge.paths import written_whole
 
 RESULTS = paths.RESULTS / "sweeps"
 """Committed tables, one per committed grid with the values that stand there."""
@@ -97,19 +96,11 @@ def _checksum(cells: dict[str, str], right: np.ndarray) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        write(file)
-    partial.replace(path)
-
-
 def write_row(path: Path, row: Row) -> None:
     """Write a point's file, whole or not at all."""
     line = pd.DataFrame([row.cells]).assign(right=[row.right.tolist()])
-    write_whole(path, line.to_parquet)
+    with written_whole(path) as partial:
+        line.to_parquet(partial)
 
 
 def read_row(path: Path) -> Row:
@@ -145,8 +136,9 @@ def write_table(path: Path, rows: list[Row]) -> None:
         )
     right = pd.DataFrame({row.key: row.right for row in rows})
     table = pd.DataFrame([row.cells for row in rows])
-    write_whole(path.with_suffix(".parquet"), lambda f: right.to_parquet(f, compression="zstd"))
-    write_whole(path, lambda file: table.to_csv(file, index=False))
+    with written_whole(path.with_suffix(".parquet")) as partial:
+        right.to_parquet(partial, compression="zstd")
+    write_csv(table, path)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -273,4 +265,4 @@ def write_questions(path: Path, asked: pd.DataFrame, rows: list[Row]) -> None:
     if not small and (path.exists() or path.parent == RESULTS):
         return
     table = asked.assign(small_picture_right=small[0].astype(int)) if small else asked
-    write_whole(path, lambda file: table.to_csv(file, index=False))
+    write_csv(table, path)

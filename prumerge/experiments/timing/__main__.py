@@ -11,10 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from prumerge.experiments.rows import rows_place
 from prumerge.experiments.timing.runs import Grid, time_grid
 from prumerge.experiments.timing.stages import load_subject
 from prumerge.experiments.timing.tables import answer_times
-from prumerge.paths import RESULTS, rows_place
+from prumerge.paths import RESULTS
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prumerge.experiments.provenance import provenance
+from prumerge.experiments.rows import provenance
 from prumerge.experiments.timing.runs import write_rows
 from prumerge.experiments.timing.tables import BENCH, encoder_shares, reduction_times
 from prumerge.models.checks import needs

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from prumerge.experiments.provenance import provenance
+from prumerge.experiments.rows import provenance, write_csv
 from prumerge.experiments.timing.clock import Spread, elapsed_ms, peak_mib
 from prumerge.experiments.timing.peaks import measure_peaks
 from prumerge.experiments.timing.stages import STAGES, Answering, Case, Subject
@@ -306,7 +306,4 @@ def _peaks(subject: Subject) -> dict[str, float]:
 
 def write_rows(rows: pd.DataFrame, path: Path) -> None:
     """Write rows to a CSV file, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".partial")
-    rows.to_csv(unfinished, index=False, lineterminator="\n", float_format="%.6g")
-    unfinished.replace(path)
+    write_csv(rows, path, float_format="%.6g")
