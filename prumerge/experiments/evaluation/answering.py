@@ -33,11 +33,7 @@ VICUNA_V1 = (
 
 
 class Answerer:
-    """A loaded LLaVA with its method; None as method is the stock model.
-
-    Equal ``identity`` means equal answers, so that a journal may be shared: weights, method,
-    settings, precision and picture handling.
-    """
+    """A loaded LLaVA with its method, None for stock; equal ``identity`` means equal answers."""
 
     def __init__(self, options: Options, device: str) -> None:
         self.options = options
@@ -61,11 +57,7 @@ class Answerer:
             self.identity["module"] = Path(options.module).read_text(encoding="utf-8")
 
     def prompt(self, question: str) -> str:
-        """Put a question into the model's conversation, one picture in front.
-
-        Raises:
-            ValueError: If the prompt does not show exactly one picture.
-        """
+        """Put a question into the model's conversation; ValueError unless it shows one picture."""
         prompt = prompt_of(self.processor, question)
         if self.options.conversation == "vicuna_v1":
             prompt = VICUNA_V1 + prompt
@@ -85,8 +77,7 @@ class Answerer:
     ) -> list[Answer]:
         """Answer one prompt about each picture, greedily, up to the first of ``until``.
 
-        Answers do not depend on which questions share a batch, except for methods that pool over it
-        (``pooling="batch"``) and for rounding in half precision.
+        Which questions share a batch matters only to ``pooling="batch"`` and to half precision.
         """
         shown, places = distinct(pictures)
         shown = prepare(self.processor, shown, self.options.do_pad)
@@ -127,12 +118,7 @@ def key_of(**parts: Any) -> str:
 
 
 class Journal:
-    """Answers by key, read from every file of a folder, appended to one named ``writer``.
-
-    Raises:
-        ValueError: If the folder cannot be written or a file not be read; the message names file
-            and line. A torn last line, as a kill leaves it, is dropped.
-    """
+    """Answers by key, from all files of a folder, added to ``writer``'s; torn ends are dropped."""
 
     def __init__(self, folder: str | Path | None = None, writer: str = "answers-0") -> None:
         self._answers: dict[str, Answer] = {}
@@ -153,7 +139,6 @@ class Journal:
         return len(self._answers)
 
     def find(self, key: str) -> Answer | None:
-        """Return the answer to a question, or None."""
         return self._answers.get(key)
 
     def keep(self, entries: Iterable[tuple[str, Answer, dict[str, Any]]]) -> None:

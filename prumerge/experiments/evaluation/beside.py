@@ -43,16 +43,11 @@ def size_of(model: str) -> str | None:
 
 
 def beside_printed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Put printed numbers beside the measured ones of a comparison's rows.
+    """Put printed numbers beside the measured ones of a comparison's rows, one row for each pair.
 
-    Returns:
-        One row per measured score and printed number of the same method and size. ``metric`` is of
-        MME its ``perception`` part, which is printed, or ``total``; ``printed_model`` is ``stock``,
-        ``tuned (LoRA)`` or ``training-free``, as everything measured with a stock checkpoint is;
-        ``note`` says where the questions are others. Where no number is printed ``printed`` is NaN.
-
-    Raises:
-        ValueError: If a row was measured on another model than LLaVA-1.5.
+    ``printed_model`` is ``stock``, ``tuned (LoRA)`` or ``training-free``, as all that is measured
+    with a stock checkpoint is; ``note`` says where the questions are others; ``printed`` is NaN
+    where there is none. A row of another model than LLaVA-1.5 is a ValueError.
     """
     others = [model for model in rows["model"].unique() if size_of(model) is None]
     if others:

@@ -1,8 +1,4 @@
-"""One method, or several, on the same questions: scores, every answer, tables and speed.
-
-Rows are saved after each method, so that a killed comparison shows what is done; with a journal it
-goes on where it stopped.
-"""
+"""One method, or several, on the same questions: scores, every answer, tables and speed."""
 
 import io
 import sys
@@ -53,22 +49,10 @@ def evaluate(
     folders: Sequence[str | Path] = (),
     **arguments: Any,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Evaluate one model with one method on some tasks.
+    """Evaluate one model with one method on tasks; return rows and all that the harness returns.
 
-    Args:
-        tasks: Names of tasks; ``mini`` or ``real`` for all six.
-        limit: Questions per task, from the first on; None asks all.
-        folders: With task files of your own.
-        **arguments: Of the model: ``pretrained``, ``method``, ``budget``, ``answers`` and so on.
-
-    Returns:
-        The rows, and all that the harness returns, with the answer to each question under
-        ``samples``; what answers took is added under ``efforts``. On any process but the first
-        of several: an empty table and {}.
-
-    Raises:
-        ValueError: If a name, a setting or a data set is wrong.
-        RuntimeError: If items cannot be answered; all others are by then.
+    The answer to each question is in its ``samples``; ``efforts``, what answers took, is added. On
+    any process but the first: an empty table and {}. ``folders`` hold task files of your own.
     """
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
@@ -119,10 +103,7 @@ def _no_bar(*arguments: Any, **options: Any) -> tqdm:
 
 
 def method_of(label: str) -> dict[str, Any]:
-    """Read a method, with its budget of tokens per picture, a number or a share below 1.
-
-    Raises:
-        ValueError: If the budget is no number.
+    """Read a method, with its budget per picture, a number of tokens or a share below 1.
 
     Example:
         >>> method_of("release@64"), method_of("paper+")
@@ -149,24 +130,22 @@ def compare(
 
     Args:
         labels: Methods, such as ``release@64``; ``full`` sends all tokens.
-        tasks: As for :func:`evaluate`.
-        limit: Questions per task; None asks all.
+        tasks: Names; ``mini``, ``mini_full`` or ``real`` for all six.
+        limit: Questions per task, from the first on; None asks all.
         save: Folder for ``rows.csv`` and ``questions.parquet``, written after each method; rows
-            there of other methods or tasks are kept. None saves nothing.
-        **arguments: Of the model, the same for all methods; with ``answers=FOLDER`` a killed
-            comparison goes on.
+            there of other methods or tasks are kept.
+        **arguments: Of ``Options``: ``pretrained``, ``batch_size`` and so on, the same for all
+            methods; with ``answers=FOLDER`` a killed comparison goes on.
 
     Returns:
-        Rows, one per method, task and metric: those of :func:`evaluate`, with the method's
-        ``label``, the bounds ``low`` and ``high`` of the score, and in ``constant`` what
-        ``constant_answer``, given to every question, scores. And the table of
-        :func:`prumerge.experiments.evaluation.results.questions_of` with the method's ``label``.
-        On any process but the first of several: two empty tables.
+        One row per method, task and metric: ``label`` is the method, ``low`` and ``high`` bound the
+        score, ``constant`` is what ``constant_answer``, given to every question, scores. And the
+        table of :func:`prumerge.experiments.evaluation.results.questions_of` with ``label``. On any
+        process but the first of several: two empty tables.
 
     Raises:
         ValueError: If a name, a setting or a data set is wrong; all methods are checked first. If
-            the folder holds rows of other weights, settings or numbers of questions, which cannot
-            stand beside these.
+            rows in the folder are of other weights, settings or numbers of questions.
         RuntimeError: If items cannot be answered; all others are by then.
     """
     methods = {label: method_of(label) for label in labels}
@@ -204,8 +183,7 @@ def judged(
 def main_scores(rows: pd.DataFrame) -> pd.DataFrame:
     """Keep the score that papers print of each benchmark; MME's is its perception part.
 
-    One row per method and task stays; of POPE's splits only their mean. Where larger sets of the
-    mini benchmarks are among the rows, these alone.
+    Of POPE's splits only the mean stays; where ``_full`` mini sets are among the rows, they alone.
     """
     metrics = {(name, metrics[0]) for name, metrics in MAIN_METRICS.items()}
     printed = pd.MultiIndex.from_frame(rows[["benchmark", "metric"]]).isin(metrics)
@@ -215,13 +193,9 @@ def main_scores(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show scores with the bounds of their intervals, and the tokens each method sent.
+    """Show :func:`main_scores` with intervals and tokens, a row per method, a column per task.
 
-    Args:
-        rows: Of :func:`main_scores`.
-
-    Returns:
-        A row per method and one for the best constant answer, a column per task.
+    The last row is the best constant answer's.
     """
     rows = rows.assign(
         shown=[
@@ -241,16 +215,10 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def losses(questions: pd.DataFrame, base: str = "full") -> pd.DataFrame:
-    """Compare each method with another one, question by question.
+    """Compare each method with ``base``, question by question, in one row per task and method.
 
-    Args:
-        questions: Of :func:`compare`.
-        base: Method to compare with.
-
-    Returns:
-        One row per task and other method: ``mean`` difference of right answers in points of a
-        hundred, with the bounds ``low`` and ``high``; pictures are drawn, with all questions about
-        them. A negative mean is a loss.
+    ``mean`` is the difference of right answers in points of a hundred, negative for a loss, between
+    the bounds ``low`` and ``high``; pictures are drawn, with all questions about them.
     """
     right = questions.pivot_table("right", ["task", "picture", "item"], "label", sort=False)
     rows = []
@@ -272,19 +240,18 @@ def take_turns(
 ) -> pd.DataFrame:
     """Measure the batched evaluation of mini questions, methods in turns.
 
-    What else the machine does meets all of them: after each batch another method's turn comes.
+    After each batch another method's turn comes: what else the machine does meets all of them.
 
     Args:
         labels: Methods, as for :func:`compare`.
         benchmarks: Whose questions; TextVQA's ask once about each picture, MME's eight times.
         questions: Of each benchmark, from the first on.
         rounds: Times that all questions are asked. A batch of each method warms up first.
-        **arguments: Of the model: ``pretrained``, ``device``, ``batch_size`` and so on.
+        **arguments: Of ``Options``: ``pretrained``, ``device``, ``batch_size`` and so on.
 
     Returns:
-        One row per benchmark, method and turn: ``benchmark``, ``label``, ``turn``,
-        ``questions_per_picture``, ``visual_tokens`` (mean) and ``images_per_s``, the questions with
-        their pictures answered per second, preparation included.
+        One row per benchmark, method and turn; ``visual_tokens`` is a mean, ``images_per_s`` counts
+        questions with their pictures answered per second, preparation included.
     """
     options = {label: read(arguments | method_of(label)) for label in labels}
     batch = options[labels[0]].batch_size
@@ -310,9 +277,8 @@ def take_turns(
 def ratios(measured: pd.DataFrame, label: str, base: str = "full") -> pd.Series:
     """Return how many times faster ``label`` is than ``base`` in rows of :func:`take_turns`.
 
-    Returns:
-        By benchmark, the median over the turns of the ratio within a turn. Last, as ``together``,
-        the ratio of the seconds for a question of each benchmark.
+    By benchmark, the median over the turns of the ratio within a turn; last, as ``together``, the
+    ratio of the seconds for a question of each benchmark.
     """
     speeds = measured.pivot_table("images_per_s", ["benchmark", "turn"], "label", sort=False)
     found = (speeds[label] / speeds[base]).groupby("benchmark", sort=False).median()

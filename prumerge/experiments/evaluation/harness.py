@@ -63,8 +63,7 @@ class Effort:
 def summary(efforts: Sequence[Effort]) -> dict[str, Any]:
     """Return tokens per picture and speed of some tasks together, as columns of a row.
 
-    Answers from a journal count with the seconds they took when they were given, so a killed run
-    that went on tells the speed of the whole.
+    Answers from a journal count with the seconds they took when they were given.
     """
     tokens = [count for effort in efforts for count in effort.visual_tokens.values()]
     # The harness asks some items twice where they do not share out evenly between processes.
@@ -96,9 +95,7 @@ class Question:
 class PruMergeLlava(lmms):
     """A LLaVA that answers lmms-eval's requests in batches, sorted by length.
 
-    Its arguments are fields of :class:`prumerge.experiments.evaluation.options.Options` and of
-    :class:`prumerge.Settings`, as texts or values; a ValueError tells the unknown and impossible.
-    ``efforts`` holds by task what its answers took.
+    It takes what ``options.read`` does; ``efforts`` holds by task what its answers took.
     """
 
     is_simple = True
@@ -122,20 +119,16 @@ class PruMergeLlava(lmms):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
         return self.answerer.model.device
 
     @property
     def batch_size(self) -> int:
-        """Questions answered at a time."""
         return self.options.batch_size
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer requests, in their order; input tokens are those of the shortened prompt.
 
-        Raises:
-            RuntimeError: After all other requests are answered, if some could not be: each is named
-                with its reason. With ``answers=FOLDER`` nothing done is lost.
+        A RuntimeError names those that cannot be answered, after all others are.
         """
         answers: dict[int, Answer] = {}
         failures: list[str] = []
@@ -254,10 +247,9 @@ class PruMergeLlava(lmms):
 
 
 def in_colours(value: Any) -> Any:
-    """Turn the pictures in a row into red, green and blue before a task looks at them.
+    """Turn the pictures in a row into red, green and blue before a task of lmms-eval does.
 
-    The tasks of lmms-eval do so by ``convert("RGB")``, which lays transparent parts on black and
-    makes 16-bit greys white; afterwards that changes nothing.
+    Its ``convert("RGB")`` lays transparent parts on black and makes 16-bit greys white.
     """
     if isinstance(value, Image.Image):
         return to_rgb(value)
@@ -269,9 +261,8 @@ def in_colours(value: Any) -> Any:
 def in_order(requests: Sequence[tuple[Any, ...]], data: dict[str, Any]) -> list[list[int]]:
     """Sort requests into groups of equal task, split and options, which can share batches.
 
-    Within a group questions about one picture stand together, so that it is encoded once, and
-    pictures with long questions come first: then too large a batch fails at once, and the time left
-    is overestimated.
+    Questions about one picture stand together, so that it is encoded once, and pictures with long
+    ones come first: too large a batch then fails at once, and the time left is overestimated.
     """
     groups: dict[tuple[str, str, str], list[int]] = {}
     for place, (_, raw, _, _, task, split) in enumerate(requests):
@@ -301,8 +292,7 @@ def picture_names(rows: Any) -> list[Hashable] | None:
 def generation_of(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Turn a task's generation options into those of ``generate``, and the texts that end answers.
 
-    Raises:
-        ValueError: If the task wants sampled answers, which would depend on the batch.
+    Sampled answers would depend on the batch: wanting them is a ValueError.
 
     Example:
         >>> generation_of({"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "until": "\\n\\n"})

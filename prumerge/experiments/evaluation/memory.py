@@ -31,8 +31,7 @@ def reset_peak(device: str) -> None:
 def peak_mib(device: str) -> float:
     """Return the most memory held since :func:`reset_peak`, in MiB.
 
-    Of tensors on a GPU; of the whole process on a CPU, libraries included. Outside of Linux the
-    process's peak since its start.
+    Of tensors on a GPU, else of the process, libraries included; outside of Linux since its start.
     """
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -1,10 +1,8 @@
 """The six mini benchmarks, drawn from seeds with the truth known, and their files.
 
 ``python -m prumerge.evaluation.mini_tasks`` draws the committed ``lite`` files anew, bit for bit,
-``... full`` ten times as many questions. Questions are in the words of the mini-LLaVA, columns are
-those that the harness reads.
-
-Source: the six benchmarks of the paper's main table; pictures and questions are ours.
+``... full`` ten times as many questions. They mirror the benchmarks of the paper's main table, in
+the words of the mini-LLaVA and the columns that the harness reads.
 """
 
 import io
@@ -199,11 +197,7 @@ PICTURES = {"lite": LITE, "full": {name: 10 * number for name, number in LITE.it
 
 
 def draw(benchmark: str, size: str = "lite") -> Iterator[tuple[Scene, list[Row]]]:
-    """Yield scenes with 1 to 12 things and held-out digits, and the rows about each.
-
-    Raises:
-        ValueError: If there is no such benchmark or size.
-    """
+    """Yield scenes with 1 to 12 things and held-out digits, and the rows about each."""
     if benchmark not in BENCHMARKS or size not in PICTURES:
         raise ValueError(
             f"no mini benchmark {benchmark!r} of size {size!r}: there are "

@@ -18,28 +18,20 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a model is loaded, reduced and asked.
+    """How a model is loaded, reduced and asked; a ValueError says what is possible.
 
     Args:
         pretrained: ``mini``, a folder, a hub id, best with a revision behind ``@``, or
             ``random-7b`` for that shape with random weights.
-        method: Registered method, or ``full`` for the stock model.
-        settings: Changes to the method's settings.
-        batch_size: Questions answered at a time.
-        device: None takes ``cuda`` where there is one.
         dtype: Name of a torch type; None takes float32 on a CPU and bfloat16 elsewhere.
         do_pad: Pad pictures to squares with the processor's mean colour, as LLaVA-1.5 does;
             False leaves it at the processor's centre crop, which cuts off edges.
         conversation: ``template`` of the checkpoint, or ``vicuna_v1``: the same with LLaVA-1.5's
             sentences about a curious user in front, as its authors evaluated.
-        adapter: PEFT folder or hub id, best with a revision behind ``@``, merged into the weights;
-            see :mod:`prumerge.models.adapters`.
-        module: Python file with methods of your own, run first. None for none.
+        adapter: PEFT folder or hub id, best with a revision behind ``@``, merged into the weights.
+        module: Python file with methods of your own, run first.
         answers: Folder of the journal: answers found there are not asked again. None keeps none.
         run: Begins the names of this run's own files there; all are read.
-
-    Raises:
-        ValueError: If one of them is not possible; the message says what is.
     """
 
     pretrained: str = "mini"
@@ -114,9 +106,6 @@ def read(arguments: dict[str, Any]) -> Options:
     """Sort arguments as lmms-eval's command line hands them over, fields of Settings among them.
 
     The text ``None`` stands for None, and whole numbers may have come as floats.
-
-    Raises:
-        ValueError: If a name is unknown (the message offers the nearest) or a value impossible.
 
     Example:
         >>> read({"method": "prumerge+", "budget": 64, "key_layer": -1.0}).settings

@@ -1,9 +1,7 @@
 """What a run needs and how long it takes, before anything expensive starts.
 
-One question of each task is asked: what would stop a run of hours stops this. Question, prompt,
-processor, method and scoring are those of the run. The model is of the same class and sizes of
-picture and vocabulary, with few and narrow layers of random weights, on the CPU. The time is
-estimated for a GPU, from the roofline's floor upwards.
+One question of each task is asked as the run will, but of a small model of the same class with
+random weights, on the CPU. The time is estimated for a GPU, from the roofline's floor upwards.
 """
 
 import contextlib
@@ -81,11 +79,7 @@ def preflight(
     limit: int | None = None,
     hardware: str = "H100",
 ) -> list[Finding]:
-    """Look for everything that a run of one model needs; nothing is fetched, no weights are loaded.
-
-    Raises:
-        ValueError: If the card or a task is not known, or the limit impossible.
-    """
+    """Look for everything that a run of one model needs, without fetching or loading weights."""
     if hardware not in HARDWARE:
         raise ValueError(f"unknown hardware {hardware!r}: there are {', '.join(HARDWARE)}")
     manager, (options, *_) = task_manager(), methods.values()

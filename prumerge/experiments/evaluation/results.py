@@ -31,10 +31,9 @@ FIRST = ["label", "task", "benchmark", "metric", "value", "low", "high", "unit",
 def rows_of(results: dict[str, Any], model: PruMergeLlava) -> list[dict[str, Any]]:
     """Turn what ``simple_evaluate`` returned into one row per task and metric.
 
-    Groups such as ``prumerge_pope`` have rows of their own, with the numbers of tokens over all
-    their tasks. POPE's rows have two columns more: ``value_llava``, the score where answers are
-    read as LLaVA's own script does, and ``neither``, the percentage of answers that are neither yes
-    nor no.
+    Groups such as ``prumerge_pope`` have rows of their own, over all their tasks. POPE's have also
+    ``value_llava``, the score where answers are read as LLaVA's own script does, and ``neither``,
+    the percentage of answers that are neither yes nor no.
     """
     constant = {"limit": results["config"]["limit"]} | parameters_of(model)
     efforts = model.efforts
@@ -122,13 +121,9 @@ def _row(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_results(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read rows and questions of a comparison, as ``compare`` returns them.
+    """Read a comparison as ``compare`` returns it, by path or name in ``data/results/evaluation``.
 
-    Args:
-        folder: Path, or name of a folder in ``data/results/evaluation``.
-
-    Raises:
-        ValueError: If there is no comparison, or a file of it cannot be read.
+    ValueError if there is none, or a file of it cannot be read.
     """
     place = EVALUATION / folder  # an absolute path stays as it is
     if not (place / "rows.csv").exists():
@@ -149,11 +144,7 @@ def read_results(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def merge_into(folder: Path, rows: pd.DataFrame, questions: pd.DataFrame) -> None:
     """Put results of one model into a folder, in place of those of the same methods and tasks.
 
-    Each file, ``rows.csv`` and ``questions.parquet``, is complete or as it was.
-
-    Raises:
-        ValueError: If results of other methods or tasks stay there that cannot be compared with
-            these; nothing is written then.
+    Each file is complete or as it was; a ValueError where results stay that cannot be compared.
     """
     if (folder / "rows.csv").exists():
         before, asked = read_results(folder.resolve())

@@ -165,11 +165,7 @@ def textvqa_process(row: Row, results: list[str]) -> Row:
 
 
 def score(metric: str, questions: pd.DataFrame) -> float:
-    """Score the answers of a task, or of a group whose scores are averaged, by one of the metrics.
-
-    Returns:
-        Percent, or points for MME; equal to the harness's own.
-    """
+    """Score a task, or a group by its tasks' mean, as the harness does: percent, points for MME."""
     return float(_score(metric, _quantities(metric, questions).sum(axis=0)[None])[0])
 
 
@@ -181,10 +177,7 @@ def score_interval(metric: str, questions: pd.DataFrame, draws: int = 2000) -> I
 
 
 def best_constant(metric: str, questions: pd.DataFrame) -> tuple[str, float]:
-    """Find the answer that scores best when it is given to every question, and its score.
-
-    Right means equal to ``truth``; the most frequent hundred are tried.
-    """
+    """Find the truth, of the hundred most frequent, that scores best as every answer."""
     best, highest = "", -np.inf
     # One at a time: of hundreds of thousands of questions no second copy has to be held.
     for said in questions["truth"].value_counts(sort=False).nlargest(_CANDIDATES).index:

@@ -80,12 +80,9 @@ _SHARD = re.compile(r"(\d+)-of-(\d+)")
 
 
 def task_manager(*folders: str | Path) -> TaskManager:
-    """Collect the tasks of this package, and of folders of your own.
+    """Collect the tasks of this package, and of folders of your own; no name may be there twice.
 
     The harness's built-in tasks are left out: their names would win over ours.
-
-    Raises:
-        ValueError: If two files define a task of the same name.
     """
     owners: dict[str, str] = {}
     included = [str(folder) for folder in (TASKS, *folders)]
@@ -98,12 +95,7 @@ def task_manager(*folders: str | Path) -> TaskManager:
 
 
 def tasks_named(names: Sequence[str], manager: TaskManager, limit: int | None = None) -> list[str]:
-    """Check task names; ``mini``, ``mini_full`` and ``real`` stand for all six.
-
-    Raises:
-        ValueError: If a task is unknown, its file of questions is not drawn yet, or fewer than one
-            question of each is wanted.
-    """
+    """Check task names, and that mini questions are drawn; names of ``SETS`` stand for all six."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}; without it all are asked")
     chosen: list[str] = []
@@ -123,11 +115,7 @@ def tasks_named(names: Sequence[str], manager: TaskManager, limit: int | None = 
 
 
 def source(name: str) -> str:
-    """Find a data set: its snapshot in the folder of ``PRUMERGE_DATA``, else its hub id.
-
-    Raises:
-        ValueError: If the variable is set and the folder holds no such snapshot.
-    """
+    """Find a data set: its snapshot in the folder of ``PRUMERGE_DATA``, else its hub id."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return f"{OWNER}/{name}"
@@ -175,12 +163,7 @@ def __getattr__(name: str) -> Any:
 
 
 def check(benchmark: str, rows: Dataset, published: bool = False) -> Dataset:
-    """Refuse questions that scoring would stumble over, before any is asked.
-
-    Raises:
-        ValueError: Naming the missing columns, the number of questions where it is not the
-            ``published`` one, or the first item whose answer cannot be scored.
-    """
+    """Refuse questions that scoring would stumble over, before any is asked."""
     check_columns(benchmark, rows.column_names)
     if published:
         check_number(benchmark, len(rows))
@@ -255,8 +238,7 @@ def parts_of(task: str, manager: TaskManager) -> list[str]:
 def take_inventory(task: str, manager: TaskManager) -> Inventory:
     """Look for the questions of one task, which is no group.
 
-    Files are checked for the split and the columns that the task needs, each for its size, all of
-    them for their number; a real benchmark's questions are counted.
+    Files are checked for split, columns, size and number; a real benchmark's questions are counted.
     """
     benchmark = benchmark_of(task)
     published = PUBLISHED[benchmark] if task.startswith(REAL_PREFIX) else None
