@@ -38,8 +38,9 @@ from prumerge.spatial import check_grid
 class Encoded:
     """What a vision encoder says about pictures, before any token is dropped.
 
-    The first four fields are enough for most methods. The last three are maps, not values, so that
-    nothing is computed for methods that do not ask.
+    The first four fields are enough for most methods, and must be about the same patches (else
+    ValueError). The last three are maps, not values, so that nothing is computed for methods that
+    do not ask.
 
     Args:
         features: Visual tokens of the selected layer, class token dropped, before the projector.
@@ -60,9 +61,6 @@ class Encoded:
             number, and the hidden state of the features, from 0; for methods that change what
             happens inside the encoder. What comes back, a tensor or several with a row for each
             picture, is on the device of the features. None where there are no pictures at hand.
-
-    Raises:
-        ValueError: If features, keys, scores and grid are not about the same patches.
     """
 
     features: Float[Tensor, "images patches width"]
@@ -153,11 +151,9 @@ def _each(change: Callable[[Tensor], Tensor], found: Any) -> Any:
 
 
 def check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:
-    """Refuse features, keys and scores that are not about the same patches.
+    """Raise ValueError unless all three are floating-point numbers about the same patches.
 
-    Raises:
-        ValueError: Naming what is no tensor, both shapes, that there is no patch at all, or whole
-            numbers, in which merged tokens would be cut.
+    There must be a patch. In whole numbers merged tokens would be cut.
     """
     for name, tensor in (("features", features), ("keys", keys), ("scores", scores)):
         if not isinstance(tensor, Tensor):
@@ -183,10 +179,7 @@ def open_tower(vision_tower: nn.Module) -> nn.Module:
     """Find the module that holds the embeddings and the blocks.
 
     That is a ``CLIPVisionModel``, ``SiglipVisionModel`` or one built alike itself, or the
-    ``vision_model`` inside that older versions and other wrappers have.
-
-    Raises:
-        ValueError: If neither is built that way.
+    ``vision_model`` inside that older versions and other wrappers have. ValueError otherwise.
     """
     tower = getattr(vision_tower, "vision_model", vision_tower)
     if not _is_built_like_clip(tower):
@@ -217,22 +210,13 @@ def _is_built_like_clip(tower: nn.Module) -> bool:
 
 
 def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[int, int, int]:
-    """Number the hidden state of the features and the blocks of scores and keys from 0.
+    """Number the hidden state of the features and the blocks of scores and keys from 0 (D1).
 
-    Args:
-        settings: ``score_layer`` and ``key_layer`` are read; None means the block that reads the
-            features.
-        feature_layer: Hidden state of the features, -1 for the output of the last block.
-        blocks: Blocks of the encoder.
-
-    Returns:
-        Hidden state of the features, block of the scores, block of the keys.
+    ``feature_layer`` is -1 for the output of the last block. Where ``score_layer`` or ``key_layer``
+    is None, the block that reads the features is taken.
 
     Raises:
         ValueError: If a layer does not exist, or nothing reads the features and no block is named.
-
-    Source:
-        D1.
 
     Example:
         >>> needed_layers(Settings(), feature_layer=-2, blocks=24)
@@ -261,11 +245,7 @@ def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[
 
 
 def check_pictures(tower: nn.Module, pixel_values: Tensor) -> None:
-    """Refuse pictures that the encoder would misread or cut.
-
-    Raises:
-        ValueError: If they are no batch of pictures of the encoder's size.
-    """
+    """Raise ValueError unless these are a batch of pictures of the encoder's size."""
     size = tower.config.image_size
     if not isinstance(pixel_values, Tensor):
         raise ValueError(
@@ -282,19 +262,11 @@ def check_pictures(tower: nn.Module, pixel_values: Tensor) -> None:
 def hidden_states(
     tower: nn.Module, pixel_values: Tensor, wanted: set[int], **options: bool
 ) -> dict[int, Tensor]:
-    """Run the encoder up to the last hidden state wanted.
+    """Run the encoder up to the last hidden state wanted; return those wanted by number.
 
-    Args:
-        tower: As :func:`open_tower` finds it.
-        pixel_values: Preprocessed pictures; moved to the type and device of the encoder.
-        wanted: Hidden states to hand back; 0 is the input of the first block.
-        options: For the embeddings, such as ``interpolate_pos_encoding=True``.
-
-    Returns:
-        The hidden states by number, class token included.
-
-    Raises:
-        ValueError: If the pictures do not have the encoder's size.
+    The class token is included. Pictures are moved to the encoder's type and device. They must have
+    its size (else ValueError) unless there are ``options`` for the embeddings, such as
+    ``interpolate_pos_encoding=True``.
     """
     if not options:
         check_pictures(tower, pixel_values)
@@ -321,18 +293,10 @@ def shrunk_features(
 ) -> Tensor:
     """Encode pictures again after shrinking them, so that they have fewer patches.
 
-    The pictures are resized with an antialiased bilinear filter, and the position embeddings are
-    interpolated as ``transformers`` does for pictures of another size.
-
-    Args:
-        tower: As :func:`open_tower` finds it.
-        pixel_values: Preprocessed pictures of the encoder's own size.
-        layer: Hidden state of the features, counted from 0.
-        grid: Rows and columns of patches that the shrunk pictures have.
-        pictures: Which of the pictures to encode.
-
-    Returns:
-        Features [pictures, rows x columns, width], class token dropped.
+    The pictures of the given numbers are shrunk to the rows and columns of patches in ``grid``;
+    their features in hidden state ``layer``, from 0, come back without class token. They are
+    resized with an antialiased bilinear filter, and the position embeddings are interpolated as
+    ``transformers`` does for pictures of another size.
     """
     if tower.embeddings.position_embedding.weight.is_meta:
         # transformers interpolates the weight itself, past the hooks that would bring it.
@@ -354,29 +318,14 @@ def run_again(
     function: Callable[[nn.Module, Tensor, int], Any],
     pictures: Tensor,
 ) -> Any:
-    """Call a function on the encoder and some pictures.
-
-    Args:
-        tower: As :func:`open_tower` finds it.
-        pixel_values: Preprocessed pictures.
-        layer: Hidden state of the features, counted from 0.
-        function: Is given tower, pixels and layer.
-        pictures: Which of the pictures.
-
-    Returns:
-        What the function returns.
-    """
+    """Call ``function(tower, pixel_values, layer)`` on the pictures of the given numbers."""
     return function(tower, pixel_values[pictures.to(pixel_values.device)], layer)
 
 
 def device_of(layer: nn.Module) -> torch.device:
     """Find where a layer computes, which for an offloaded one is not where its weights wait.
 
-    Args:
-        layer: One with a ``weight``.
-
-    Returns:
-        The execution device of the hooks that ``accelerate`` put on it, else the weight's device.
+    That is the execution device of the hooks that ``accelerate`` put on it, else the weight's.
     """
     hook = getattr(layer, "_hf_hook", None)
     for own in getattr(hook, "hooks", [hook]):
@@ -394,12 +343,8 @@ def is_sharded(layer: nn.Module) -> bool:
 def gathered(owner: nn.Module, layer: nn.Module) -> Iterator[None]:
     """Bring sharded weights together for layers used outside of their owner's forward pass.
 
-    Args:
-        owner: What FSDP2 shards and gathers as one, if anything is sharded.
-        layer: One of its layers with a ``weight``.
-
-    Raises:
-        ValueError: If the weights are trained: FSDP2 would lose their gradients.
+    ``owner`` is what FSDP2 shards and gathers as one, if anything is sharded. ValueError if the
+    weights are trained: FSDP2 would lose their gradients.
     """
     if not (hasattr(owner, "unshard") and is_sharded(layer)):
         yield

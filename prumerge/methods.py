@@ -34,7 +34,6 @@ class Method:
 
     Args:
         name: What tables call it.
-        function: From what the encoder says and the settings to a reduction.
         settings: Also say how the encoder is to be read (``score`` and the layers).
         sends: Tokens sent with a budget: ``"exact"``, as many; ``"at most"`` as many, depending on
             the picture; ``"on average"``, so over the pictures of a batch; ``"all"``, it sends
@@ -75,15 +74,12 @@ def register(
 ) -> Callable[[Function], Function]:
     """Make a function known under a name, for ``attach``, ``resolve`` and tables.
 
-    Args:
-        name: New name. Registering it again replaces the method, as a re-run notebook cell does;
-            the presets' names are taken.
-        settings: Its defaults. None: ``Settings()``.
-        sends: What a budget means to it, see :class:`Method`.
-        reads_question: Likewise.
+    ``sends`` and ``reads_question`` are those of :class:`Method`. The decorator hands the function
+    back unchanged.
 
-    Returns:
-        A decorator that hands the function back unchanged.
+    Args:
+        name: New name. Registering it again replaces the method, as a re-run notebook cell does.
+        settings: Its defaults. None: ``Settings()``.
 
     Raises:
         ValueError: If the name belongs to a preset.
@@ -100,13 +96,7 @@ def register(
 
 
 def import_file(path: str) -> list[str]:
-    """Run a Python file, so that the methods in it are registered.
-
-    Args:
-        path: Of the file.
-
-    Returns:
-        The names that it registered, when it was first run or now.
+    """Run a Python file, and return the names of the methods it registered, when first run or now.
 
     Raises:
         ValueError: If there is no such file, it fails, or registers nothing. The message names
@@ -158,14 +148,7 @@ def names() -> list[str]:
 
 
 def resolve(method: str | Function | Method, **overrides: Any) -> Method:
-    """Find a method and change its settings.
-
-    Args:
-        method: A registered name, a :class:`Method`, or a function with a method's signature.
-        overrides: Settings to change.
-
-    Returns:
-        The method, ready to be called on encoded pictures.
+    """Find a method, by name or as a function with a method's signature, and change its settings.
 
     Raises:
         ValueError: If no method has that name (the message lists them), or a setting is unknown or
@@ -195,23 +178,10 @@ def check_returned(
     sends: Sends = "exact",
     twice: bool = False,
 ) -> None:
-    """Refuse what cannot be the reduction of these pictures.
+    """Raise ValueError for what cannot be the reduction of these pictures; it names the method.
 
-    A slip of a method is not blamed on the model: the message names the method and what is wrong.
-
-    Args:
-        name: The method.
-        reduction: What it returned.
-        images: Pictures it was given.
-        patches: Visual tokens of one picture.
-        budget: Tokens wanted per picture; None leaves the number to the method.
-        sends: Whether exactly ``budget`` tokens are wanted, at most, or at most on average over the
-            pictures.
-        twice: Whether a patch may be kept twice.
-
-    Raises:
-        ValueError: For no reduction, another number of pictures, tokens without positions,
-            positions outside the picture, a patch kept twice, or a budget missed.
+    A slip of a method is not blamed on the model. Without a ``budget`` the number of tokens is left
+    to the method; with ``twice`` a patch may be kept twice.
     """
     problem = _problem(reduction, images, patches, twice)
     if problem is None and budget is not None:

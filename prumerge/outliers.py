@@ -23,18 +23,10 @@ def fence(
     lower_quantile: float = 0.25,
     upper_quantile: float = 0.75,
 ) -> Float[Tensor, "rows 1"]:
-    """Return the score above which a patch of the same row is an outlier.
+    """Return the score above which a patch of the same row is an outlier, in float32.
 
-    The fence is ``Q3 + whisker * (Q3 - Q1)`` with linearly interpolated quartiles.
-
-    Args:
-        scores: Attention each patch receives: a probability, no unit.
-        whisker: Fence distance in interquartile ranges.
-        lower_quantile: Level of Q1.
-        upper_quantile: Level of Q3.
-
-    Returns:
-        One fence per row, in float32. NaN where a score of the row is NaN.
+    The fence is ``Q3 + whisker * (Q3 - Q1)`` with linearly interpolated quartiles; NaN where a
+    score of the row is NaN.
 
     Source:
         Paper, equation of the IQR bound; the release computes the same with numpy.
@@ -63,11 +55,8 @@ def keep_outliers(
     A patch stays when its score is strictly above the picture's :func:`fence`. Rows keep different
     numbers of patches, with the paper's quartiles at most ``ceil((patches - 1) / 4)``: 144 of 576.
     Only ratios within a row matter, so removing the class token before or after the softmax gives
-    the same answer. A larger whisker keeps fewer patches.
-
-    Returns:
-        True where the patch stays. A row without outliers is all False; what to do with such a
-        picture is decided by :func:`prumerge.reduce_tokens`.
+    the same answer. A row without outliers is all False; what to do with such a picture is decided
+    by :func:`prumerge.reduce_tokens`.
 
     Raises:
         ValueError: If a score is NaN or infinite.
@@ -91,14 +80,8 @@ def count_outliers(
 ) -> Int64[Tensor, " images"]:
     """Count the outliers of each picture under the pooling and the rule of ``settings``.
 
-    Outliers are the best-scored patches of a picture, so their number says which they are.
-
-    Args:
-        scores: Attention each patch receives. Not checked for NaN: that would make a device wait.
-        settings: ``whisker``, both quantiles, ``pooling`` and ``outlier_rule`` are read.
-
-    Returns:
-        Outliers per picture, 0 where there are none.
+    Outliers are the best-scored patches of a picture, so their number says which they are. Scores
+    are not checked for NaN: that would make a device wait.
 
     Source:
         D4 and D5. With ``pooling="batch"`` and ``outlier_rule="count"`` every picture of a batch

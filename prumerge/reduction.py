@@ -71,23 +71,16 @@ def select(
     settings: Settings,
     grid: tuple[int, int] | None = None,
 ) -> Int8[Tensor, "images patches"]:
-    """Decide which patches stay.
+    """Decide which patches stay, and why, as :class:`Selection` lists the reasons.
 
     Without a budget the outliers stay (or the fixed share), and with them the evenly spaced
     patches they ask for. With a budget the best-scored patches stay, or in equal parts (see
-    ``outlier_share``) the best-scored and evenly spaced ones, up to exactly the budget.
-
-    Args:
-        scores: Attention each patch receives.
-        settings: Budget, fence, spatial part and branch are read.
-        grid: Rows and columns of patches; None: square. Only the lattice needs it.
-
-    Returns:
-        The reason per patch, as :class:`Selection` lists them. At least one patch stays: the
-        best-scored where a picture has no outlier, then counted as one.
+    ``outlier_share``) the best-scored and evenly spaced ones, up to exactly the budget. At least
+    one patch stays: the best-scored where a picture has no outlier, then counted as one.
 
     Raises:
-        ValueError: If the lattice is asked for and the grid does not hold the patches.
+        ValueError: If the lattice is asked for, which alone needs the grid (None: square), and the
+            grid does not hold the patches.
 
     Source:
         Algorithm 1 of the paper; D4, D5, D11 to D13.
@@ -158,17 +151,13 @@ def arrange(
     scores: Float[Tensor, "images patches"],
     settings: Settings,
 ) -> Selection:
-    """Put the kept patches into the order in which they are sent, as ``settings.order`` says.
+    """Put the kept patches into the order in which they are sent, as ``settings.order`` says (D14).
 
-    Returns:
-        The selection. Unless ``order`` is ``"raster"``, patches kept for their score come first,
-        then those kept for their place or features, in raster order.
+    Unless that is ``"raster"``, patches kept for their score come first, then those kept for their
+    place or features, in raster order.
 
     Raises:
         ValueError: If a score is NaN or infinite.
-
-    Source:
-        D14.
     """
     patches = scores.shape[1]
     places = torch.arange(patches, device=scores.device)
@@ -271,18 +260,9 @@ def reduce_to(
 ) -> Reduction:
     """Send the patches that have a reason, merged as the settings say.
 
-    Every method that only decides *which* patches stay ends here.
-
-    Args:
-        reason: Why each patch stays, 0 where it does not; see :class:`Selection`.
-        features: Visual tokens.
-        keys: Keys of the patches.
-        scores: Attention each patch receives.
-        settings: Order, merging and extra token are read.
-
-    Returns:
-        The reduction. The extra token is left out where nothing is dropped and where the budget
-        is a single token.
+    Every method that only decides *which* patches stay ends here. ``reason`` is 0 where a patch is
+    dropped, else as :class:`Selection` lists. The extra token is left out where nothing is dropped
+    and where the budget is a single token.
 
     Raises:
         ValueError: If a score or a token is NaN or infinite.

@@ -1,9 +1,9 @@
 """One score per patch from a vision encoder: how much attention it receives.
 
-    encode            features, keys and scores of pictures; runs no block that is not needed
-    class_attention   softmax(q_class K^T): full width (release) or mean over heads
-    received          mean attention from all patches, where there is no class token
-    read_states       the same from hidden states that are at hand
+    encode              features, keys and scores of pictures; runs no block that is not needed
+    class_attention     softmax(q_class K^T): full width (release) or mean over heads
+    received_attention  mean attention from all patches, where there is no class token
+    read_states         the same as encode, from hidden states that are at hand
 
 LLaVA feeds the features that *enter* the encoder's last block to the language model (feature layer
 -2). The release takes queries and keys from that same last block, so both follow from the features
@@ -14,7 +14,7 @@ Shapes
     images   pictures in the batch
     patches  visual tokens of one picture, class token excluded
     keys     patches and, where it takes part in the softmax, the class token
-    width    of the encoder
+    width    of the encoder; queries, keys and values have their heads side by side
 
 Source: LLaVA-PruMerge, arXiv 2403.15388, equation of the class attention.
 """
@@ -46,18 +46,11 @@ def class_attention(
     keys: Float[Tensor, "images keys width"],
     heads: int = 1,
 ) -> Float[Tensor, "images keys"]:
-    """Return the attention one query pays to each key, averaged over heads.
+    """Return the attention one query pays to each key, averaged over heads, in float32.
 
-    Per head ``softmax(q K^T / sqrt(width / heads))``. With ``heads=1`` the concatenated heads
-    count as one, which adds up their evidence before the softmax and so is sharper.
-
-    Args:
-        query: Query of the class token, heads side by side.
-        keys: Keys of all that take part in the softmax.
-        heads: Heads to average over; 1 for the released score.
-
-    Returns:
-        Probabilities in float32; each row sums to 1.
+    Per head ``softmax(q K^T / sqrt(width / heads))``, so each row sums to 1. With ``heads=1`` the
+    concatenated heads count as one, which adds up their evidence before the softmax and so is
+    sharper.
 
     Source:
         Paper, equation of the class attention, silent about heads. D2: the release uses the full
@@ -78,19 +71,10 @@ def received_attention(
     keys: Float[Tensor, "images keys width"],
     heads: int,
 ) -> Float[Tensor, "images keys"]:
-    """Return the attention each key receives, averaged over queries and heads.
+    """Return the attention each key receives, averaged over queries and heads, in float32.
 
-    Args:
-        queries: Queries of the patches, heads side by side.
-        keys: Keys of all that take part in the softmax.
-        heads: Heads to average over.
-
-    Returns:
-        Means of probabilities in float32; each row sums to 1.
-
-    Source:
-        Not in the paper, which needs a class token. Others' ports of PruMerge to encoders without
-        one use this mean.
+    Each row sums to 1. Not in the paper, which needs a class token; others' ports of PruMerge to
+    encoders without one use this mean.
     """
     queries = queries.float().unflatten(-1, (heads, -1))
     keys = keys.float().unflatten(-1, (heads, -1))
@@ -108,7 +92,7 @@ def encode(
     settings: Settings | None = None,
     feature_layer: int = -2,
 ) -> Encoded:
-    """Run a vision encoder as far as needed and score its patches.
+    """Run a vision encoder as far as needed and score its patches (D1 to D3).
 
     Args:
         vision_tower: ``CLIPVisionModel``, ``SiglipVisionModel`` or one built alike, such as
@@ -129,9 +113,6 @@ def encode(
     Raises:
         ValueError: If the encoder is built otherwise, if it has no class token and the score needs
             one, if a layer does not exist, or if no block reads the selected features.
-
-    Source:
-        D1 to D3.
     """
     settings = Settings() if settings is None else resolve_settings(settings)
     check_tower(vision_tower, settings, feature_layer)
@@ -155,15 +136,8 @@ def read_states(
 ) -> Encoded:
     """Score patches from hidden states that are at hand; :func:`encode` without the blocks.
 
-    Args:
-        tower: As :func:`prumerge.encoder.open_tower` finds it.
-        hidden: The hidden states of ``layers``, class token included.
-        layers: Of features, scores and keys, from :func:`prumerge.encoder.needed_layers`.
-        settings: ``score`` and ``softmax_class`` are read.
-        grid: Rows and columns of patches.
-
-    Returns:
-        Features, keys and scores; the pictures themselves are not at hand.
+    ``hidden`` holds those of ``layers``, class token included; ``layers`` numbers features, scores
+    and keys as :func:`prumerge.encoder.needed_layers` does. There are no pictures to encode again.
     """
     _check_class_token(tower, settings)
     heads = tower.config.num_attention_heads
@@ -204,16 +178,7 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def check_tower(vision_tower: nn.Module, settings: Settings, feature_layer: int) -> None:
-    """Refuse an encoder that :func:`encode` would refuse, before there are pictures.
-
-    Args:
-        vision_tower: As for :func:`encode`.
-        settings: As for :func:`encode`.
-        feature_layer: As for :func:`encode`.
-
-    Raises:
-        ValueError: As :func:`encode`.
-    """
+    """Refuse an encoder that :func:`encode` would refuse, before there are pictures."""
     tower = open_tower(vision_tower)
     _check_class_token(tower, settings)
     needed_layers(settings, feature_layer, len(tower.encoder.layers))
@@ -251,15 +216,8 @@ def weigh_by_values(
 ) -> Float[Tensor, "images patches"]:
     """Weigh the attention a patch receives by how much it hands on: the length of its value.
 
-    Args:
-        scores: Attention each patch receives.
-        values: Values of the patches, heads side by side.
-
-    Returns:
-        Products in float32, each row divided by its sum.
-
-    Source:
-        Not in the paper; the score of ATS, :mod:`prumerge.rivals.ats`.
+    In float32, each row divided by its sum. Not in the paper; the score of ATS,
+    :mod:`prumerge.rivals.ats`.
 
     Example:
         >>> values = torch.tensor([[[3.0, 4.0], [0.0, 5.0], [10.0, 0.0]]])

@@ -258,11 +258,7 @@ _RULES: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 
 def check(name: str, kind: Any, value: Any) -> None:
-    """Refuse a field's value outside its limits; a ``Literal`` kind lists the values allowed.
-
-    Raises:
-        ValueError: Naming field, limits and value.
-    """
+    """Raise ValueError for a value outside its limits; a ``Literal`` kind lists those allowed."""
     if get_origin(kind) is Literal:
         accepts, limits = get_args(kind).__contains__, f"one of {list(get_args(kind))}"
     else:
@@ -317,8 +313,8 @@ def resolve_settings(settings: Settings | str, **overrides: Any) -> Settings:
     """Turn a preset's name or a ``Settings`` object, and changes to it, into ``Settings``.
 
     Raises:
-        ValueError: If there is no such preset or field, a value is outside its limits, or it is
-            neither a name nor ``Settings``.
+        ValueError: If it is neither a preset's name nor ``Settings``, or a field is unknown or
+            outside its limits.
 
     Example:
         >>> resolve_settings("prumerge+", budget=64).spatial

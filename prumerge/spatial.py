@@ -25,16 +25,8 @@ def released_step(
     """Return the distance between neighbouring spatial tokens in the adaptive branch.
 
     The share of outliers asks for every ``patches // outliers``-th patch, and ``factor`` for
-    ``factor`` times as many: ``patches // outliers // factor``, at least 1.
-
-    Args:
-        outliers: Outliers per picture, at least 1.
-        patches: Visual tokens of one picture.
-        factor: Spatial tokens per outlier.
-
-    Returns:
-        Steps in patches along the raster, at least 1. A step of 1 keeps the whole picture, which
-        happens from 97 outliers of 576 on.
+    ``factor`` times as many: ``patches // outliers // factor``, at least 1. A step of 1 keeps the
+    whole picture, which happens from 97 outliers of 576 on. There must be an outlier.
 
     Source:
         D11, D12; release lines 209-210.
@@ -54,19 +46,11 @@ def keep_stride(
 ) -> Bool[Tensor, "images patches"]:
     """Mark every ``steps``-th patch of the flattened raster, from patch ``starts`` to the end.
 
-    Args:
-        steps: Distance between marked patches, at least 1. Divisors of the row length give
-            vertical stripes: 6 marks 4 of 24 columns.
-        starts: First marked patch.
-        patches: Visual tokens of one picture.
-        last: Whether the last patch may be marked.
-
-    Returns:
-        True where a patch is marked.
+    Steps that divide the row length give vertical stripes: 6 marks 4 of 24 columns. Without
+    ``last`` the last patch is never marked.
 
     Source:
-        D11 and D13. The release stops one patch short of the end (575 of 576 hard-coded), so its
-        last patch is never marked.
+        D11 and D13. The release stops one patch short of the end (575 of 576 hard-coded).
 
     Example:
         >>> keep_stride(torch.tensor([2]), torch.tensor([1]), patches=6).int().tolist()
@@ -79,16 +63,9 @@ def keep_stride(
 
 
 def keep_even(counts: Int64[Tensor, "*rows"], length: int) -> Bool[Tensor, "*rows {length}"]:
-    """Mark ``counts`` of ``length`` places, evenly spaced and centred.
+    """Mark ``counts`` of ``length`` places, evenly spaced and centred; every row exactly its count.
 
     Mark number i stands at ``floor((i + 1/2) * length / counts)``, the middle of its share.
-
-    Args:
-        counts: Marks per row, between 0 and ``length``.
-        length: Places in a row.
-
-    Returns:
-        True at the marks; every row holds exactly its count.
 
     Source:
         Own choice: neither paper nor release spaces an exact number of tokens.
@@ -106,18 +83,12 @@ def keep_even(counts: Int64[Tensor, "*rows"], length: int) -> Bool[Tensor, "*row
 def keep_lattice(
     counts: Int64[Tensor, " images"], grid: tuple[int, int]
 ) -> Bool[Tensor, "images patches"]:
-    """Mark ``counts`` patches on a two-dimensional lattice over the picture.
+    """Mark ``counts`` patches, exactly as many, on a two-dimensional lattice over the picture.
 
-    The lattice has about ``sqrt(counts * rows / columns)`` rows, so that its cells are as square
-    as can be; the marks are dealt out evenly to these rows and evenly spaced within each. Counts
-    that are a product of both sides give a regular lattice, others rows that differ by one mark.
-
-    Args:
-        counts: Marks per picture, between 0 and rows x columns.
-        grid: Rows and columns of patches.
-
-    Returns:
-        True at the marks; every picture holds exactly its count.
+    On a ``grid`` of rows by columns it has about ``sqrt(counts * rows / columns)`` rows, so that
+    its cells are as square as can be; the marks are dealt out evenly to these rows and evenly
+    spaced within each. Counts that are a product of both sides give a regular lattice, others rows
+    that differ by one mark.
 
     Source:
         D11: the figure of PruMerge+ shows a regular 8 x 8 lattice; no formula is given.
@@ -139,11 +110,7 @@ def keep_lattice(
 
 
 def check_grid(grid: tuple[int, int] | None, patches: int) -> tuple[int, int]:
-    """Return rows and columns that hold the patches, square where none are given.
-
-    Raises:
-        ValueError: If they are no two whole numbers or hold another number of patches, or none
-            are given and the patches form no square.
+    """Return rows and columns, square if none are given; ValueError unless they hold the patches.
 
     Example:
         >>> check_grid(None, 576)

@@ -32,16 +32,11 @@ def nearest(
     allowed: Bool[Tensor, "images kept patches"],
     neighbours: int,
 ) -> tuple[Int64[Tensor, "images kept neighbours"], Bool[Tensor, "images kept neighbours"]]:
-    """Find the most similar allowed patches of each kept one.
+    """Find the most similar allowed patches of each kept one, in no particular order.
 
-    Args:
-        similarity: Of each kept patch to every patch; larger is nearer, no unit.
-        allowed: Patches that may be a neighbour.
-        neighbours: Patches to find per kept one, at least 1; no more than there are patches.
-
-    Returns:
-        The patches, in no particular order, and True where one is allowed: where too few are,
-        others fill up. Among equally similar patches the first ones in the raster are found.
+    Larger is nearer. The second result is True where a patch is allowed: where too few are, others
+    fill up, but never more than there are patches. Of equally similar patches the first ones in the
+    raster are found.
 
     Example:
         >>> similarity = torch.tensor([[[0.2, 0.9, 0.2, 0.2]]])
@@ -106,19 +101,9 @@ def merge_weights(
 ) -> tuple[Int64[Tensor, "images kept neighbours"], Float[Tensor, "images kept neighbours"]]:
     """Return which patches are added to each kept one, and how much of each.
 
-    The weight of a neighbour is its own attention score.
-
-    Args:
-        similarity: Of kept to all patches.
-        scores: Attention each patch receives.
-        order: Kept patches; a patch is never its own neighbour.
-        candidates: Patches that may be merged into others.
-        neighbours: Patches merged into each kept one, at least 1.
-        normalise: Divide the weights of each kept patch by their sum.
-
-    Returns:
-        Patches and weights. Where there are too few candidates, other patches fill up, with
-        weight zero.
+    The weight of a neighbour is its own attention score; ``normalise`` divides the weights of each
+    kept patch by their sum. No patch is its own neighbour. Where there are too few candidates,
+    other patches fill up, with weight zero.
 
     Source:
         Paper, sum of the token supplement; D7 to D9. One patch may be merged into many: the
@@ -136,9 +121,7 @@ def weighted_sums(
     features: Float[Tensor, "images patches width"],
     weights: Float[Tensor, "images kept patches"],
 ) -> Float[Tensor, "images kept width"]:
-    """Sum the features of each picture under every row of weights.
-
-    In float32, or in float64 where the features are.
+    """Sum the features of each picture under every row of weights, in float32 at least.
 
     Example:
         >>> weighted_sums(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[0.5, 0.25]]])).tolist()
@@ -157,10 +140,7 @@ def extra_token(
 ) -> Float[Tensor, "images width"]:
     """Sum the features of all dropped patches, weighted by their attention.
 
-    ``normalise`` divides by the sum of the weights.
-
-    Returns:
-        One token per picture in the type of ``features``; zero where nothing is dropped.
+    ``normalise`` divides by the sum of the weights. The token is zero where nothing is dropped.
 
     Source:
         D10: in the release only, without normalisation (lines 168-169). It is as long as the
@@ -187,21 +167,15 @@ def merge(
 ) -> Float[Tensor, "images kept width"]:
     """Give each kept patch the weighted features of its nearest neighbours.
 
-    A merged token is ``own_term * y_p + sum_j w_j * y_j`` over the neighbours j of patch p.
+    A merged token is ``own_term * y_p + sum_j w_j * y_j`` over the neighbours j of patch p, with
+    features y and scores w, summed in at least float32. Without neighbours (``neighbours=0``) the
+    features come back bit for bit; a patch whose neighbours carry no weight at all, or that has
+    none, stays as it is, with or without own term.
 
     Args:
-        features: Visual tokens y.
-        keys: Keys of the patches.
-        scores: Attention each patch receives: the weights w.
         order: Kept patches in the order wanted; rows padded with any patch.
-        kept: Patches that are kept.
         settings: ``similarity``, ``neighbours``, ``candidates``, ``own_term``,
             ``normalise_weights`` and ``merge_reads`` are read.
-
-    Returns:
-        Tokens in the type of ``features``, summed in at least float32. Without neighbours
-        (``neighbours=0``) the features come back bit for bit; a patch whose neighbours carry no
-        weight at all, or that has none, stays as it is, with or without own term.
 
     Source:
         D6 to D9, D15. The release loops over tokens; the sums are the same.
