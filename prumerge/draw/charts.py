@@ -54,10 +54,7 @@ def _palette(table: pd.DataFrame, hue: str | None) -> list[str] | None:
 
 
 def curves(axes: Axes, table: pd.DataFrame, x: str, y: str, hue: str | None = None) -> Axes:
-    """Draw curves from 0 with a mark at each value, the means where a value has several rows.
-
-    Bands are 95 % intervals of the mean, by a bootstrap with a fixed seed.
-    """
+    """Draw curves from 0, with a mark at each mean and its 95 % bootstrap interval (fixed seed)."""
     marks = {"marker": "o", "markersize": 5, "seed": 0, "palette": _palette(table, hue)}
     seaborn.lineplot(table, x=x, y=y, hue=hue, ax=axes, **marks)
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if table[y].min() < 0 else 0)
@@ -136,11 +133,11 @@ def bands(
 
 
 def scores_by_tokens(axes: Axes, rows: pd.DataFrame, names: list[str]) -> Axes:
-    """Draw a benchmark's score over the visual tokens, one dot with its interval per method.
+    """Draw a benchmark's score over the visual tokens (logarithmic), a dot and interval per method.
 
-    Tokens stand on a logarithmic scale. ``rows``, of one benchmark and metric, have ``label``,
-    ``tokens_mean``, ``value``, ``low``, ``high`` and ``constant``, the score of the best constant
-    answer, drawn dashed. ``names``: the labels in the order of their colours, at most six.
+    ``rows``, of one benchmark and metric, have ``label``, ``tokens_mean``, ``value``, ``low``,
+    ``high`` and ``constant``, the score of the best constant answer, drawn dashed. ``names``: the
+    labels in the order of their colours, at most six.
     """
     for name, colour in zip(names, PALETTE, strict=False):
         own = rows[rows["label"] == name]

@@ -59,10 +59,7 @@ PICTURE, METHOD = ("seed", "objects", "file"), ("budget", "whisker", "neighbours
 
 
 class Controls:
-    """What can be chosen: a picture, a method, its settings, a token, a question.
-
-    ``start`` gives values to begin with, by the name of the control.
-    """
+    """A picture, a method, its settings, a token, a question; ``start`` gives values by name."""
 
     def __init__(self, grid: int, **start: object) -> None:
         patches, most = grid**2, most_objects(grid)
@@ -105,15 +102,11 @@ class Explorer(VBox):
     What the encoder says is kept per picture, so only a new picture makes it run again. A choice
     that does not work is told in a line; the last picture stays.
 
-    Args:
-        costed: Whose prefill is estimated: what :func:`prumerge.roofline.read_shape` takes.
-        card: On which card, a name of ``prumerge.roofline.HARDWARE``.
-        do_pad: Pad pictures to squares; False crops them.
-        start: Values to begin with: ``method``, ``budget``, ``seed``, ``objects``, ``file`` and
-            others of :class:`Controls`.
-
-    ``look`` holds what the method does with the picture, ``painted`` the three pictures as pixels,
-    and ``reaction_ms`` how long the last change took, from event to pictures.
+    ``costed`` is whose prefill is estimated (:func:`prumerge.roofline.read_shape`), ``card`` a name
+    of ``prumerge.roofline.HARDWARE``. ``do_pad=False`` crops pictures instead of padding them to
+    squares. ``start`` gives values to begin with, by the name of a control. ``look`` holds what the
+    method does with the picture, ``painted`` the three pictures as pixels, and ``reaction_ms`` how
+    long the last change took, from event to pictures.
     """
 
     def __init__(

@@ -30,8 +30,7 @@ def use_style() -> None:
 def show(figure: Figure, name: str = "", folder: str = "figures") -> None:
     """Show a figure below a notebook's cell, in few colours so that the notebook stays small.
 
-    With ``name`` and ``folder`` it is first written in all its colours, see :func:`save`; it is
-    closed in the end.
+    With ``name`` and ``folder`` it is first saved in all its colours; it is closed in the end.
     """
     if name and folder:
         save(figure, name, folder)
@@ -52,11 +51,10 @@ def small_png(picture: Pillow.Image) -> bytes:
 
 
 def save(figure: Figure, name: str, folder: str = "figures") -> str:
-    """Write a figure to ``figures/NAME.png`` at 150 dots per inch.
+    """Write a figure to ``figures/NAME.png`` at 150 dots per inch and return that path.
 
-    The file gets its name, which must be ``NN-topic``, when it is complete, and holds nothing that
-    differs from run to run. Returned is its path in the repository, such as
-    ``figures/02-fence.png``.
+    ``name`` must be ``NN-topic``. The file gets it when complete, and holds nothing that differs
+    from run to run.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"a figure is called NN-topic, such as 02-fence, not {name!r}")

@@ -52,9 +52,9 @@ class Look:
     def origin(self, token: int) -> Float[np.ndarray, " patches"]:
         """Return how much of each patch's feature a token holds; tokens count from 0.
 
-        A token is a weighted sum of features in all methods here, so its weights are its
-        derivatives. That holds for a method of one's own, too, and needs no knowledge of it. All
-        are 0 for a token made of something else, such as the class token or a smaller picture.
+        A token is a weighted sum of features, so its weights are its derivatives, for a method of
+        one's own, too. All are 0 for a token made of something else, such as the class token or a
+        smaller picture.
         """
         if not 0 <= token < self.kept:
             raise ValueError(f"token must be 0 to {self.kept - 1} here, got {token}")
@@ -90,8 +90,7 @@ def prefill(
     """Estimate what the prompt costs the language model with all tokens and with those kept.
 
     Two rows, ``all tokens`` and ``kept``: ``tokens`` of the prompt, ``tera_operations``,
-    ``prefill_ms`` and ``cache_mib``, as :func:`prumerge.roofline.estimate_costs` has them, in FP16
-    for one prompt.
+    ``prefill_ms`` and ``cache_mib`` in FP16, see :func:`prumerge.roofline.estimate_costs`.
     """
     prompts = [text_tokens + patches, text_tokens + kept]
     costs = [estimate_costs(shape, tokens, card) for tokens in prompts]

@@ -1,13 +1,10 @@
 """A picture, and on it what the encoder attends to and what a method keeps and merges.
 
-    picture, attention, kept, outline, legend    on the axes of a figure, in units of patches, so
-                                                 that a grid of any size fits the picture under it
+    picture, attention, kept, outline, legend    on the axes of a figure, in units of patches
     paint_attention, paint_kept, paint_origin    as pixels, in a few milliseconds, to follow a
                                                  slider; ``to_png`` writes them
 
-Orange marks patches kept for their score, blue those kept for their place, pink those
-that fill a budget, green those kept for their features: Okabe and Ito's hues, made lighter for
-dark pictures.
+The hues are Okabe and Ito's, made lighter for dark pictures.
 """
 
 import io

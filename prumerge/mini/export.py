@@ -60,11 +60,7 @@ def export(model: Pretraining, folder: Path, curve: list[dict], record: dict) ->
 
 
 def reopen(model: Pretraining, folder: Path) -> None:
-    """Load an exported model's weights into ``model``, to train it further.
-
-    Raises:
-        ValueError: If the folder holds no export, or one of another size.
-    """
+    """Load an exported model's weights, to train on; ValueError without an export of this size."""
     if not (folder / HEADS).exists():
         raise ValueError(f"{folder} holds no {HEADS}: name a folder that export() has written")
     heads = load_file(folder / HEADS)

@@ -33,10 +33,7 @@ TRAIN_VARIANTS, SHAPE_VARIANTS = 4, 12
 
 @cache
 def glyphs(held_out: bool) -> dict[str, dict[int, Float32[np.ndarray, "variants pixels pixels"]]]:
-    """Build the masks by kind and size: for training, with digits slightly turned, or held out.
-
-    The variants come from a fixed seed: the masks are the same at every call.
-    """
+    """Build the masks by kind and size, the same at every call, for training or held out."""
     rng = np.random.default_rng(20240322 + held_out)
     with np.load(Path(__file__).with_name("digits.npz")) as stored:
         scans, digits = stored["scans"], stored["digits"]

@@ -76,10 +76,8 @@ class Pretraining(nn.Module):
         """Let the projector pass on what the placing head reads, in directions of their own.
 
         Of the projector's hidden units the four that do least are given away: since gelu(x) -
-        gelu(-x) = x, two of them carry a row or column exactly. Left to find it, the language
-        model had learned little of it in trials of 100 to 300 steps. ``length`` is that of a
-        visual token's part that tells the row or column of the picture's edge; whole tokens are
-        about 20 long.
+        gelu(-x) = x, two of them carry a row or column exactly. ``length`` is that of a visual
+        token's part that tells the edge's row or column; whole tokens are about 20 long.
         """
         projector = self.llava.model.multi_modal_projector
         first, second = projector.linear_1, projector.linear_2

@@ -55,16 +55,10 @@ def load_pictures(
     """Read a user's pictures, or draw scenes that training never saw.
 
     Args:
-        folder: Folder with pictures, taken in the order of their names, hidden files
-            (``._photo.jpg``) passed over; None or empty draws scenes with 1, 2, ... up to 12
-            objects in turn (6 on grids below 20).
-        count: Most pictures from a folder; scenes to draw.
+        folder: Taken in the order of names, hidden files (``._photo.jpg``) passed over. None or
+            empty draws scenes with 1, 2, ... up to 12 objects in turn (6 on grids below 20).
+        count: Most pictures from a folder; scenes to draw. ValueError where none can be had.
         seed: Of the drawn scenes. A longer list begins with the shorter one.
-        grid: Patches along an edge of a drawn scene.
-
-    Raises:
-        ValueError: If ``count`` is below 1, the folder is missing or holds no picture, or a
-            picture cannot be read.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1 picture, got {count}")
@@ -83,11 +77,8 @@ def read_picture(source: str | Path | io.IOBase, name: str = "") -> Picture:
     """Read one picture, from its path or open file, as a person sees it.
 
     See :func:`prumerge.models.preprocessing.to_rgb`. Quotes and spaces around a path given as text
-    are dropped; without ``name`` the picture is called as its file.
-
-    Raises:
-        ValueError: If there is no picture that can be read: damaged, truncated, or of an extreme
-            shape.
+    are dropped; without ``name`` the picture is called as its file. ValueError if it is damaged,
+    truncated, or of an extreme shape.
     """
     if isinstance(source, str | Path):
         source = _path(source)
@@ -106,8 +97,8 @@ def to_pixels(
 ) -> Float[Tensor, "images 3 height width"]:
     """Prepare pictures for the encoder: padded to squares, resized to its size, normalised.
 
-    They may be of any size but an extreme shape; arrays of red, green and blue work as well.
-    ``do_pad=False`` crops instead; see :func:`prumerge.models.preprocessing.prepare`.
+    They may be arrays of red, green and blue, of any but an extreme shape. ``do_pad=False`` crops
+    instead; see :func:`prumerge.models.preprocessing.prepare`.
     """
     images = [getattr(picture, "image", picture) for picture in pictures]
     images = prepare(processor, images, do_pad)
@@ -117,10 +108,7 @@ def to_pixels(
 def as_seen(
     processor: LlavaProcessor, pixel_values: Float[Tensor, "images 3 height width"]
 ) -> UInt8[np.ndarray, "images height width 3"]:
-    """Turn prepared pictures back into colours: what the encoder sees, to draw patches on.
-
-    The border of a padded picture is there, what was cut off is not.
-    """
+    """Turn prepared pictures back into colours, the padded border too: what the encoder sees."""
     prepared = processor.image_processor
     mean, deviation = torch.tensor([prepared.image_mean, prepared.image_std])[..., None, None]
     colours = (pixel_values.float().cpu() * deviation + mean) * 255
@@ -135,9 +123,8 @@ def encode_pictures(
 ) -> Encoded:
     """Encode many pictures, some at a time, with the model's vision tower and feature layer.
 
-    ``settings`` say how scores and keys are read, see :func:`prumerge.encode`; ``batch_size`` is a
-    matter of memory alone. All that a method may ask for is in float32 on the CPU, without
-    gradients.
+    ``settings`` say how scores and keys are read, see :func:`prumerge.encode`. All that a method
+    may ask for is in float32 on the CPU, without gradients.
     """
     core, layer = model.model, model.config.vision_feature_layer
 

@@ -1,7 +1,4 @@
-"""Questions about mini scenes by family, those held out for tests, and what is right.
-
-Captions name all of a scene.
-"""
+"""Questions about mini scenes by family, those held out for tests, what is right, and captions."""
 
 import string
 from collections import Counter
@@ -67,10 +64,7 @@ def ask_many(
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Name every thing in random order, half of them with their place, and read the sign.
-
-    This is what CLIP's text tower is given: ``red circle top-left , blue 7 , sign 4 1``.
-    """
+    """Name every thing in random order, half with their place: ``circle top-left , sign 4 1``."""
     names = []
     for thing in scene.things:
         where = families.place(scene, thing) if rng.random() < 0.5 else None
@@ -161,10 +155,7 @@ def score(items: list[Item], given: list[str]) -> pd.DataFrame:
 
 
 def write_scores(folder: Path, per_family: int = 100) -> pd.DataFrame:
-    """Score an exported mini-LLaVA with all visual tokens; :func:`score`'s table stays beside it.
-
-    ``scores.csv`` is written whole or not at all.
-    """
+    """Score an exported mini-LLaVA with all visual tokens and leave the table as ``scores.csv``."""
     model, processor = load(folder)
     items = held_out(per_family, model.config.vision_config.image_size // PATCH_PIXELS)
     table = score(items, answers(model, processor, items))

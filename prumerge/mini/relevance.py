@@ -4,10 +4,7 @@
     encoded = reader.ask(attachment.encode(pixel_values), questions)
     model.generate(pixel_values=encoded, ...)         # cdpruner now knows the questions
 
-Shapes
-    images   pictures in the batch, one question for each
-    patches  visual tokens of one picture
-    width    of the encoder
+There is one question for each of the ``images``.
 """
 
 import dataclasses
@@ -36,14 +33,9 @@ class TextReader:
     def ask(self, encoded: Encoded, questions: Sequence[str]) -> Encoded:
         """Tell what the encoder says about pictures which question they are to answer.
 
-        Questions come without the words of a prompt around them, one for each picture.
-
-        Returns:
-            The same with ``relevance``, which may be passed to a model as ``pixel_values``.
-
-        Raises:
-            ValueError: If there are not as many questions as pictures, or the features are not
-                those of this CLIP's encoder.
+        Questions come without the words of a prompt around them, one for each picture. What is
+        returned may be passed to a model as ``pixel_values``. ValueError if there are more or fewer
+        questions than pictures, or the features are not those of this CLIP's encoder.
         """
         if len(questions) != len(encoded.scores):
             raise ValueError(
@@ -57,19 +49,13 @@ class TextReader:
     def relevance(
         self, features: Float[Tensor, "images patches width"], questions: Sequence[str]
     ) -> Float[Tensor, "images patches"]:
-        """Compare each patch with a question.
+        """Compare each patch with a question: cosines from -1 to 1, in float32.
 
         A patch's feature goes through the encoder's last LayerNorm and projection, as the class
-        token does in CLIP. A question longer than the text tower reads is cut into pieces.
+        token does in CLIP. A question longer than the text tower reads is cut into pieces, whose
+        cosines are averaged. ValueError if the features have another width than the encoder.
 
-        Returns:
-            Cosines from -1 to 1, means over a question's pieces, in float32.
-
-        Raises:
-            ValueError: If the features have another width than this CLIP's encoder.
-
-        Source:
-            CDPruner's released code.
+        Source: CDPruner's released code.
         """
         weight = self.clip.visual_projection.weight
         if features.shape[-1] != weight.shape[1]:
@@ -99,18 +85,11 @@ class TextReader:
 
 
 def read_text(name: str | Path = "mini", device: str = "cpu") -> TextReader:
-    """Load the text tower of the CLIP that a LLaVA's encoder comes from.
+    """Load, in float32, the text tower of the CLIP that a LLaVA's encoder comes from.
 
-    Args:
-        name: ``mini`` for the mini-LLaVA's, a folder with a CLIP in transformers' format, or a hub
-            id such as ``openai/clip-vit-large-patch14-336`` for LLaVA-1.5, better with a revision
-            behind an ``@``.
-
-    Returns:
-        The reader, in float32.
-
-    Raises:
-        ValueError: If there is no such checkpoint; the message says what to do.
+    ``name`` is ``mini`` for the mini-LLaVA's, a folder with a CLIP in transformers' format, or a
+    hub id such as ``openai/clip-vit-large-patch14-336`` for LLaVA-1.5, better with a revision
+    behind an ``@``. ValueError says what to do where there is no such checkpoint.
     """
     if str(name) == "mini":
         from prumerge.mini.export import reopen

@@ -90,7 +90,6 @@ def draw_scene(
         window: Patches along an edge of the part that is drawn, whose upper left patch is
             ``corner`` (None: any); None draws the whole frame.
         objects: Number of things, or its range (ends included). Fewer when they do not fit.
-        held_out: True draws digits that training never sees.
         sign: Whether a sign is there; None leaves it to chance.
     """
     shown = window or grid

@@ -79,11 +79,10 @@ class Stage:
 def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     """Return the stages that lead to a mini-LLaVA with ``grid x grid`` visual tokens.
 
-    The vision tower learns first (pictures against captions, and naming patches), the language
-    model then learns to answer from the frozen tower, as LLaVA does. With 24 x 24 tokens both are
-    learned on windows of 12 x 12 patches, placed anywhere in the frame, before they turn to whole
-    frames: four times fewer tokens make that stretch several times quicker, and since each window
-    keeps its place's position embeddings, nothing has to be interpolated afterwards.
+    The vision tower learns first, then the language model from the frozen tower, as in LLaVA. With
+    24 x 24 tokens both learn on windows of 12 x 12 patches, anywhere in the frame, before they turn
+    to whole frames: four times fewer tokens are several times quicker, and since each window keeps
+    its place's position embeddings, nothing has to be interpolated afterwards.
 
     ``grid`` is 24 as in LLaVA-1.5, or 12 for a quicker model; below 6 scenes do not fit.
     ``scale`` is a factor above 0 on the number of steps: 1 is the shipped checkpoint, 0.01 a trial.
@@ -118,10 +117,9 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
 def _second_round(stage, grid: int) -> list[Stage]:
     """Where things are and which letter stands for what: the first round did not learn it.
 
-    The tower had dropped each patch's place on the way to its penultimate layer; it learns to keep
-    it, and the projector to pass it on. Letters are practised on conversations without a picture,
-    which are quick. Few visual tokens leave room for many turns about each picture. A sign gives
-    one question a picture, so the last stage has many pictures, each with a sign.
+    The tower had dropped each patch's place; it learns to keep it, the projector to pass it on.
+    Letters are practised without a picture, which is quick. Few visual tokens leave room for many
+    turns. A sign gives one question a picture, so the last stage has many pictures with signs.
     """
     place = Recipe(16, grid, None, 0, 48, (1, 12))
     talk = Recipe(8, grid, None, 384, 1, (1, 12), (*FAMILIES, *LATER_FAMILIES), (64, 96, 144), 64)
@@ -152,11 +150,9 @@ def train(
 ) -> list[dict]:
     """Train through all stages, or go on where an interrupted run stopped; return the curve.
 
-    Args:
-        folder: Keeps weights, optimiser state and curve; replaced atomically every ``save_every``
-            steps and at each stage's end.
-        skip: Stages that the model has been through already (it was reopened from an export).
-        report: Called with a row of the curve every ``report_every`` steps.
+    ``folder`` keeps weights, optimiser state and curve, replaced atomically every ``save_every``
+    steps and at each stage's end. ``skip`` is the number of stages that the model, reopened from an
+    export, has been through. ``report`` takes a row of the curve every ``report_every`` steps.
     """
     model.to(device)
     progress = load_progress(folder, model)

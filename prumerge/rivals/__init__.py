@@ -30,6 +30,10 @@ hiprune          a middle block's choice with neighbours, a deep one's exact    
 PruMerge's fence would give it on the method's own scores: the same number of tokens as PruMerge
 where the method reads PruMerge's scores, and a number that depends on the picture in any case.
 
+In signatures ``images`` are the pictures of a batch, ``patches`` the visual tokens of one full
+picture, row after row without class token, ``picks`` and ``kept`` the tokens of the picture that
+sends most; shorter pictures are padded. ``depth`` is that of the averaged keys.
+
 All but ``tome_in_encoder`` run behind the encoder. Those that their authors place inside it (EViT,
 ATS, ToMe) are the same rule applied to the features that LLaVA uses: fair to compare, but not the
 published model; each module says what is lost. All but VisionZip, whose token order is part of its

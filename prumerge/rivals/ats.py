@@ -2,12 +2,7 @@
 
 Patches with high scores take much of the cumulative distribution and are hit often, low ones
 seldom; what is hit twice is sent once. So the number of tokens adapts to the picture: the natural
-adaptive rival to PruMerge's fence.
-
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture
-    points   sampling points of the picture that has most
+adaptive rival to PruMerge's fence. ``points`` are those of the picture that has most.
 
 Source: ATS, "Adaptive Token Sampling For Efficient Vision Transformers" (ECCV 2022).
 """
@@ -32,9 +27,8 @@ def sample_inverse(
     spread evenly from the smallest sum above 0 to 1, and each hits the patch with the nearest sum.
     A single point lies at 1: the best-scored patch.
 
-    Source:
-        Paper, inverse transform sampling. The authors take K - 1 points for K tokens, of which
-        one is the class token, and at least 8 of them.
+    Source: paper, inverse transform sampling. The authors take K - 1 points for K tokens, of which
+    one is the class token, and at least 8 of them.
 
     Example:
         >>> scores = torch.tensor([[0.1, 0.6, 0.2, 0.1]])
@@ -59,10 +53,8 @@ def sample_inverse(
 
 
 def points_for(scores: Float[Tensor, "images patches"], total: int) -> int:
-    """Find the most sampling points per picture that hit no more patches than wanted.
+    """Find the most sampling points per picture, the same for each, that hit no more than wanted.
 
-    The points are doubled until they hit too many and then found by bisection, the same number for
-    each picture.
     There are at most 64 points for each patch: what those miss, more would hardly hit.
 
     Example:
@@ -88,20 +80,12 @@ def points_for(scores: Float[Tensor, "images patches"], total: int) -> int:
 def sample_adaptively(encoded: Encoded, settings: Settings) -> Reduction:
     """Send each patch that is hit by one of as many sampling points as the budget allows.
 
-    Scores should be class attention times the length of the patch's value
-    (``score="value_weighted"``), which is this method's default.
+    The more the scores differ, the fewer tokens are sent. By default scores are class attention
+    times the length of the patch's value (``score="value_weighted"``).
 
-    Args:
-        encoded: What the encoder says.
-        settings: The budget is read: the number of sampling points.
-
-    Returns:
-        At most the budget, depending on the picture: the more the scores differ, the fewer.
-
-    Source:
-        The authors do this inside several blocks of the encoder, where dropped patches can still
-        be attended to, and can train through it; here it happens once, behind the encoder. Points
-        start near 0, so that a few patches of low score are always hit; that is theirs.
+    Source: the authors do this inside several blocks of the encoder, where dropped patches can
+    still be attended to, and can train through it; here it happens once, behind the encoder.
+    Points start near 0, so that a few patches of low score are always hit; that is theirs.
     """
     counts = counts_to_keep(encoded, settings)
     return send(encoded, settings, sample_inverse(encoded.scores, counts) * OUTLIER)
@@ -111,22 +95,12 @@ def sample_adaptively(encoded: Encoded, settings: Settings) -> Reduction:
 def sample_to_mean(encoded: Encoded, settings: Settings) -> Reduction:
     """Send what sampling points hit, as many of them as bring the mean number to the budget.
 
-    ``ats`` sends fewer tokens than a budget allows, since several points hit the same patch. Here
-    all pictures have so many points that the pictures of a batch send the budget on average and no
-    more: some less than it, some more.
+    All pictures have so many points that those of a batch send the budget on average and no more,
+    short of it by what one point more for each would add. A picture's tokens depend on the others
+    of its batch; alone it sends the budget or a little less. Without a budget, the mean is that of
+    what the fence gives each picture.
 
-    Args:
-        encoded: What the encoder says.
-        settings: The budget is read: the mean number of tokens. None: the mean of what the fence
-            gives each picture.
-
-    Returns:
-        On average at most the budget, short of it by what one point more for each picture would
-        add. A picture's tokens depend on the others of its batch; alone it sends the budget or a
-        little less.
-
-    Source:
-        Own choice, for comparisons at equal mean counts; the authors set the number of points.
+    Source: own choice, for comparisons at equal mean counts; the authors set the number of points.
     """
     total = int(counts_to_keep(encoded, settings).sum())
     points = points_for(encoded.scores, total) if total else 1

@@ -25,15 +25,7 @@ def keep_random(encoded: Encoded, settings: Settings) -> Reduction:
     not depend on the batch it comes in, and smaller budgets are subsets of larger ones. Report the
     mean over several seeds.
 
-    Args:
-        encoded: What the encoder says.
-        settings: Budget and ``seed`` are read.
-
-    Returns:
-        Exactly the budget.
-
-    Source:
-        A customary baseline; published ones draw without a seed.
+    Source: a customary baseline; published ones draw without a seed.
     """
     patches = encoded.scores.shape[1]
     generator = torch.Generator().manual_seed(settings.seed)  # on the CPU: the same everywhere
@@ -46,18 +38,11 @@ def keep_random(encoded: Encoded, settings: Settings) -> Reduction:
 def keep_uniform(encoded: Encoded, settings: Settings) -> Reduction:
     """Send evenly spaced patches on a two-dimensional lattice.
 
-    :func:`prumerge.spatial.keep_lattice` places them.
+    The budget is met also where it is no product of two numbers, see
+    :func:`prumerge.spatial.keep_lattice`.
 
-    Args:
-        encoded: What the encoder says.
-        settings: The budget is read.
-
-    Returns:
-        Exactly the budget, also where it is no product of two numbers.
-
-    Source:
-        A customary baseline. Others take the nearest rectangular sub-grid and add or drop patches
-        to meet the budget; here the rows of the lattice differ by at most one mark instead.
+    Source: a customary baseline. Others take the nearest rectangular sub-grid and add or drop
+    patches to meet the budget; here the rows of the lattice differ by at most one mark instead.
     """
     counts = counts_to_keep(encoded, settings)
     return send(encoded, settings, keep_lattice(counts, encoded.grid) * SPATIAL)
@@ -67,14 +52,7 @@ def keep_uniform(encoded: Encoded, settings: Settings) -> Reduction:
 def keep_top(encoded: Encoded, settings: Settings) -> Reduction:
     """Send the patches of PruMerge's best scores and merge nothing.
 
-    It differs from PruMerge in merging only.
-
-    Args:
-        encoded: What the encoder says.
-        settings: The budget is read; ``score`` and ``score_layer`` where pictures are encoded.
-
-    Returns:
-        Exactly the budget; among equal scores the first patches of the raster.
+    It differs from PruMerge in merging only; among equal scores the raster's first patches stay.
     """
     counts = counts_to_keep(encoded, settings)
     return send(encoded, settings, (rank_scores(encoded.scores) < counts[:, None]) * OUTLIER)
@@ -86,15 +64,7 @@ def keep_top_of_heads(encoded: Encoded, settings: Settings) -> Reduction:
 
     It is ``top_k`` with another score, read in the block that made the features.
 
-    Args:
-        encoded: What the encoder says.
-        settings: As for :func:`keep_top`.
-
-    Returns:
-        Exactly the budget; among equal scores the first patches of the raster.
-
-    Source:
-        FasterVLM (released code): block 22 of CLIP ViT-L/14, mean over heads, raster order, no
-        merging. VisionZip's sum over heads ranks alike.
+    Source: FasterVLM (released code): block 22 of CLIP ViT-L/14, mean over heads, raster order, no
+    merging. VisionZip's sum over heads ranks alike.
     """
     return keep_top(encoded, settings)

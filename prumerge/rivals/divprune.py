@@ -1,10 +1,5 @@
 """DivPrune: patches as far from each other as can be, whatever the class token attends to.
 
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture
-    picks    patches picked in the picture that keeps most
-
 Source: DivPrune, "Diversity-based Visual Token Pruning for Large Multimodal Models" (CVPR 2025).
 """
 
@@ -27,13 +22,11 @@ def farthest_first(
     """Pick patches one by one, each as far as can be from the nearest one picked before.
 
     Distances are one minus the cosine. The first pick is the patch whose nearest other patch is
-    farthest away.
-    The first picks do not depend on how many follow, and none comes twice. Among equally far
-    patches the first of the raster is picked.
+    farthest away. The first picks do not depend on how many follow, and none comes twice. Among
+    equally far patches the first of the raster is picked.
 
-    Source:
-        Paper, max-min diversity problem and its greedy solution. The authors' code may pick a
-        patch again when all that are left equal picked ones; here it may not.
+    Source: paper, max-min diversity problem and its greedy solution. The authors' code may pick a
+    patch again when all that are left equal picked ones; here it may not.
 
     Example:
         >>> angles = torch.tensor([0.0, 0.1, 1.0, 2.0])
@@ -64,9 +57,7 @@ def keep_diverse(encoded: Encoded, settings: Settings) -> Reduction:
     one (always inside ``attach``), else between the encoder's features. Neither score nor class
     token takes part; without a budget the fence on the scores says how many.
 
-    Source:
-        The authors' code works on projected tokens, one picture at a time. The search takes one
-        step per token, and inside ``attach`` all patches are projected first: both count in
-        timings.
+    Source: the authors' code works on projected tokens, one picture at a time. The search takes one
+    step per token, and inside ``attach`` all patches are projected first: both count in timings.
     """
     return send_picked(encoded, settings, partial(farthest_first, behind_projector(encoded)))

@@ -1,10 +1,5 @@
 """Determinantal point processes: patches that span the largest volume, asked about or not.
 
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture
-    picks    patches picked in the picture that keeps most
-
 Source: greedy maximum a posteriori search, "Fast Greedy MAP Inference for Determinantal Point
 Process" (NeurIPS 2018). CDPruner, "Beyond Attention or Similarity: Maximizing Conditional Diversity
 for Token Pruning in MLLMs" (NeurIPS 2025), weighs patches by the question; plain ``dpp`` is its own
@@ -33,14 +28,12 @@ def largest_volume(
 
     What is left of a patch is its diagonal entry of the kernel less the part that lies in the span
     of the picks; the largest rest is picked. The product of these rests is the determinant of the
-    picks' part of the kernel.
-    The first picks do not depend on how many follow, and none comes twice. Among equals, and
-    where nothing is left of any patch (more picks than features have dimensions), the first of the
-    raster is picked.
+    picks' part of the kernel. The first picks do not depend on how many follow, and none comes
+    twice. Among equals, and where nothing is left of any patch (more picks than features have
+    dimensions), the first of the raster is picked.
 
-    Source:
-        The greedy search by an incremental Cholesky factor. Published codes divide by what is left
-        also where that is rounding alone; here such a pick explains nothing more.
+    Source: the greedy search by an incremental Cholesky factor. Published codes divide by what is
+    left also where that is rounding alone; here such a pick explains nothing more.
 
     Example:
         >>> directions = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
@@ -74,18 +67,10 @@ def keep_volume(encoded: Encoded, settings: Settings) -> Reduction:
 
     Cosines are taken behind the projector where there is one (always inside ``attach``), else
     between the encoder's features. Neither score nor class token takes part; without a budget the
-    fence on the scores says how many.
+    fence on the scores says how many. The first patch of the raster is always among them: at the
+    start all are equal.
 
-    Args:
-        encoded: Features, and ``project`` where it is not None.
-        settings: The budget is read.
-
-    Returns:
-        Exactly the budget. The first of the raster is always among them: at the start all patches
-        are equal.
-
-    Source:
-        CDPruner with the same relevance for all patches.
+    Source: CDPruner with the same relevance for all patches.
     """
     kernel = cosines(behind_projector(encoded))
     return send_picked(encoded, settings, partial(largest_volume, kernel))
@@ -97,14 +82,12 @@ def conditional_kernel(
 ) -> Float[Tensor, "images patches patches"]:
     """Weigh similarities by how far each patch's relevance lies *below* the highest.
 
-    Returns:
-        ``w_i S_ij w_j`` with ``w`` from just above 0 at the most relevant patch to 1 at the least;
-        plain similarities where all are equally relevant.
+    That is ``w_i S_ij w_j`` with ``w`` from just above 0 at the most relevant patch to 1 at the
+    least; plain similarities where all are equally relevant.
 
-    Source:
-        Released code: relevance is negated before it is scaled, on purpose, since patches of CLIP
-        (all but the class token) point away from the text they show. Where all are equal it
-        divides by zero.
+    Source: released code: relevance is negated before it is scaled, on purpose, since patches of
+    CLIP (all but the class token) point away from the text they show. Where all are equal it
+    divides by zero.
 
     Example:
         >>> import torch
@@ -123,14 +106,10 @@ def conditional_kernel(
 def keep_for_question(encoded: Encoded, settings: Settings) -> Reduction:
     """Send the patches of the largest determinant, weighed by what they say of the question.
 
-    It is ``dpp`` with a kernel that knows the question. Similarities are taken behind the projector
-    where there is one.
+    It is ``dpp`` with a kernel that knows the question; ValueError if ``encoded`` knows none.
+    Similarities are taken behind the projector where there is one.
 
-    Raises:
-        ValueError: If ``encoded`` does not know the question.
-
-    Source:
-        Released code. A picture asked about twice is encoded once and reduced twice.
+    Source: released code. A picture asked about twice is encoded once and reduced twice.
     """
     if encoded.relevance is None:
         raise ValueError(

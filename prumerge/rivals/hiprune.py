@@ -1,9 +1,5 @@
 """HiPrune: what a middle block of the encoder attends to, its neighbours, and a deep one's choice.
 
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture, rows x columns, row after row
-
 Source: HiPrune, "Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language
 Models" (2025).
 """
@@ -39,12 +35,10 @@ def with_neighbours(
 ) -> Bool[Tensor, "images patches"]:
     """Mark anchors and the patches beside, above and below them.
 
-    Returns:
-        True there. A neighbour beyond the first or last patch of the raster is that patch; beside
-        the end of a row stands the begin of the next.
+    A neighbour beyond the first or last patch of the raster is that patch; beside the end of a row
+    stands the begin of the next.
 
-    Source:
-        Released code, where neighbours are index differences.
+    Source: released code, where neighbours are index differences.
 
     Example:
         >>> anchors = torch.tensor([[False, False, False, True, False, False]])
@@ -66,10 +60,7 @@ def anchor_first(
     counts: Int64[Tensor, " images"],
     columns: int,
 ) -> tuple[Bool[Tensor, "images patches"], Bool[Tensor, "images patches"]]:
-    """Choose anchors with their neighbours, and fill up by the deep block.
-
-    The first mask holds at most ``counts`` patches, both together exactly as many.
-    """
+    """Mark at most ``counts`` anchors and neighbours, and the deep block's best to fill them up."""
     anchors = rank_scores(middle) < (ANCHORED * counts / 5).round()[:, None]
     around = with_neighbours(anchors, columns)
     room = counts - around.sum(dim=1)
@@ -82,22 +73,12 @@ def keep_hierarchy(encoded: Encoded, settings: Settings) -> Reduction:
     """Send patches of a middle block with their neighbours, and the best-scored of a deep one.
 
     A tenth of the budget goes to the middle block: for each five tokens one anchor, the patch that
-    receives most attention, with its four neighbours. The deep block's best fill up the rest.
+    receives most attention, with its four neighbours. The deep block's best fill up the rest; below
+    26 tokens there is no anchor, and all are theirs. ``score`` is read for both blocks. ValueError
+    if ``encoded`` was built by hand: the encoder runs up to the middle block again.
 
-    Args:
-        encoded: Scores, and ``rerun``, which runs the encoder up to the middle block again.
-        settings: The budget is read, and ``score`` for both blocks.
-
-    Returns:
-        Exactly the budget. Below 26 tokens there is no anchor: then it is ``top_k`` by the deep
-        block.
-
-    Raises:
-        ValueError: If the pictures are not at hand: ``encoded`` was built by hand.
-
-    Source:
-        Released code: blocks 9 and 23 of CLIP ViT-L/14, counted from 1, by the attention that a
-        patch receives from all tokens, the class token's included; here from all patches.
+    Source: released code: blocks 9 and 23 of CLIP ViT-L/14, counted from 1, by the attention that a
+    patch receives from all tokens, the class token's included; here from all patches.
     """
     again = at_hand(encoded.rerun, "hiprune")
     every = torch.arange(len(encoded.scores), device=encoded.scores.device)

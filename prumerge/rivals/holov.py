@@ -1,9 +1,6 @@
 """HoloV: each part of the picture sends tokens, more where attention and contrast are high.
 
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture
-    runs     parts of a picture: runs of neighbouring patches of the raster
+The parts are ``runs`` of neighbouring patches of the raster.
 
 Source: HoloV, "Don't Just Chase Highlighted Tokens in MLLMs: Revisiting Visual Holistic Context
 Retention" (NeurIPS 2025).
@@ -25,16 +22,13 @@ RUNS, CONTRAST = 16, 0.09  # as released
 def contrasts(
     similarity: Float[Tensor, "images patches patches"], run: Int64[Tensor, " patches"]
 ) -> Float[Tensor, "images patches"]:
-    """Return how unevenly a patch is like the others of its run.
+    """Return how unevenly a patch is like the others of its run; 0 where there are none.
 
-    Returns:
-        Squared differences between a patch's similarities in its run, its own counted as 0, and
-        their mean over the others, summed and divided by the number of the others; 0 where there
-        is none.
+    Squared differences between a patch's similarities in its run, its own counted as 0, and their
+    mean over the others are summed and divided by the number of the others.
 
-    Source:
-        Released code, which sets a patch's similarity to itself to 0 and lets it take part in the
-        sum.
+    Source: released code, which sets a patch's similarity to itself to 0 and lets it take part in
+    the sum.
 
     Example:
         >>> contrasts(torch.ones(1, 4, 4), torch.tensor([0, 0, 1, 1])).tolist()
@@ -53,14 +47,11 @@ def share_out(
     worth: Float[Tensor, "images runs"],
     room: Int64[Tensor, " runs"],
 ) -> Int64[Tensor, "images runs"]:
-    """Give each run its part of the tokens.
+    """Give each run tokens in proportion to its worth, rounded down, at most its patches.
 
-    Returns:
-        Tokens per run: in proportion to its worth, rounded down, at most its patches; what is left
-        goes one each to the best runs with room, again and again.
+    What is left goes one each to the best runs with room, again and again.
 
-    Source:
-        Released code for the first two steps.
+    Source: released code for the first two steps.
 
     Example:
         >>> share_out(torch.tensor([7]), torch.tensor([[5.0, 3.0, 2.0]]), torch.tensor([4, 4, 4]))
@@ -85,9 +76,8 @@ def keep_everywhere(encoded: Encoded, settings: Settings) -> Reduction:
     the budget follows from that, and within a run the score alone decides. Similarities are taken
     behind the projector where there is one.
 
-    Source:
-        Released code. It needs a number of patches that 16 divides; here the lengths of runs may
-        differ by one, and smaller pictures have as many runs as patches.
+    Source: released code. It needs a number of patches that 16 divides; here the lengths of runs
+    may differ by one, and smaller pictures have as many runs as patches.
     """
     scores = encoded.scores
     patches = scores.shape[1]

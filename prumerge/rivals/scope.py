@@ -1,10 +1,5 @@
 """SCOPE: patches that the class token attends to and that stand for what no other stands for yet.
 
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture
-    picks    patches picked in the picture that keeps most
-
 Source: SCOPE, "Saliency-Coverage Oriented Token Pruning for Efficient Multimodal LLMs"
 (NeurIPS 2025).
 """
@@ -31,13 +26,11 @@ def cover_greedily(
 
     A patch is covered as well as the most similar pick covers it, and not at all before the first;
     dissimilar picks (cosine below 0) cover nothing. A pick adds up what it improves over all
-    patches.
-    The first picks do not depend on how many follow, and none comes twice. Where nothing is
-    left to gain, the first patch of the raster is picked.
+    patches. The first picks do not depend on how many follow, and none comes twice. Where nothing
+    is left to gain, the first patch of the raster is picked.
 
-    Source:
-        Paper, greedy maximisation of saliency times coverage gain, with its exponent of the
-        saliency at the default of 1.
+    Source: paper, greedy maximisation of saliency times coverage gain, with its exponent of the
+    saliency at the default of 1.
 
     Example:
         >>> similarity = torch.tensor([[[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]]])
@@ -65,8 +58,7 @@ def keep_covering(encoded: Encoded, settings: Settings) -> Reduction:
     Similarities are taken behind the projector where there is one (always inside ``attach``), else
     between the encoder's features.
 
-    Source:
-        Paper. One step per token, each over all pairs of patches: it counts in timings.
+    Source: paper. One step per token, each over all pairs of patches: it counts in timings.
     """
     similarity = cosines(behind_projector(encoded))
     return send_picked(encoded, settings, partial(cover_greedily, similarity, encoded.scores))

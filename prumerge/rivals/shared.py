@@ -1,10 +1,4 @@
-"""What the rivals share: how many tokens to send, and how to send them.
-
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture, class token excluded
-    kept     kept patches of the picture that keeps most; shorter pictures are padded
-"""
+"""What the rivals share: how many tokens to send, and how to send them."""
 
 from collections.abc import Callable
 from typing import Any

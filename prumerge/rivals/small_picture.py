@@ -6,11 +6,6 @@ and what is lost by that is no fault of the few pixels: ``enlarged_picture`` sho
 at the size the encoder was trained on, and so tells which questions a picture of that size can
 answer at all. ``down_sampled`` averages features instead of pixels.
 
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one full picture, rows x columns, row after row
-    kept     tokens of the picture that sends most
-
 Source: customary baselines, hard to beat in VTC-Bench, arXiv 2510.07143, which splits questions by
 whether a down-sampled picture suffices; the enlargement is our own, for encoders of one size.
 """
@@ -36,9 +31,8 @@ from prumerge.supplement import weighted_sums
 def grid_within(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     """Return a smaller grid of about the same proportions with at most so many patches.
 
-    Returns:
-        ``floor(sqrt(tokens * rows / columns))`` rows, at least one, and as many columns as the
-        tokens then allow; never more of either than ``grid`` has, nor more rows than tokens.
+    It has ``floor(sqrt(tokens * rows / columns))`` rows, at least one, and as many columns as the
+    tokens then allow; never more of either than ``grid`` has, nor more rows than tokens.
 
     Example:
         >>> grid_within(64, (24, 24)), grid_within(130, (24, 24)), grid_within(2, (24, 24))
@@ -53,24 +47,15 @@ def grid_within(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
 def encode_smaller(encoded: Encoded, settings: Settings) -> Reduction:
     """Send all visual tokens of the picture shrunk to fit the budget.
 
-    Nothing of the full picture is used but its number of outliers, where there is no budget. The
-    position embeddings of the encoder are interpolated to the smaller grid.
+    It is shrunk to the largest grid that fits, of about its proportions, and the encoder's position
+    embeddings are interpolated to that. A token stands at the patch of the full picture in the
+    middle of what it shows. Nothing of the full picture is used but, without a budget, its number
+    of outliers. ``neighbours``, ``extra_token`` and ``order`` are not read. ValueError if
+    ``encoded`` was built by hand: the pictures are not at hand.
 
-    Args:
-        encoded: ``at_grid`` encodes the shrunk pictures.
-        settings: The budget is read; ``neighbours``, ``extra_token`` and ``order`` are not.
-
-    Returns:
-        At most the budget: the largest grid that fits, of about the picture's proportions. A token
-        stands at the patch of the full picture in the middle of what it shows.
-
-    Raises:
-        ValueError: If the pictures are not at hand: ``encoded`` was built by hand.
-
-    Source:
-        Models whose encoder takes any size are shown smaller pictures in VTC-Bench. CLIP was
-        trained at one size, so interpolation costs it something (``enlarged_picture`` leaves that
-        out); and encoding twice, as here, makes timings of this method an upper bound.
+    Source: models whose encoder takes any size are shown smaller pictures in VTC-Bench. CLIP was
+    trained at one size, so interpolation costs it something (``enlarged_picture`` leaves that out);
+    and encoding twice, as here, makes timings of this method an upper bound.
     """
     again = at_hand(encoded.at_grid, "small_picture")
     counts = counts_to_keep(encoded, settings).tolist()
@@ -90,10 +75,7 @@ def encode_each(
     grids: list[tuple[int, int]],
     again: Callable[[tuple[int, int], Tensor], Tensor],
 ) -> list[Float[Tensor, "_ _"]]:
-    """Encode all pictures that share a grid together.
-
-    The full pictures' features serve where a grid is the full one.
-    """
+    """Encode all pictures of one grid together; the full pictures' features serve the full grid."""
     tokens = {}
     for grid in dict.fromkeys(grids):
         chosen = [image for image, own in enumerate(grids) if own == grid]
@@ -108,10 +90,7 @@ def encode_each(
 def enlarged_features(
     grid: tuple[int, int], tower: nn.Module, pixel_values: Tensor, layer: int
 ) -> Tensor:
-    """Encode pictures shrunk to a grid of patches and enlarged again.
-
-    Both resizings are bilinear, the shrinking one antialiased.
-    """
+    """Encode pictures shrunk to a grid of patches, antialiased, and enlarged, both bilinear."""
     size = [side * tower.config.patch_size for side in grid]
     small = interpolate(pixel_values.float(), size=size, mode="bilinear", antialias=True)
     large = interpolate(small, size=pixel_values.shape[-2:], mode="bilinear")
@@ -123,18 +102,10 @@ def enlarged_features(
 def encode_enlarged(encoded: Encoded, settings: Settings) -> Reduction:
     """Send all visual tokens of the picture shrunk to fit the budget and enlarged again.
 
-    Nothing of the full picture is used but its number of outliers, where there is no budget.
-
-    Args:
-        encoded: ``rerun`` encodes the enlarged pictures.
-        settings: The budget is read: the patches of the shrunk picture, as in ``small_picture``.
-
-    Returns:
-        Every patch, whatever the budget: it is no way to save tokens, but says what tokens of a
-        picture of that size could tell.
-
-    Raises:
-        ValueError: If the pictures are not at hand: ``encoded`` was built by hand.
+    Every patch is sent, whatever the budget, which is that of ``small_picture``: it is no way to
+    save tokens, but says what tokens of a picture of that size could tell. Nothing of the full
+    picture is used but, without a budget, its number of outliers. ValueError if ``encoded`` was
+    built by hand: the pictures are not at hand.
     """
     again = at_hand(encoded.rerun, "enlarged_picture")
     grids = [
@@ -154,12 +125,11 @@ def encode_enlarged(encoded: Encoded, settings: Settings) -> Reduction:
 def area_weights(
     marks: Bool[Tensor, "images rows columns"], order: Int64[Tensor, "images kept"]
 ) -> Float[Tensor, "images kept patches"]:
-    """Return which share of a token comes from which patch.
+    """Return which share of a token comes from which patch; the row of each marked patch sums to 1.
 
     The picture is cut into as many bands of equal height as there are marked rows, and each band
     into as many cells of equal width as it has marks. A cell that covers part of a patch takes it
     in that proportion.
-    The row of each marked patch sums to 1.
 
     Example:
         >>> marks = torch.tensor([[[False, True, False]]])
@@ -190,17 +160,12 @@ def _overlap(index: Tensor, parts: Tensor, length: int) -> Tensor:
 def pool_features(encoded: Encoded, settings: Settings) -> Reduction:
     """Send means of the features in equal rectangles.
 
-    Args:
-        encoded: Features and grid.
-        settings: The budget is read; ``neighbours`` and ``extra_token`` are not.
+    Where the budget is no product of two numbers, some bands have one cell more than others. A
+    token stands at the patch in the middle of its cell. ``neighbours`` and ``extra_token`` are not
+    read.
 
-    Returns:
-        Exactly the budget: where it is no product of two numbers, some bands have one cell more
-        than others. A token stands at the patch in the middle of its cell.
-
-    Source:
-        Own choice of cells: pooling to the nearest rectangular grid, as others do, would miss most
-        budgets. Where the cells are whole patches, both are the same.
+    Source: own choice of cells: pooling to the nearest rectangular grid, as others do, would miss
+    most budgets. Where the cells are whole patches, both are the same.
     """
     marks = keep_lattice(counts_to_keep(encoded, settings), encoded.grid)
     selection = arrange((marks * SPATIAL).to(torch.int8), encoded.scores, settings)

@@ -1,8 +1,6 @@
 """ToMe: merge patches with alike keys, pair by pair, behind the encoder or in its blocks.
 
 Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture
     tokens   tokens in a block, the class token first where there is one
     slots    tokens left in the picture that has most, or after a block's merge
     depth    of the averaged keys, or of one head
@@ -32,19 +30,16 @@ def merge_alike(
     counts: Int64[Tensor, " images"],
     most: int | None = None,
 ) -> Int64[Tensor, "images patches"]:
-    """Decide for each patch which one it is merged into.
+    """Decide for each patch which one it is merged into; ``counts`` patches go into themselves.
 
     In rounds: tokens at even places (the first, the third, ...) each look for the most alike token
     at an odd place; the pairs most alike of all merge, several even ones possibly into the same
     odd one; tokens that are left keep their order. A round merges as many pairs as are wanted, at
-    most ``most`` and half of the tokens. Merged tokens are compared by the mean key of all their
-    patches.
-    Exactly ``counts`` patches of a picture go into themselves; ``most`` None allows half of the
-    tokens.
+    most ``most`` (None: any number) and half of the tokens. Merged tokens are compared by the mean
+    key of all their patches.
 
-    Source:
-        Paper, bipartite soft matching; sizes weigh the means there too, which makes a token the
-        plain mean of its patches.
+    Source: paper, bipartite soft matching; sizes weigh the means there too, which makes a token the
+    plain mean of its patches.
 
     Example:
         >>> keys = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.1, 1.0], [1.0, 1.0]]])
@@ -86,24 +81,15 @@ def _merge_once(keys: Tensor, owner: Tensor, slots: Tensor, valid: Tensor, pairs
 def merge_tokens(encoded: Encoded, settings: Settings) -> Reduction:
     """Send the means of groups of patches with alike keys.
 
-    A token stands where the patch stands that the others were merged into. Scores do not take
-    part; without a budget the fence on them says how many tokens. ``neighbours`` and
-    ``extra_token`` are not read.
+    Every patch goes into exactly one token, which stands where the patch stands that the others
+    were merged into. Scores do not take part; without a budget the fence on them says how many
+    tokens. ``neighbours`` and ``extra_token`` are not read.
 
-    Args:
-        encoded: Features, keys and their heads.
-        settings: The budget and ``merges_per_round`` are read; ``key_layer`` where pictures are
-            encoded.
-
-    Returns:
-        Exactly the budget. Every patch goes into exactly one token.
-
-    Source:
-        Published: 16 merges in every block of the encoder, where later attention knows the sizes
-        of tokens (:mod:`prumerge.rivals.tome`). Here half of the tokens a round, unless
-        ``merges_per_round`` says fewer, and behind it: keys are those the features themselves
-        give, carried along as means instead of computed anew, and the language model sees a token
-        of many patches as one.
+    Source: published are 16 merges in every block of the encoder, where later attention knows the
+    sizes of tokens (``tome_in_encoder``). Here half of the tokens a round, unless
+    ``merges_per_round`` says fewer, and behind it: keys are those the features themselves give,
+    carried along as means instead of computed anew, and the language model sees a token of many
+    patches as one.
     """
     counts = counts_to_keep(encoded, settings)
     owner = merge_alike(encoded.head_mean_keys, counts, settings.merges_per_round)
@@ -129,9 +115,8 @@ def send_groups(
 def merges_per_block(merges: int, blocks: int) -> list[int]:
     """Spread merges over blocks, as evenly as can be, more in the first ones.
 
-    Source:
-        Paper: the same number in each block, 16 by default in the authors' examples; 22 or 23 bring
-        the 23 blocks of LLaVA-1.5 from 576 patches to 64 tokens.
+    Source: paper: the same number in each block, 16 by default in the authors' examples; 22 or 23
+    bring the 23 blocks of LLaVA-1.5 from 576 patches to 64 tokens.
 
     Example:
         >>> merges_per_block(576 - 64, 5)
@@ -143,18 +128,14 @@ def merges_per_block(merges: int, blocks: int) -> list[int]:
 def match_pairs(
     keys: Float[Tensor, "images tokens depth"], pairs: int, first: int
 ) -> Int64[Tensor, "images tokens"]:
-    """Decide where each token goes when the most alike pairs merge.
+    """Return the place of each token when the most alike pairs have merged.
 
     Tokens at even places each look for the most alike token at an odd place, by cosine; the
     ``pairs`` most alike of all go there. What is left of the even ones comes first afterwards, then
-    the odd ones, both in their order.
-    ``first`` is 1 where the first token is the class token, which is never merged; else 0.
+    the odd ones, both in their order. ``first`` is 1 where the first token is the class token,
+    which is never merged; else 0.
 
-    Returns:
-        The place of each token afterwards.
-
-    Source:
-        Paper, bipartite soft matching; the two sets are put behind each other at its end.
+    Source: paper, bipartite soft matching; the two sets are put behind each other at its end.
 
     Example:
         >>> keys = torch.tensor([[[9.0, 9.0], [1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.5]]])
@@ -177,8 +158,7 @@ def attend(
 ) -> tuple[Float[Tensor, "images tokens width"], Float[Tensor, "images tokens depth"]]:
     """Let tokens attend to each other, a token of many patches as if it were many.
 
-    Source:
-        Paper, proportional attention: the logarithm of a token's size is added to its logits.
+    Source: paper, proportional attention: the logarithm of a token's size is added to its logits.
     """
     query, key, value = (
         project(hidden).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
@@ -222,12 +202,7 @@ def merge_pairs(
 def merge_in_blocks(
     count: int, most: int | None, tower: nn.Module, pixel_values: Tensor, layer: int
 ) -> tuple[Tensor, Tensor]:
-    """Encode pictures and merge in each block on the way.
-
-    Returns:
-        The feature of the token each patch went into [pictures, patches, width], and the patch that
-        token stands at [pictures, patches].
-    """
+    """Encode and merge; return the feature and the place of the token that each patch went into."""
     hidden = hidden_states(tower, pixel_values, {0})[0]
     first = int(hasattr(tower.embeddings, "class_embedding"))
     places = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
@@ -252,26 +227,15 @@ def merge_in_blocks(
 def merge_while_encoding(encoded: Encoded, settings: Settings) -> Reduction:
     """Send what the encoder makes of pictures whose tokens it merges block by block.
 
-    Args:
-        encoded: ``rerun`` encodes the pictures again.
-        settings: The budget is read: merges are spread evenly over the blocks; and
-            ``merges_per_round``: a block that has to merge more does so in several rounds, keys
-            carried along as means.
+    Merges are spread evenly over the blocks; one that has to merge more than ``merges_per_round``
+    does so in several rounds, keys carried along as means. A token stands at one of its patches.
+    Where nothing is merged, features stay as they are. ValueError if ``encoded`` was built by hand
+    (the encoder runs again), or if tokens are to be merged where no block runs before the features.
 
-    Returns:
-        Exactly the budget. A token stands at one of its patches. Where nothing is merged, the
-        features as they are.
-
-    Raises:
-        ValueError: If the pictures are not at hand, ``encoded`` was built by hand; or if tokens
-            are to be merged where no block runs before the features.
-
-    Source:
-        Paper; one round per block there, which is what happens here with 16 merges a block or
-        fewer. An encoder of few blocks needs more of them, and half of all tokens merged at once
-        are no longer alike. The class token, which the language model never sees, is not merged.
-        Encoding twice, as here, makes timings of this method an upper bound; alone it makes the
-        encoder faster.
+    Source: paper; one round per block there, which is what happens here with 16 merges a block or
+    fewer. An encoder of few blocks needs more of them, and half of all tokens merged at once are no
+    longer alike. The class token, which the language model never sees, is not merged. Encoding
+    twice, as here, makes timings of this method an upper bound; alone it makes the encoder faster.
     """
     again = at_hand(encoded.rerun, "tome_in_encoder")
     counts = counts_to_keep(encoded, settings)

@@ -1,10 +1,5 @@
 """VisionZip: dominant patches by score, and contextual tokens that gather the rest.
 
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture
-    depth    of the averaged keys
-
 Source: VisionZip, "Longer is Better but Not Necessary in Vision Language Models" (CVPR 2025).
 """
 
@@ -30,10 +25,7 @@ def contextual_targets(
     """Mark evenly spaced patches among those that are not dominant.
 
     Of R remaining patches in raster order every ``R // wanted``-th is marked, from the first on,
-    until there are ``wanted``.
-
-    Source:
-        Released code.
+    until there are ``wanted``, as in the released code.
 
     Example:
         >>> rest = torch.tensor([[True, False, True, True, True, True]])
@@ -50,10 +42,7 @@ def assign(
     assigned: Bool[Tensor, "images patches"],
     targets: Bool[Tensor, "images patches"],
 ) -> Int64[Tensor, "images patches"]:
-    """Find the most alike target of each patch.
-
-    It is -1 for patches that look for none, and where there is no target.
-    """
+    """Find each patch's most alike target; -1 for those that look for none, or where none is."""
     directions = normalize(keys, dim=-1)
     similarity = directions @ directions.transpose(1, 2)
     nearest = similarity.masked_fill(~targets[:, None], -torch.inf).argmax(dim=-1)
@@ -68,22 +57,15 @@ def zip_tokens(encoded: Encoded, settings: Settings) -> Reduction:
 
     Every patch that is neither dominant nor a target goes to the target with the most alike key; a
     contextual token is its target plus the mean of what went to it. The class token comes first,
-    then the dominant patches, then the contextual tokens (``order="grouped"``).
+    then the dominant patches, then the contextual tokens (``order="grouped"``). ``outlier_share``
+    is the share of dominant tokens, class token included. No class token is sent where the encoder
+    has none, where nothing is dropped, and with a budget of one; a patch takes its place.
+    ``neighbours`` and ``extra_token`` are not read.
 
-    Args:
-        encoded: Features, keys, heads, scores, class token.
-        settings: The budget and ``outlier_share`` are read: the share of dominant tokens, class
-            token included; ``neighbours`` and ``extra_token`` are not.
-
-    Returns:
-        Exactly the budget. No class token is sent where the encoder has none, where nothing is
-        dropped, and with a budget of one; a patch takes its place.
-
-    Source:
-        Released code: block 22 of CLIP ViT-L/14, attention summed over heads (the mean ranks
-        alike), keys averaged over heads; the target itself is not part of the mean. Its defaults,
-        191 dominant and 30 contextual tokens, are no published budget. LLaVA was never trained on
-        the class token it is given here.
+    Source: released code: block 22 of CLIP ViT-L/14, attention summed over heads (the mean ranks
+    alike), keys averaged over heads; the target itself is not part of the mean. Its defaults, 191
+    dominant and 30 contextual tokens, are no published budget. LLaVA was never trained on the class
+    token it is given here.
     """
     counts = counts_to_keep(encoded, settings)
     patches = encoded.scores.shape[1]

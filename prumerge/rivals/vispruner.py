@@ -1,9 +1,6 @@
 """VisPruner: the best-scored patches, and of the rest those least like any other.
 
-Shapes
-    images   pictures in the batch
-    patches  visual tokens of one picture
-    slots    patches left in the picture that has most; shorter pictures are padded
+``slots`` are the patches left in the picture that has most; shorter pictures are padded.
 
 Source: VisPruner, "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token
 Pruning in VLMs" (ICCV 2025).
@@ -28,21 +25,17 @@ def drop_duplicates(
     lengths: Int64[Tensor, " images"],
     targets: Int64[Tensor, " images"],
 ) -> Int64[Tensor, "images patches"]:
-    """Drop patches that have a double, a few per round, until as many as wanted are left.
+    """Drop patches that have a double until as many as wanted are left; return 1 at those left.
 
     In rounds: each patch at an even place of the sequence (the first, the third, ...) looks for
     the most alike patch at an odd place; the up to eight patches most alike to theirs are dropped.
     The next sequence is the even ones that are left, most alike first, then the odd ones.
     Lengths and targets lie on the CPU.
 
-    Returns:
-        1 at the patches that are left, 0 elsewhere.
-
-    Source:
-        Released code, which needs an even number of patches: an odd one ends in an error there.
-        Ties decide much: patches of a flat area have cosines of 1 with each other, to the last
-        bit or nearly so, and which of them goes is for the sort to say. Here the first of the
-        sequence goes first; the released code leaves it to the device.
+    Source: released code, which needs an even number of patches: an odd one ends in an error there.
+    Ties decide much: patches of a flat area have cosines of 1 with each other, to the last bit or
+    nearly so, and which of them goes is for the sort to say. Here the first of the sequence goes
+    first; the released code leaves it to the device.
     """
     similarity = cosines(features)
     left = torch.where(targets > 0, lengths, 0)
@@ -77,17 +70,11 @@ def _drop_once(similarity: Tensor, sequence: Tensor, valid: Tensor, drops: Tenso
 def keep_important_and_diverse(encoded: Encoded, settings: Settings) -> Reduction:
     """Send the best-scored patches and, of the others, those left when doubles are dropped.
 
-    Args:
-        encoded: Features and scores.
-        settings: The budget is read, and ``outlier_share``, the share kept for its score: rounded
-            down, at least one patch; 1 gives ``fastervlm``.
+    ``outlier_share`` is the share kept for its score: rounded down, at least one patch; 1 gives
+    ``fastervlm``.
 
-    Returns:
-        Exactly the budget.
-
-    Source:
-        Released code: block 22 of CLIP ViT-L/14, mean over heads, half of the budget by score,
-        raster order.
+    Source: released code: block 22 of CLIP ViT-L/14, mean over heads, half of the budget by score,
+    raster order.
     """
     counts = counts_to_keep(encoded, settings)
     important = (settings.outlier_share * counts).long().clamp(min=1)
