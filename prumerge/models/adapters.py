@@ -1,11 +1,5 @@
 """Tuned adapters by name: a PEFT folder or a hub id, put into a stock LLaVA.
 
-    apply_adapter   put into a loaded model: checked key by key, merged into the weights
-    open_adapter    the folder of a name; nothing but configs and safetensors is fetched
-
-    convert_adapter a LoRA archive in LLaVA's own format, turned into what PEFT loads
-    convert_base    the LLaVA that such an archive belongs to
-
 The released ``llava-prumerge-vicuna-7b-v1.5-lora`` holds ``adapter_model.bin`` (updates of the
 language model) and ``non_lora_trainables.bin`` (the projector, tuned in full). Three things stand
 between it and a stock LLaVA:
@@ -57,17 +51,14 @@ UNPICKLE = (
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Spare the reader a warning that only PEFT's authors can heed.
-
-    PEFT 0.21 asks a model for an attribute under the name it had before transformers 5.23.
-    """
+    """Hide PEFT 0.21's warning about an attribute that has another name since transformers 5.23."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is", FutureWarning)
         yield
 
 
 def open_adapter(name: str | Path) -> Path:
-    """Find an adapter's folder, and fetch it where it is a hub id."""
+    """Find an adapter's folder; of a hub id, only configs, safetensors and the card are fetched."""
     folder, shown = Path(name), str(name)
     if not folder.exists():
         folder = _fetch(shown)
@@ -109,19 +100,13 @@ def _fetch(name: str) -> Path:
 def apply_adapter(
     model: LlavaForConditionalGeneration, name: str | Path, do_pad: bool = True
 ) -> LlavaForConditionalGeneration:
-    """Merge a PEFT adapter into a stock LLaVA.
+    """Merge a PEFT adapter into a stock LLaVA, whose weights change, and which stays a stock one.
 
-    Args:
-        model: As :func:`prumerge.models.load` returns it. Its weights are changed.
-        do_pad: How its pictures will be prepared: padded to squares, or cropped.
-
-    Returns:
-        The model, a stock one still, so that :func:`prumerge.attach` and everything else work.
+    ``do_pad`` says how its pictures will be prepared: padded to squares, or cropped.
 
     Raises:
-        ValueError: If the adapter does not fit: made for other layers, other sizes, another kind
-            of model, or in LLaVA's own format, or if its card says that it was tuned on pictures
-            prepared otherwise. The message names adapter and layer.
+        ValueError: If the adapter is for other layers, sizes or kinds of model, or in LLaVA's own
+            format, or if its card says that it was tuned on pictures prepared otherwise.
     """
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
     from peft.utils import load_peft_weights
@@ -261,10 +246,7 @@ def convert_base(llava: str, language_model: str, folder: Path) -> Path:
 
 
 def replace_language_model(model: nn.Module, source: nn.Module) -> None:
-    """Copy a language model's weights into a LLaVA.
-
-    Rows of the vocabulary that only the LLaVA has (its placeholder) stay as they are.
-    """
+    """Copy a language model's weights into a LLaVA; words that only the LLaVA has keep theirs."""
     theirs = dict(source.named_parameters())
     ours = {f"model.{n}": p for n, p in model.model.language_model.named_parameters()}
     ours["lm_head.weight"] = model.lm_head.weight

@@ -1,12 +1,9 @@
 """Asking any LLaVA about pictures, with or without a reducer.
 
-    prompt_of   a question in the words that the model was trained on
-    answer      one question about each picture, as any user of the model would ask it
-    ask         many questions about few pictures: every answer of sweeps, tuning and benchmarks
-
-``ask`` lets the language model read each picture once. Its KV cache is then handed on to every
-question about the picture, and the stock ``generate`` goes on behind it: the answers are those of
-the whole prompts, in a third of the time for four questions a picture.
+``answer`` puts one question to each picture, as any user of the model would. ``ask``, behind every
+sweep, tuning and benchmark, lets the language model read each picture once. Its KV cache is then
+handed on to every question about the picture, and the stock ``generate`` goes on behind it: the
+answers are those of the whole prompts, in a third of the time for four questions a picture.
 
 Shapes
     pictures   different pictures of a batch
@@ -33,18 +30,7 @@ from prumerge.models.preprocessing import prepare
 
 
 def prompt_of(processor: LlavaProcessor, question: str) -> str:
-    """Put a question about one picture into the words that a model was trained on.
-
-    Args:
-        processor: Its chat template is used.
-        question: One question.
-
-    Returns:
-        The prompt, picture first.
-
-    Raises:
-        ValueError: If the processor has no chat template.
-    """
+    """Put a question behind one picture as the chat template says; no template is a ValueError."""
     if processor.chat_template is None:
         raise ValueError(
             "the processor has no chat template: take a checkpoint in transformers' form"
@@ -63,23 +49,10 @@ def answer(
     batch_size: int = 16,
     do_pad: bool = True,
 ) -> list[str]:
-    """Answer one question about each picture, greedily.
+    """Answer one question about each picture, greedily; an attached reducer works as in any call.
 
-    Args:
-        model: A LLaVA; an attached reducer works as in any other call.
-        processor: Prepares pictures and prompts.
-        images: Pictures.
-        questions: As many questions.
-        max_new_tokens: Longest answer.
-        batch_size: Pictures at a time.
-        do_pad: False crops the pictures; see :func:`prumerge.models.preprocessing.prepare`.
-
-    Returns:
-        The answers without the prompts.
-
-    Raises:
-        ValueError: If there are not as many questions as pictures, or a picture has an extreme
-            shape.
+    ``do_pad=False`` crops the pictures; see :func:`prumerge.models.preprocessing.prepare`. More or
+    fewer questions, and pictures of extreme shape, are a ``ValueError``.
     """
     if len(images) != len(questions):
         raise ValueError(f"{len(images)} pictures and {len(questions)} questions: one for each")
@@ -101,15 +74,12 @@ def answer(
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """An answer and what it took.
+    """An answer, empty where the model says nothing, and what it took.
 
     Attributes:
-        text: The answer, stripped; may be empty where the model says nothing.
-        visual_tokens: Visual tokens the language model saw.
         input_tokens: Length of the prompt that the language model read, visual tokens included.
         output_tokens: Tokens generated, the end token included.
-        seconds: Its share of the time its batch took, where that was measured. Equal answers may
-            have taken unequal times.
+        seconds: Its share of its batch's time, where measured; equal answers may differ in it.
     """
 
     text: str
@@ -129,25 +99,19 @@ def ask(
     method: Method | None = None,
     **generation: Any,
 ) -> list[Answer]:
-    """Answer several questions about each picture, greedily.
+    """Answer several questions about each picture, greedily: one answer per prompt.
+
+    Answers do not depend on which questions share a batch, except for methods that pool over it
+    (``pooling="batch"``) and for rounding in half precision.
 
     Args:
-        model: A LLaVA without attachment: ``method`` says how pictures are sent.
-        processor: Its words.
-        pictures: Different pictures, encoded as the method's settings want it; or as the
-            processor prepares them, for the stock model.
-        prompts: With the mark of one picture each; what comes before it is the same in all.
+        model: A LLaVA without attachment (else ``ValueError``): ``method`` says what is sent.
+        pictures: Encoded as the method's settings want it; for the stock model as the processor
+            prepares them.
+        prompts: With the mark of one picture each, and alike up to it (else ``ValueError``).
         places: Which of the pictures each prompt is about.
-        method: How pictures are reduced; None for the stock model.
+        method: None for the stock model.
         **generation: For ``generate``, such as ``max_new_tokens``.
-
-    Returns:
-        One answer per prompt. They do not depend on which questions share a batch, except for
-        methods that pool over it (``pooling="batch"``) and for rounding in half precision.
-
-    Raises:
-        ValueError: If a reducer is attached, prompts begin unlike or do not show one picture
-            each, or the method hands back what cannot be a reduction.
     """
     if attachment_of(model) is not None:
         raise ValueError("a reducer is attached to the model: detach it, method says what is sent")

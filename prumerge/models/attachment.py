@@ -9,8 +9,8 @@ The reducer sits after the encoder and before the projector, as in the paper. A 
 encodes and reduces them, shortens the prompts to match (:mod:`prumerge.models.prompts`), and hands
 embeddings to the language model. Calls without pictures pass through untouched.
 
-Source: paper, figure of the architecture. The release edits the encoder's source file instead, and
-works for one picture at a time.
+Source: paper, Algorithm 1 and figure of the architecture. The release edits the encoder's source
+file instead, and works for one picture at a time.
 """
 
 import dataclasses
@@ -74,7 +74,8 @@ def attach(
     """Let a stock LLaVA model send reduced visual tokens from now on.
 
     Nothing is set on classes, weights or configs; the model's own ``generate`` and ``forward`` are
-    covered until :meth:`Attachment.detach`. Attaching again replaces the method.
+    covered until :meth:`Attachment.detach`, or to the end of a ``with`` block. Attaching again
+    replaces the method. The attachment that is returned tells what was kept.
 
     ``generate`` is called as before and returns the full prompts followed by the new tokens. All
     that looks at token ids sees the full prompts too: lengths, penalties, stopping criteria,
@@ -86,11 +87,10 @@ def attach(
     the pictures of a call. Caches filled by beams, cropped ones and those of other calls are
     refused; once detached, the stock model cannot tell a cache of shortened prompts from its own.
 
-    ``forward`` shortens labels like the prompts, and its
-    logits have one row per slot of the *shortened* prompts: padded on the left, so that
-    ``logits[:, -1]`` predicts the next token, or on the right where the call was padded there.
-    Documents packed in a row, by ``position_ids`` that begin again and no mask, are kept apart
-    with compact positions and ``use_cache=False``.
+    ``forward`` shortens labels like the prompts, and its logits have one row per slot of the
+    *shortened* prompts: padded on the left, so that ``logits[:, -1]`` predicts the next token, or
+    on the right where the call was padded there. Documents packed in a row, by ``position_ids``
+    that begin again and no mask, are kept apart with compact positions and ``use_cache=False``.
 
     Args:
         model: A ``LlavaForConditionalGeneration``, on any device, in any precision, offloaded or
@@ -104,15 +104,8 @@ def attach(
             the same.
         **overrides: Settings to change, such as ``budget=64`` or ``positions="original"``.
 
-    Returns:
-        The attachment, which tells what was kept and detaches, also as a context manager.
-
     Raises:
         ValueError: If the model, the method or a setting is not one that works here.
-
-    Source:
-        Paper, Algorithm 1, for what happens to the visual tokens; ``positions`` offers the compact
-        ids of the release and the original ones.
     """
     model = _unwrap(model)
     if not isinstance(model, LlavaForConditionalGeneration):
@@ -140,14 +133,7 @@ def _unwrap(model: nn.Module) -> nn.Module:
 
 
 def attachment_of(model: nn.Module) -> "Attachment | None":
-    """Find the attachment that is at work in a model.
-
-    Args:
-        model: Any model, wrapped or not.
-
-    Returns:
-        The attachment, or None.
-    """
+    """Find the attachment that is at work in a model, wrapped or not."""
     wrapper = vars(_unwrap(model)).get("generate")
     return wrapper.__func__.attachment if isinstance(wrapper, BoundCover) else None
 
@@ -167,11 +153,6 @@ class Attachment:
 
     Also a context manager that detaches at its end. Several threads may call the model; each sees
     its own last call in :attr:`kept`, :attr:`reduction` and :attr:`prompts`.
-
-    Attributes:
-        model: The model it is attached to.
-        method: The reduction method, with its settings.
-        full_logits: Whether ``forward`` hands back logits in the columns of the full prompts.
     """
 
     def __init__(
@@ -190,7 +171,6 @@ class Attachment:
 
     @property
     def settings(self) -> Settings:
-        """The settings of the method."""
         return self.method.settings
 
     @property
@@ -200,10 +180,7 @@ class Attachment:
 
     @property
     def prompts(self) -> ShortPrompts | None:
-        """The shortened prompts of that call.
-
-        They tell which columns its logits belong to, and the mask to continue with by hand.
-        """
+        """That call's shortened prompts: columns of its logits, and the mask to go on by hand."""
         return self._last.prompts
 
     @property
@@ -243,20 +220,10 @@ class Attachment:
         return f"<{self.method.name!r} {state} {type(self.model).__name__}{kept}>"
 
     def encode(self, pixel_values: Float[Tensor, "pictures ..."], layer: int = -2) -> Encoded:
-        """Encode pictures without reducing them.
+        """Encode pictures without reducing them; a wrong size is a ``ValueError``.
 
         The result may be passed as ``pixel_values`` in later calls, which then skip the encoder:
-        useful for trying many settings on one picture.
-
-        Args:
-            pixel_values: Preprocessed pictures of the encoder's size.
-            layer: Encoder layer of the features.
-
-        Returns:
-            Features, keys and scores under this attachment's settings.
-
-        Raises:
-            ValueError: If the pictures do not have the encoder's size.
+        useful for trying many settings on one picture. ``layer`` is that of the features.
         """
         return self._encode(self.model, pixel_values, layer)
 

@@ -22,12 +22,7 @@ RECORD = "_read_shortened"
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What a cache has read.
-
-    Attributes:
-        input_ids: Ids of the full conversation up to here.
-        source: For each slot of the cache the column of ``input_ids``; -1 is padding.
-    """
+    """What a cache has read: ids of the full conversation, and each slot's column (-1: padding)."""
 
     input_ids: Int[Tensor, "rows columns"]
     source: Int[Tensor, "rows slots"]
@@ -45,16 +40,7 @@ class Read:
     def before(
         self, new: ShortPrompts, mask: Int[Tensor, "rows length"], image_token_id: int
     ) -> ShortPrompts:
-        """Lay what has been read and a new turn end to end.
-
-        Args:
-            new: The shortened prompts of the turn alone.
-            mask: 1 for a real token of the whole conversation.
-            image_token_id: The placeholder's id.
-
-        Returns:
-            The shortened prompts of the whole conversation.
-        """
+        """Lay what was read and a new turn end to end; ``mask`` is the whole conversation's."""
         old = self.source.to(mask.device)
         ids = self.input_ids.to(mask.device).gather(1, old.clamp(min=0))
         real = mask.gather(1, old.clamp(min=0)).masked_fill(old < 0, 0)
@@ -83,13 +69,10 @@ def remember(
     source: Int[Tensor, "prompts slots"],
     columns: int,
 ) -> None:
-    """Write down on a cache what it has read.
+    """Write down on a cache, if there is one, what it has read after a call.
 
-    Args:
-        cache: The cache after the call. None is passed over.
-        sequences: Full conversation, new tokens included, several rows per prompt side by side.
-        source: For each slot of the shortened prompts the column of the full ones; -1 is padding.
-        columns: Columns of the full prompts.
+    ``sequences`` hold the full conversation, new tokens included, several rows per prompt side by
+    side; ``source`` and ``columns`` belong to the prompts before them, as in ``ShortPrompts``.
     """
     new = slots_of(cache) - source.shape[1]
     if cache is None or new < 0:
@@ -101,14 +84,7 @@ def remember(
 
 
 def check_mask(arguments: dict[str, Any]) -> None:
-    """Refuse to go on by hand from a cache of shortened prompts with a mask of the full ones.
-
-    Args:
-        arguments: Keyword arguments of a call of ``forward`` without pictures.
-
-    Raises:
-        ValueError: If the mask does not cover the cache's slots and the new tokens.
-    """
+    """Refuse to go on by hand from a cache of shortened prompts with a mask of the full ones."""
     cache, mask = cache_in(arguments), arguments.get("attention_mask")
     new = arguments.get("input_ids")
     if not hasattr(cache, RECORD) or mask is None or mask.ndim != 2 or new is None:
@@ -131,19 +107,10 @@ def read_by(arguments: dict[str, Any], image_token_id: int) -> Read | None:
     """What the cache of a call has read, checked against the conversation handed in.
 
     As with the stock model, ``input_ids`` are the whole conversation, or only the new tokens while
-    ``attention_mask`` covers the whole.
-
-    Args:
-        arguments: Keyword arguments of a call of ``generate``.
-        image_token_id: The placeholder's id.
-
-    Returns:
-        The record; of a cache without one, made from text alone, every column. None where there
-        is no cache or an empty one, or nothing but words and no record.
-
-    Raises:
-        ValueError: If the cache has been cropped, continued by hand, made by someone else, or if
-            it belongs to another conversation.
+    ``attention_mask`` covers the whole. A cache without a record, made from text alone, has read
+    every column. None where there is no cache or an empty one, or nothing but words and no record.
+    A cache that was cropped, continued by hand, made by someone else or has read another
+    conversation is refused.
     """
     cache = cache_in(arguments)
     slots, read = slots_of(cache), getattr(cache, RECORD, None)
@@ -173,7 +140,6 @@ def read_by(arguments: dict[str, Any], image_token_id: int) -> Read | None:
 
 
 def _check_conversation(ids: Tensor, mask: Tensor | None, read: Read, whole: int) -> None:
-    """Refuse ids that do not go on from what was read."""
     if len(ids) != len(read.input_ids) or whole <= read.columns:
         raise ValueError(
             f"past_key_values has read {list(read.input_ids.shape)} tokens, input_ids are "

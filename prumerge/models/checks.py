@@ -1,7 +1,5 @@
 """Is this environment fit? Each problem is one sentence that says what to do.
 
-Optional packages: what is missing is told with the extra that brings it.
-
 Only the standard library is imported here, so that the check can speak where other imports fail.
 ``python -P prumerge/models/checks.py`` runs it from the shell.
 """
@@ -16,7 +14,6 @@ OLDEST_PYTHON = (3, 11)
 
 
 def python_problem(version: tuple[int, ...] = sys.version_info[:3]) -> str | None:
-    """Say whether the interpreter is too old."""
     if tuple(version[:2]) >= OLDEST_PYTHON:
         return None
     found, needed = (".".join(map(str, parts)) for parts in (version, OLDEST_PYTHON))
@@ -26,9 +23,8 @@ def python_problem(version: tuple[int, ...] = sys.version_info[:3]) -> str | Non
 def torchvision_problem() -> str | None:
     """Say whether a torchvision is installed that cannot load beside the torch here.
 
-    transformers imports torchvision wherever it finds one. Where torchvision was built for another
-    torch (the usual one beside a CPU build of torch), that breaks the import of every LLaVA class
-    with a message that never names the cause. prumerge works without torchvision.
+    transformers imports any torchvision it finds. One built for another torch (the usual one beside
+    a CPU build of torch) breaks the import of every LLaVA class, and the message never says why.
     """
     if importlib.util.find_spec("torchvision") is None:
         return None

@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 class Cover:
     """The function that stands before one of a model's methods, and receives the model.
 
-    Args:
-        attachment: While it is attached, its method of the same name, underscored, is called with
-            the model, the stock method and the arguments of the call.
-        name: Of the method.
-        before: What the model's instance had under that name; None for its class's method.
+    While ``attachment`` is attached, its method of the same name, underscored, is called with the
+    model, the stock method and the arguments of the call. ``before`` is what the model's instance
+    had under that name; None for its class's method.
     """
 
     def __init__(
@@ -51,10 +49,6 @@ class BoundCover:
 
     Whoever takes a bound method apart, as ``accelerate`` does for mixed precision, finds the parts
     under their usual names.
-
-    Args:
-        model: The model that the cover receives.
-        cover: The function.
     """
 
     def __init__(self, model: nn.Module, cover: Cover) -> None:

@@ -35,11 +35,7 @@ class Prefill:
 
     The first pass reads them; with the KV cache off every pass does, with chunked prefill several
     passes read a piece each, and beams or several returned sequences read them in adjacent copies.
-
-    Attributes:
-        model: The model that generates.
-        short: The shortened prompts, embedded from the slot behind the cache on.
-        columns: Columns of ``input_ids`` as handed in.
+    ``columns`` counts those of ``input_ids`` as handed in.
     """
 
     model: nn.Module
@@ -65,13 +61,7 @@ class Prefill:
     ) -> dict[str, Any]:
         """Prepare the inputs of a forward pass as ``stock`` does, from the shortened prompts.
 
-        Args:
-            stock: The model's own ``prepare_inputs_for_generation``.
-            input_ids: Full prompts and new tokens; with chunked prefill one chunk of the prompts.
-            **kwargs: Whatever else ``generate`` hands over.
-
-        Returns:
-            Keyword arguments for ``forward``.
+        ``input_ids`` are full prompts and new tokens; with chunked prefill a chunk of the prompts.
         """
         stop = self._stop(input_ids, kwargs.get("position_ids"))
         copies = len(input_ids) // len(self.places)
@@ -120,12 +110,7 @@ RUNNING: ContextVar[Prefill | None] = ContextVar("RUNNING", default=None)
 
 @contextmanager
 def running(prefill: Prefill | None) -> Iterator[None]:
-    """Make a prefill the one of the ``generate`` that runs in this block and thread.
-
-    Args:
-        prefill: The shortened prompts; None for a call that is left to the stock model, also when
-            it runs inside another.
-    """
+    """Give ``generate`` in this block its prefill; None, also inside another, leaves it stock."""
     token = RUNNING.set(prefill)
     try:
         yield
@@ -134,16 +119,7 @@ def running(prefill: Prefill | None) -> Iterator[None]:
 
 
 def option(arguments: dict[str, Any], model: nn.Module, name: str) -> Any:
-    """A generation option as ``generate`` resolves it: call, config handed in, model's config.
-
-    Args:
-        arguments: Keyword arguments of the call.
-        model: The model that generates.
-        name: Of the option.
-
-    Returns:
-        Its value, or None.
-    """
+    """A generation option as ``generate`` resolves it: call, config handed in, model's config."""
     configs = (arguments.get("generation_config"), model.generation_config)
     values = (arguments.get(name), *(getattr(config, name, None) for config in configs))
     return next((value for value in values if value is not None), None)
@@ -152,16 +128,7 @@ def option(arguments: dict[str, Any], model: nn.Module, name: str) -> Any:
 def infer_mask(
     arguments: dict[str, Any], model: nn.Module, input_ids: Int[Tensor, "prompts length"]
 ) -> Int[Tensor, "prompts length"]:
-    """The attention mask ``generate`` infers when none is given: pad tokens are not real.
-
-    Args:
-        arguments: Keyword arguments of the call.
-        model: The model that generates.
-        input_ids: Token ids of the full prompts.
-
-    Returns:
-        1 for real tokens. All 1 where no pad token is known or it also ends sequences.
-    """
+    """The mask ``generate`` infers: 0 for pad tokens, unless they also end sequences."""
     pad, end = (option(arguments, model, f"{name}_token_id") for name in ("pad", "eos"))
     ends = [] if end is None else torch.as_tensor(end).flatten().tolist()
     if pad is None or int(pad) in ends:
@@ -170,14 +137,7 @@ def infer_mask(
 
 
 def scale_chunks(arguments: dict[str, Any], model: nn.Module, columns: int, short: int) -> None:
-    """Let chunked prefill, which cuts the full prompts, read about as much at once as asked.
-
-    Args:
-        arguments: Keyword arguments of the call. Changed in place, where chunks are asked for.
-        model: The model that generates.
-        columns: Columns of the full prompts.
-        short: Columns of the shortened prompts.
-    """
+    """Let chunked prefill, which cuts the full prompts, read about as much at once as asked."""
     size = option(arguments, model, "prefill_chunk_size")
     if size is not None:
         arguments["prefill_chunk_size"] = math.ceil(size * columns / short)
@@ -187,16 +147,7 @@ def scale_chunks(arguments: dict[str, Any], model: nn.Module, columns: int, shor
 
 
 def check_options(arguments: dict[str, Any], model: nn.Module, read: Read | None) -> None:
-    """Refuse ways to decode that shortened prompts cannot follow.
-
-    Args:
-        arguments: Keyword arguments of the call.
-        model: The model that generates.
-        read: What the call's cache has read.
-
-    Raises:
-        ValueError: With what to leave out.
-    """
+    """Refuse ways to decode that shortened prompts cannot follow."""
     if read is not None:
         if option(arguments, model, "use_cache") is False:
             raise ValueError("use_cache=False with past_key_values: leave one of them out")
@@ -223,15 +174,7 @@ def record(
     prompts: ShortPrompts,
     read: Read | None,
 ) -> None:
-    """Write down on the cache of a generation what it has read, for the next turn.
-
-    Args:
-        output: What ``generate`` returned.
-        arguments: Keyword arguments of the call, ``attention_mask`` of the whole conversation.
-        model: The model that generated.
-        prompts: The shortened conversation before the new tokens.
-        read: What the cache had read before the call.
-    """
+    """Write down on the cache of a generation what it has read, for the next turn."""
     single = isinstance(output, Tensor)
     cache = cache_in(arguments if single else output)
     if (option(arguments, model, "num_beams") or 1) > 1:

@@ -25,12 +25,11 @@ class ShortInputs:
     """A call on full prompts, rewritten for shortened ones.
 
     Attributes:
-        arguments: Keyword arguments for the stock function, ``input_ids`` included.
+        arguments: For the stock function, ``input_ids`` included.
         prompts: Where each slot came from, those in the cache included.
         visual_tokens: All pictures' visual tokens after the projector, end to end.
         embeddings: The shortened prompts behind the cache, embedded, visual tokens in place.
-        continuation: What to add to position ids after the prompt; see
-            :class:`prumerge.models.generation.Prefill`.
+        continuation: What to add to position ids after the prompt; None adds nothing.
     """
 
     arguments: dict[str, Any]
@@ -49,24 +48,18 @@ def shorten_inputs(
     side: Literal["left", "right"] = "left",
     read: Read | None = None,
 ) -> ShortInputs:
-    """Rewrite a call so that each picture has one slot per visual token it sends.
+    """Rewrite a call, labels included, so that pictures have one slot per visual token they send.
 
     Args:
-        model: Supplies token embeddings, projector and the placeholder's id.
         arguments: Keyword arguments of the call on full prompts, checked by :func:`check_call`.
-        reduction: The visual tokens to send, with their graph where gradients are wanted; None for
-            a turn without pictures.
+        reduction: With its graph where gradients are wanted; None for a turn without pictures.
         patches: Visual tokens the encoder makes of one picture.
-        positions: Position ids of the shortened prompts; see :mod:`prumerge.models.positions`.
+        positions: See :mod:`prumerge.models.positions`.
         side: Where padding goes.
         read: What the call's cache has read; the pictures are those shown behind it.
 
-    Returns:
-        The rewritten call. Labels and token types are shortened like the ids.
-
     Raises:
-        ValueError: If placeholders and pictures do not match, or packed documents would run into
-            each other.
+        ValueError: If placeholders and pictures do not match, or packed documents would mix.
     """
     arguments = {name: v for name, v in arguments.items() if name not in PICTURE_ARGUMENTS}
     full_ids, mask = arguments["input_ids"], arguments.get("attention_mask")
@@ -137,18 +130,10 @@ def _check_packed(model: nn.Module, arguments: dict[str, Any], positions: str) -
 
 
 def feature_layer(model: LlavaForConditionalGeneration, arguments: dict[str, Any]) -> int:
-    """The encoder layer whose features a call wants, from its arguments or the model's config.
+    """The encoder layer whose features a call, or else the config, wants: -2 for LLaVA-1.5.
 
-    Args:
-        model: The model called.
-        arguments: Keyword arguments of the call.
-
-    Returns:
-        Index into the encoder's hidden states, -2 for LLaVA-1.5.
-
-    Raises:
-        ValueError: If several layers are concatenated, if the class token would be sent as if it
-            were a patch, or if a patch would be dropped in place of it.
+    Several layers are refused, and so is what would send the class token as if it were a patch, or
+    drop a patch in place of it.
     """
     layer, strategy = (
         getattr(model.config, name) if arguments.get(name) is None else arguments[name]
@@ -169,14 +154,7 @@ def feature_layer(model: LlavaForConditionalGeneration, arguments: dict[str, Any
 
 
 def check_call(arguments: dict[str, Any]) -> None:
-    """Refuse what cannot be shortened, before anything is computed.
-
-    Args:
-        arguments: Keyword arguments of a call that hands in pictures, or goes on behind some.
-
-    Raises:
-        ValueError: With what to pass instead.
-    """
+    """Refuse what cannot be shortened, before anything is computed."""
     ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
     keep = arguments.get("logits_to_keep", 0)
     if ids is None or arguments.get("inputs_embeds") is not None:
@@ -202,14 +180,7 @@ def check_call(arguments: dict[str, Any]) -> None:
 
 
 def check_types(arguments: dict[str, Any]) -> None:
-    """Refuse ids, masks and pictures that are no tensors, and pictures that are no pixel values.
-
-    Args:
-        arguments: Keyword arguments of a call that hands in pictures.
-
-    Raises:
-        ValueError: With what to pass instead.
-    """
+    """Refuse ids, masks and pictures that are no tensors, and pictures that are no pixel values."""
     for name in ("input_ids", "attention_mask", "position_ids", "pixel_values"):
         value = arguments.get(name)
         fine = (Tensor, Encoded) if name == "pixel_values" else Tensor
@@ -229,14 +200,7 @@ def check_types(arguments: dict[str, Any]) -> None:
 
 
 def check_cache(cache: Any) -> None:
-    """Refuse a forward pass with pictures behind a KV cache.
-
-    Args:
-        cache: A cache or None.
-
-    Raises:
-        ValueError: If the cache holds tokens already.
-    """
+    """Refuse a forward pass with pictures behind a KV cache that holds tokens."""
     if slots_of(cache):
         raise ValueError(
             f"past_key_values already holds {slots_of(cache)} tokens, and forward shortens whole "

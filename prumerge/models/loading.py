@@ -30,23 +30,19 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 def load(
     name: str | Path = "mini", device: str = "cpu", dtype: torch.dtype | str | None = None
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """Load a LLaVA and its processor, ready to generate.
+    """Load a LLaVA in evaluation mode and its processor, ready to generate.
+
+    Pictures are prepared by Pillow everywhere, since torchvision gives slightly other pixels.
 
     Args:
         name: ``mini`` for the trained model in ``data/mini-llava``; a folder with a checkpoint in
             transformers' format; or a hub id such as ``llava-hf/llava-1.5-7b-hf``, better with a
             revision behind an ``@`` so that the weights cannot change under a result.
-        device: Where the model lives, such as ``cpu`` or ``cuda``.
-        dtype: Precision of the weights, a torch type or its name; None takes float32 on a CPU and
-            bfloat16 elsewhere.
-
-    Returns:
-        Model in evaluation mode, and processor. Pictures are prepared by the Pillow backend
-        everywhere, since torchvision's gives slightly other pixels.
+        dtype: A torch type or its name; None takes float32 on a CPU and bfloat16 elsewhere.
 
     Raises:
         ValueError: When the checkpoint is missing, incomplete, damaged or of another kind, the
-            precision is unknown, or the device is not there; the message names it and what to do.
+            precision is unknown, or the device is not there.
     """
     check_device(device)
     dtype = find_precision(dtype, device)
@@ -138,7 +134,6 @@ def _told(name: str | Path) -> Iterator[None]:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that is not there."""
     try:
         wanted = torch.device(device)
     except RuntimeError as error:

@@ -17,20 +17,12 @@ from prumerge.models.prompts import ShortPrompts
 
 
 def stretch(count: int, patches: int) -> Int64[Tensor, " count"]:
-    """Spread tokens evenly over the patches of a picture.
+    """Spread tokens evenly over the patches of a picture; a single one stands in the middle.
 
     Token j of ``count`` stands at patch ``j * (patches - 1) / (count - 1)``, rounded.
 
-    Args:
-        count: Tokens that the picture sends.
-        patches: Visual tokens of the unreduced picture.
-
-    Returns:
-        Patch indices from 0 to ``patches - 1``; the middle for a single token.
-
-    Example:
-        >>> stretch(3, 16).tolist(), stretch(1, 16).tolist()
-        ([0, 8, 15], [7])
+    >>> stretch(3, 16).tolist(), stretch(1, 16).tolist()
+    ([0, 8, 15], [7])
     """
     if count == 1:
         return torch.tensor([(patches - 1) // 2])
@@ -44,17 +36,11 @@ def position_ids(
     mask: Int[Tensor, "prompts length"],
     positions: str,
 ) -> tuple[Int[Tensor, "prompts short"] | None, Int[Tensor, "prompts 1"] | None]:
-    """Make the position ids of shortened prompts.
+    """Make the position ids of shortened prompts, and what has to be added to ids after them.
 
-    Args:
-        layout: Which column of the full prompt each slot takes its id from.
-        given: Position ids of the full prompts, where the caller has some.
-        mask: 1 for a real token of the full prompts.
-        positions: ``"compact"``, or anything else for the ids that ``layout`` points at.
-
-    Returns:
-        The ids, None for the model's own; and what has to be added to ids after the prompt, where
-        its last token does not stand where the full prompt ended. None adds nothing.
+    Unless ``positions`` is ``"compact"``, slots take the ids of the columns ``layout`` points at.
+    None stands for the model's own ids, and for nothing to add: then the prompt's last token stands
+    where the full prompt ended.
     """
     if positions == "compact" and given is None:
         return None, None
@@ -70,29 +56,14 @@ def position_ids(
 
 
 def is_packed(given: Int[Tensor, "rows length"] | None) -> bool:
-    """Whether position ids begin again within a row: several documents, packed into it.
-
-    Args:
-        given: Position ids of the full prompts, where the caller has some.
-
-    Returns:
-        False without ids. As in ``transformers``, any step that is not 1 begins a document.
-    """
+    """Whether rows pack several documents: as in ``transformers``, any step but 1 begins one."""
     return given is not None and bool((given.diff(dim=1) != 1).any())
 
 
 def packed_ids(
     layout: ShortPrompts, given: Int[Tensor, "rows length"]
 ) -> Int[Tensor, "prompts short"]:
-    """Make compact position ids of shortened prompts that pack several documents.
-
-    Args:
-        layout: Which column of the full prompt each slot comes from.
-        given: Position ids of the full prompts, which begin again at each document.
-
-    Returns:
-        0, 1, 2, ... within each document; 0 for padding, each a document of its own.
-    """
+    """Number the slots of each packed document from 0; padding is 0, each a document of its own."""
     first = given[:, :1] - 1
     documents = (given.diff(dim=1, prepend=first) != 1).cumsum(1)
     documents = documents.expand(len(layout.source), -1).to(layout.source.device)

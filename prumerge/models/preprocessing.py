@@ -1,9 +1,5 @@
 """From a picture of any kind to what the processor is given: the one way of all parts.
 
-    open_picture   decode a file, whole or not at all
-    to_rgb         upright, transparent parts on white, many-bit greys scaled by their range
-    prepare        the same, and padded to a square
-
 Notebooks, explorer, sweeps, fine-tuning and evaluation go through here, so that a picture has the
 same pixels in each.
 """
@@ -48,8 +44,7 @@ def truncation_told() -> Iterator[None]:
 def open_picture(source: str | Path | io.IOBase) -> Image.Image:
     """Decode a picture file as :func:`to_rgb` does; of a moving one, the first picture.
 
-    Raises:
-        ValueError: With the reason, if it is no picture, truncated, or of an extreme shape.
+    What is no picture, truncated, or of an extreme shape is a ``ValueError`` with the reason.
     """
     try:
         with truncation_told(), Image.open(source) as image:
@@ -67,11 +62,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     white. Greys of more than 8 bits are scaled to 0 to 255: 16-bit ones by 0 to 65,535 (12-bit
     TIFF by 0 to 4,095); 32-bit integers by the first of 0 to 255 and 0 to 65,535 that holds all of
     them, floats by 0 to 1 if that does, else both from their smallest to their largest value (all
-    equal: black). A red, green and blue picture stays as it is.
-
-    Raises:
-        ValueError: If an edge is longer than :data:`LONGEST_EDGE_PX` or more than
-            :data:`MOST_ELONGATED` times the other, or if there are no colours to be had (LAB).
+    equal: black). A red, green and blue picture stays as it is. An edge above
+    :data:`LONGEST_EDGE_PX` or :data:`MOST_ELONGATED` times the other, or LAB, is a ``ValueError``.
     """
     _check_shape(*image.size)
     with truncation_told():

@@ -30,12 +30,8 @@ UNSENT = "labels must be -100 on image placeholders: patches that were not sent 
 class ShortPrompts:
     """Where each slot of the shortened prompts came from.
 
-    Attributes:
-        source: Column of the full prompt; for a visual token the column of the patch it stands
-            for. -1 is new padding.
-        visual: True where a visual token stands.
-        input_ids: Token ids.
-        attention_mask: 1 where a token is real.
+    ``source`` is the column of the full prompt, for a visual token that of the patch it stands for;
+    -1 is new padding. ``visual`` is True where a visual token stands.
     """
 
     source: Int[Tensor, "prompts short"]
@@ -46,28 +42,14 @@ class ShortPrompts:
     def pick(
         self, values: Shaped[Tensor, "prompts length"], fill: int
     ) -> Shaped[Tensor, "prompts short"]:
-        """Shorten anything that has one value per column of the full prompts, such as labels.
-
-        Args:
-            values: One value per column.
-            fill: Value of new padding.
-
-        Returns:
-            One value per slot of the shortened prompts.
-        """
+        """Shorten what has one value per column, such as labels; new padding gets ``fill``."""
         return _pick(values, self.source, fill)
 
     def slots(self, placeholder: Bool[Tensor, "prompts length"]) -> Int[Tensor, "prompts length"]:
         """Find the slot whose logits each column of the full prompts would have.
 
         A picture's last slot stands in the picture's last column, so that the token behind is
-        still predicted by the column before it.
-
-        Args:
-            placeholder: Where the full prompts hold placeholders.
-
-        Returns:
-            Slot of the shortened prompts; -1 for patches that were not sent, and for padding.
+        still predicted by the column before it. -1 is for patches not sent, and for padding.
         """
         columns = torch.arange(placeholder.shape[1], device=placeholder.device)
         end = (placeholder * columns).amax(dim=1, keepdim=True)  # where the last picture ends
@@ -85,15 +67,9 @@ def spread_logits(
     logits: Float[Tensor, "prompts short vocabulary"],
     slots: Int[Tensor, "prompts length"],
 ) -> Float[Tensor, "prompts length vocabulary"]:
-    """Put the logits of shortened prompts back to the columns of the full ones.
+    """Put logits back to the columns of the full prompts, zeros where ``slots`` has none.
 
-    Args:
-        logits: One row per slot.
-        slots: From :meth:`ShortPrompts.slots`.
-
-    Returns:
-        One row per column, zeros where there is no slot. A loss that reads those is refused in
-        its backward pass, with a ``ValueError``.
+    A loss that reads those zeros is refused in its backward pass, with a ``ValueError``.
     """
     empty = slots < 0
     rows = torch.arange(len(slots), device=slots.device)[:, None]
@@ -114,25 +90,12 @@ def find_placeholders(
     pictures: int,
     patches: int,
 ) -> Int[Tensor, "pictures patches"]:
-    """Locate every picture's placeholders, and check them picture by picture.
+    """Locate each picture's placeholders, counted through the batch (``row * length + column``).
 
     A run of neighbouring placeholders belongs to one picture, or to several shown directly after
     each other, so its length must be a multiple of ``patches``. The check of the stock model
     compares totals only: one placeholder short here and one too many there pass it, and every
-    later visual token is shown in the wrong place.
-
-    Args:
-        input_ids: Token ids of the full prompts.
-        image_token_id: The placeholder's id, ``model.config.image_token_id``.
-        pictures: Pictures handed in.
-        patches: Visual tokens the encoder makes of one picture, 576 for LLaVA-1.5.
-
-    Returns:
-        Position of each placeholder, counted through the whole batch (``row * length + column``).
-
-    Raises:
-        ValueError: If a run holds no whole number of pictures, or if prompts and pictures
-            disagree about how many pictures there are.
+    later visual token is shown in the wrong place. A broken run or total is a ``ValueError``.
     """
     length = input_ids.shape[1]
     marked = torch.nn.functional.pad(input_ids == image_token_id, (1, 1))
@@ -167,20 +130,11 @@ def shorten(
 ) -> ShortPrompts:
     """Cut each picture's placeholders down to the visual tokens it sends, and pad again.
 
-    Old padding is dropped and the rows are aligned anew. Where no picture loses a token and the
-    padding already stands on the wanted side, the layout stays as it was, column for column.
-
-    Args:
-        input_ids: Token ids of the full prompts.
-        attention_mask: 1 for a real token, 0 for padding, anywhere in the row.
-        placeholders: From :func:`find_placeholders`.
-        positions: For each picture the patches its visual tokens stand for, in the order in which
-            they are sent. None at all is allowed; so are more than ``patches``.
-        side: Where padding goes. Generation needs ``"left"``.
-
-    Returns:
-        The shortened prompts; as many columns as the longest of them needs. Padding repeats each
-        row's first token, which tells penalties on repeated tokens nothing new.
+    Old padding is dropped, and the rows are aligned anew. Where no picture loses a token and the
+    padding already stands on the wanted side, the layout stays as it was, column for column. New
+    padding repeats each row's first token, which tells penalties on repeated tokens nothing new; it
+    goes to ``side``, for generation ``"left"``. ``positions`` holds for each picture the patches
+    that its visual tokens stand for, in the order sent: none at all, or even more than ``patches``.
     """
     patches = placeholders.shape[1]
     edge = attention_mask[:, -1 if side == "left" else 0]

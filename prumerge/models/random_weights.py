@@ -46,10 +46,7 @@ RANDOM: dict[str, ModelShape] = {
 
 
 def known_name(name: str) -> str:
-    """Return a name as :data:`RANDOM` has it: ``7b-random``, an older spelling, is ``random-7b``.
-
-    Other names stay as they are.
-    """
+    """Return a name as :data:`RANDOM` has it: for the older ``7b-random`` that is ``random-7b``."""
     turned = f"random-{name.removesuffix('-random')}"
     if not name.endswith("-random") or turned not in RANDOM:
         return name
