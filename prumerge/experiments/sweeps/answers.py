@@ -38,12 +38,7 @@ _LONGEST_ROWS = 40_000  # tokens in a batch's cache: 160 MB for the mini-LLaVA
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Pictures with ``PER_PICTURE`` questions each.
-
-    Attributes:
-        table: One row per question: ``picture``, ``objects`` in it (a sign included), ``family``,
-            ``text``, ``answer``. Those of one picture stand together, in the order of the pictures.
-    """
+    """Pictures, and ``PER_PICTURE`` rows of ``table`` for each, in the order of the pictures."""
 
     pixels: UInt8[np.ndarray, "pictures height width 3"]
     table: pd.DataFrame
@@ -51,13 +46,7 @@ class QuestionSet:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method brought on a set of questions.
-
-    Attributes:
-        right: Whether each question was answered right; see
-            :func:`prumerge.mini.questions.is_right`.
-        kept: Visual tokens sent for each picture, extra tokens included.
-    """
+    """Which questions were answered right, and the tokens sent per picture, extra ones included."""
 
     right: Bool[np.ndarray, " questions"]
     kept: Int[np.ndarray, " pictures"]
@@ -75,18 +64,11 @@ def check_questions(name: str, per_family: int) -> None:
 
 
 def draw_questions(name: str, per_family: int, grid: int = 24) -> QuestionSet:
-    """Draw a set of questions, equally many of each of the nine families.
+    """Draw the set ``choose`` or ``report``, equally many questions of each of the nine families.
 
-    Args:
-        name: ``"choose"`` or ``"report"``. The two share no picture.
-        per_family: Questions of each family, a multiple of 4.
-        grid: Patches along an edge of the scenes; they hold 1 to 12 things (1 to 6 below 20).
-
-    Returns:
-        The set. A larger one begins with the smaller one.
-
-    Raises:
-        ValueError: If there is no such set, or ``per_family`` is no multiple of 4.
+    The two share no picture, and a larger set begins with the smaller one. ``per_family`` is a
+    multiple of 4, else ValueError; ``grid`` counts patches along an edge of the scenes, which hold
+    1 to 12 things (1 to 6 below 20).
     """
     check_questions(name, per_family)
     rng = np.random.default_rng((HELD_OUT_SEED, SETS[name]))
@@ -123,20 +105,10 @@ def answer_set(
 ) -> Outcome:
     """Answer a set of questions with reduced pictures, greedily.
 
-    Args:
-        model: A LLaVA without attachment.
-        processor: Its prompts and words.
-        asked: Questions, those of one picture together, in the order of the pictures.
-        encoded: All pictures of the set, encoded as the method's settings want it.
-        method: How they are reduced.
-        reader: Reads the questions for a method that wants to know them.
-
-    Returns:
-        Right or wrong per question, and tokens per picture, for its first question where a method
-        reads it.
-
-    Raises:
-        ValueError: If the method hands back what cannot be a reduction; the message names it.
+    ``model`` has no attachment. ``asked`` has the questions of one picture together, in the order
+    of the pictures; ``encoded`` has all pictures, as the method's settings want them. ``reader`` is
+    for a method that reads the question: a picture's tokens are then those for its first one.
+    ValueError names what cannot be a reduction.
     """
     patches = encoded.features.shape[1]
     most = min(method.settings.tokens_of(patches) or patches, patches)

@@ -51,18 +51,10 @@ FIELDS = ("questions", "per_family", "model", "module", "method", *_SETTINGS)
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One method asked one set of questions.
+    """One method asked one set of questions of one model; ValueError where that cannot be.
 
-    Args:
-        method: A registered method.
-        changes: Settings that differ from the method's own, by name.
-        questions: ``choose`` or ``report``.
-        per_family: Questions of each family.
-        model: As for :func:`prumerge.models.load`.
-        module: File with a method of your own, imported first; empty for none.
-
-    Raises:
-        ValueError: If a method, setting, set or file is unknown or a value outside its limits.
+    ``changes`` are the settings that differ from the method's own; ``module`` is the file of a
+    method of your own, imported first, or empty; ``model`` is as for :func:`prumerge.models.load`.
     """
 
     method: str = "prumerge"
@@ -82,11 +74,7 @@ class Point:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "Point":
-        """Make a point from one flat mapping, as a grid or a worker hands it over.
-
-        Raises:
-            ValueError: If a name is none of ``FIELDS``; the message offers the nearest.
-        """
+        """Make a point of a flat mapping; ValueError tells which name is none of ``FIELDS``."""
         for name in values:
             if name not in FIELDS:
                 raise ValueError(f"unknown parameter {name!r}: {suggestion(name, FIELDS)}")
@@ -157,11 +145,7 @@ def suffix_of(models: Iterable[str], per_family: Iterable[int]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A grid, read and checked: its question, and its points by job.
-
-    Attributes:
-        committed: Whether these are the points of a grid of the repository, with no other value.
-    """
+    """A grid, read and checked; ``committed`` if it has the points of the repository's own grid."""
 
     name: str
     about: str
@@ -185,16 +169,7 @@ def names() -> list[str]:
 
 
 def read_sweep(name: str | Path, **overrides: Any) -> Sweep:
-    """Read a grid and check every point of it.
-
-    Args:
-        name: A committed grid, or the path of one of your own.
-        overrides: Values that replace the grid's in all points, such as ``model``.
-
-    Raises:
-        ValueError: If there is no such grid, a part or parameter is unknown, or a value outside
-            its limits; the message names the grid and the job.
-    """
+    """Read a committed grid or a file of your own with ``overrides``, and check every point."""
     path = Path(name) if str(name).endswith(".yml") else GRIDS / f"{name}.yml"
     if not path.is_file():
         raise ValueError(f"no sweep {str(name)!r}: {suggestion(str(name), names())}")

@@ -36,12 +36,7 @@ _TWICE = ("release", "release+", "release+fixed")
 
 
 def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
-    """Make the sweep of all methods at one budget, in two jobs; ``module``'s methods are added.
-
-    Methods that draw at random have three seeds; methods that read the question are there for the
-    mini-LLaVA only. ValueError tells if the budget is 0 or more than the picture has, or the file
-    registers nothing.
-    """
+    """Make the sweep of all methods, ``module``'s among them, at one budget, in two jobs."""
     own = import_file(module) if module else []
     known = [name for name in names() if name not in own]
     common = {"questions": "report", **overrides}
@@ -62,10 +57,7 @@ def leaderboard_of(budget: int, module: str = "", **overrides: Any) -> Sweep:
 def run(
     budget: int, module: str, overrides: dict[str, Any], options: dict[str, Any]
 ) -> pd.DataFrame:
-    """Run what is missing of a leaderboard and compare; ``options`` are those of ``run_sweeps``.
-
-    If points fail, the note of PointsFailed is the table of the others.
-    """
+    """Run what a leaderboard lacks and compare; a note of PointsFailed compares what there is."""
     sweep = leaderboard_of(budget, module, **overrides)
 
     def compared(rows: list[Row]) -> pd.DataFrame:
@@ -83,10 +75,7 @@ def run(
 
 
 def table_of(rows: list[Row], pictures: pd.Series) -> pd.DataFrame:
-    """Compare the rows of one budget and question set, means over seeds, given questions' pictures.
-
-    As :func:`prumerge.experiments.statistics.compare`, in percent, with the tokens sent.
-    """
+    """Compare rows of one budget and question set, means over seeds, in percent, with tokens."""
     table = typed(rows)
     right = {row.key: row.right.astype(float) for row in rows}
     groups = table.groupby("method", sort=False).groups
@@ -100,18 +89,11 @@ def table_of(rows: list[Row], pictures: pd.Series) -> pd.DataFrame:
 
 
 def effects(name: str, suffix: str = "") -> pd.DataFrame:
-    """Compare every combination of a grid with the release, at equal token counts.
+    """Compare every combination of a grid with the release, best first, at equal token counts.
 
-    Args:
-        name: One of ``grids.CHOOSING``.
-        suffix: Of the files with another model's rows, such as ``-llava-1.5-7b-hf``.
-
-    Returns:
-        One row per combination, best first, the release among them: ``changes`` to it, its
-        ``accuracy`` over all budgets, and ``difference``, ``low``, ``high`` to the release.
-
-    Raises:
-        ValueError: If the grid lacks the release, or has no rows.
+    ``changes`` are those to the release, which is among the rows (else ValueError); ``accuracy`` is
+    over all budgets, ``difference``, ``low`` and ``high`` are to the release. ``suffix`` is that of
+    another model's files, such as ``-llava-1.5-7b-hf``.
     """
     answered = read_sweep_rows(name + suffix)
     scores = _by_changes(name, answered)

@@ -1,12 +1,10 @@
 """Running sweeps: Snakemake over the jobs that are not done.
 
-A plan lists, job by job, the points that have no row yet: neither in a committed table nor in
-``data/runs/sweeps/points``. So a killed run is started again by the same command and does only what
-is left, and a point that several grids share is answered once.
+A plan lists, job by job, the points that have no row yet, neither in a committed table nor in
+``data/runs/sweeps/points``: a killed run goes on, and a point of several grids is answered once.
 
-What the encoder makes of a question set is computed once, before the jobs, and kept on disk: the
-pictures, the questions, and the hidden states asked for so far, in a folder per weights and set of
-``data/runs/encodings``. Features, keys and scores of any settings follow from these by one
+Pictures, questions and the hidden states asked for so far are kept in ``data/runs/encodings``, a
+folder per weights and set. Features, keys and scores of any settings follow from these by one
 LayerNorm and two linear maps.
 """
 
@@ -52,12 +50,7 @@ BATCH = 15  # pictures encoded at a time
 
 @dataclasses.dataclass(frozen=True)
 class Encodings:
-    """A model with a question set that it has seen, or will see when needed.
-
-    Attributes:
-        weights: Names the checkpoint.
-        folder: Where hidden states are kept.
-    """
+    """A model with a question set that it has seen; ``folder`` keeps the hidden states."""
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
@@ -67,11 +60,7 @@ class Encodings:
 
     @torch.inference_mode()
     def read(self, settings: Settings) -> Encoded:
-        """Return features, keys and scores of all pictures, as these settings want them.
-
-        ``at_grid`` encodes smaller pictures when it is called. ValueError tells if the score needs
-        a class token that the encoder does not have, or a layer does not exist.
-        """
+        """Return features, keys and scores of all pictures, as these settings want them."""
         tower = open_tower(self.model.model.vision_tower)
         feature_layer = self.model.config.vision_feature_layer
         layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
@@ -114,10 +103,7 @@ class Encodings:
 
 @functools.lru_cache(maxsize=2)
 def open_encodings(model: str, name: str, per_family: int, device: str = "cpu") -> Encodings:
-    """Load a model and a question set; what was drawn and encoded before is read from disk.
-
-    Two are held; a third pushes out the one used least.
-    """
+    """Load a model and a question set (two are held); what was encoded before is read from disk."""
     llava, processor = load(model, device)
     weights = fingerprint(model, llava)
     drawn = paths.RUNS / "encodings" / f"{name}-{per_family}-{_drawing()}-{grid_of(llava)}"
@@ -155,11 +141,7 @@ def encode(model: str, name: str, per_family: int, device: str) -> None:
 
 
 def run_point(point: Point, device: str = "cpu") -> Row:
-    """Answer a point's questions.
-
-    Raises:
-        ValueError: If the method cannot work on this encoder, or returns no reduction.
-    """
+    """Answer a point's questions; ValueError if the method does not work on this encoder."""
     method = point.resolved
     seen = open_encodings(point.model, point.questions, point.per_family, device)
     encoded = seen.read(method.settings)
@@ -173,15 +155,7 @@ def run_point(point: Point, device: str = "cpu") -> Row:
 def run_points(
     points: Sequence[Point], rows: str | Path = "", device: str = "cpu"
 ) -> dict[Point, str]:
-    """Run points; each leaves its row as soon as it is done, whatever becomes of the others.
-
-    Args:
-        points: Those whose row is there already are left alone.
-        rows: Folder of the rows; empty for ``data/runs/sweeps/points``.
-
-    Returns:
-        The traceback of each point that failed; :func:`failure_of` holds its last line.
-    """
+    """Run points that have no row, each leaving it when done; return the tracebacks of failures."""
     failures, folder = {}, Path(rows or tables.POINTS)
     for point in points:
         path = folder / f"{point.key(weights_of(point.model))}.parquet"
@@ -223,17 +197,7 @@ class PointsFailed(RuntimeError):
 def run_sweeps(
     sweeps: Sequence[Sweep], cores: int = 2, device: str = "cpu", snakemake: Sequence[str] = ()
 ) -> dict[str, list[Row]]:
-    """Run what is missing of some sweeps; return the rows of each, in the order of its points.
-
-    Args:
-        cores: Jobs at a time.
-        snakemake: More arguments for Snakemake, such as ``--executor slurm``.
-
-    Raises:
-        PointsFailed: If points failed: with method, file and line of each, and the jobs' notebooks.
-            Rows that were written stay.
-        ValueError: If a row that is there was edited or cut short.
-    """
+    """Run what sweeps lack; return the rows of each in order; PointsFailed says what is missing."""
     known = known_rows()
     plan = make_plan(sweeps, known, device)
     keys = {sweep.name: [p.key(weights_of(p.model)) for p in sweep.points] for sweep in sweeps}
@@ -344,10 +308,7 @@ def _why(plan: dict[str, Any], lacking: dict[str, int]) -> str:
 
 
 def write_tables(sweeps: Sequence[Sweep], rows: dict[str, list[Row]]) -> list[Path]:
-    """Write the tables: committed grids into ``data/results/sweeps``, others below ``data/runs``.
-
-    Questions of a set are written once, with the rows of all sweeps that ask them.
-    """
+    """Write the tables and, once for all sweeps that ask them, the questions of each set."""
     asked: dict[Path, Point] = {}
     found: dict[Path, list[Row]] = {}
     for sweep in sweeps:

@@ -38,12 +38,7 @@ REMEDY = "delete it, and the next run makes it anew"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A point's row and answers.
-
-    Attributes:
-        cells: Text by column, as the CSV holds it; the last column is the checksum.
-        right: Whether each question was answered right.
-    """
+    """A point's cells as the CSV holds them, the checksum last, and right or wrong per question."""
 
     cells: dict[str, str]
     right: Bool[np.ndarray, " questions"]
@@ -62,11 +57,7 @@ class Row:
 def row_of(
     point: Point, outcome: Outcome, weights: str, asked: pd.DataFrame, device: str, seconds: float
 ) -> Row:
-    """Put an outcome into a row.
-
-    ``accuracy`` is a share from 0 to 1, ``tokens_per_image`` a mean over pictures that counts every
-    token sent; ``seconds`` leave the encoder out.
-    """
+    """Put an outcome into a row; ``seconds`` leave the encoder out."""
     method = point.resolved
     values: dict[str, Any] = {
         "key": point.key(weights),
@@ -122,11 +113,7 @@ def read_row(path: Path) -> Row:
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
-    """Write the rows of a sweep as ``path`` (CSV) and their answers beside it (Parquet).
-
-    ValueError tells if they were asked different questions under one name, or versions that know
-    different settings wrote them.
-    """
+    """Write rows as CSV and their answers beside it; ValueError if they do not belong together."""
     sets = {(row.cells["questions"], row.cells["drawn"], len(row.right)) for row in rows}
     if len(sets) > len({name for name, *_ in sets}):
         raise ValueError(f"rows of {path.stem} were asked different questions: {sorted(sets)}")
@@ -161,11 +148,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def typed(rows: list[Row]) -> pd.DataFrame:
-    """Return rows as numbers, truth values and text, with the key as index.
-
-    Example:
-        ``typed(read_rows(path)).query("budget == 64")``
-    """
+    """Return rows as numbers, truth values and text, with the key as index."""
     text = pd.DataFrame([row.cells for row in rows]).to_csv(index=False)
     return pd.read_csv(io.StringIO(text), dtype={"key": str, "weights": str}).set_index("key")
 
@@ -193,13 +176,11 @@ def known_rows() -> dict[str, Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """A sweep's rows with the answers behind them.
+    """A sweep's rows by key, with the answers behind them.
 
-    Attributes:
-        rows: One per point, by key; numbers are numbers.
-        right: One column per key, 1.0 where a question was answered right.
-        questions: One line per line of ``right``: picture, objects, family, text, answer, and
-            ``small_picture_right``, whether 64 tokens of a smaller picture still answer it.
+    ``right`` has a column per key, 1.0 where right, and one line per line of ``questions``:
+    picture, objects, family, text, answer, and ``small_picture_right``, whether 64 tokens of a
+    smaller picture still answer it.
     """
 
     rows: pd.DataFrame
@@ -216,26 +197,17 @@ class Answered:
         return Answered(rows, self.right[list(rows.index)], self.questions)
 
     def scores(self, *by: str) -> dict:
-        """Return one number per question for each value of some columns: the mean of its rows.
-
-        Args:
-            by: Columns of ``rows``; rows that share their values, such as seeds, are averaged.
-        """
+        """Average the rows, such as seeds, that share values of ``by``, question by question."""
         columns = by[0] if len(by) == 1 else list(by)
         groups = self.rows.groupby(columns, sort=False, dropna=False).groups
         return {n: self.right[list(keys)].mean(axis=1).to_numpy() for n, keys in groups.items()}
 
 
 def read_sweep_rows(name: str) -> Answered:
-    """Read a sweep's rows, answers and questions.
+    """Read a sweep's rows, answers and questions; ValueError names what is missing or damaged.
 
-    Args:
-        name: Of its grid; ``rivals-llava-1.5-7b-hf`` for the rows of another model,
-            ``rivals-4-per-family`` for those of fewer questions. What is not committed is looked
-            for in ``data/runs/sweeps``.
-
-    Raises:
-        ValueError: If it has no rows yet, or was edited or cut short; the message says which file.
+    ``rivals-llava-1.5-7b-hf`` has the rows of another model, ``rivals-4-per-family`` those of fewer
+    questions. What is not committed is looked for in ``data/runs/sweeps``.
     """
     path = find_table(name)
     if path is None:
@@ -255,11 +227,7 @@ def read_sweep_rows(name: str) -> Answered:
 
 
 def write_questions(path: Path, asked: pd.DataFrame, rows: list[Row]) -> None:
-    """Write the questions of a set, with what a smaller picture still answers.
-
-    Without a row of ``small_picture`` with 64 tokens the file stays as it is: another sweep of the
-    same set has it, or will have.
-    """
+    """Write a set's questions, unless another sweep tells what a smaller picture still answers."""
     wanted = {"method": "small_picture", "budget": "64"}
     small = [row.right for row in rows if wanted.items() <= row.cells.items()]
     if not small and (path.exists() or path.parent == RESULTS):

@@ -13,10 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How long a call takes: quartiles of its repeats, and the quickest.
-
-    On a busy machine the quickest is the nearest to the call alone.
-    """
+    """Quartiles of repeats, and the quickest: on a busy machine the nearest to the call alone."""
 
     median_ms: float
     low_ms: float
@@ -53,10 +50,7 @@ def finished(call: Callable[[], Any], device: str = "cpu") -> Callable[[], Any]:
 def measure(
     call: Callable[[], Any], device: str = "cpu", repeats: int = 5, warm_ups: int = 1
 ) -> Spread:
-    """Time a call ``repeats`` times, after ``warm_ups`` that fill caches and choose kernels.
-
-    Raises:
-        ValueError: If ``repeats`` is below 1.
+    """Time a call at least once, after ``warm_ups`` that fill caches and choose kernels.
 
     Example:
         >>> spread = measure(lambda: time.sleep(0.001), repeats=3)

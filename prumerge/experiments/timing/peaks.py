@@ -1,7 +1,4 @@
-"""Measured beside the roofline: a floor under each stage, from the peaks of the device.
-
-A card's peaks are those of its data sheet, where one is known; else those measured beside the rows.
-"""
+"""Measured beside the roofline: a floor under each stage, from the peaks of the device."""
 
 import dataclasses
 import re
@@ -19,11 +16,7 @@ REPEATS = 10
 
 
 def measure_peaks(device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, float]:
-    """Measure how fast a device multiplies matrices and copies memory, as columns of a row.
-
-    ``peak_gflop_per_s`` counts a multiply-add as two, ``bandwidth_gb_per_s`` what is read and what
-    is written. The best of several repeats: what the device can do, not what it does on average.
-    """
+    """Measure a device's best: products (a multiply-add is two), and bytes read plus written."""
     kind = torch.device(device).type
     side, copied = SIDE[kind], COPIED_BYTES[kind]
     one = torch.ones(side, side, device=device, dtype=dtype)
@@ -60,20 +53,12 @@ def known_card(device: str, dtype: str = "bfloat16") -> roofline.Hardware | None
 def beside_roofline(
     rows: pd.DataFrame, hardware: roofline.Hardware | str | None = None
 ) -> pd.DataFrame:
-    """Put the roofline's estimate beside each measured stage of the model.
+    """Put the roofline's estimate beside each stage of the model; projector in ``prefill``.
 
-    Args:
-        rows: Of :func:`prumerge.experiments.timing.time_grid`.
-        hardware: The card. None takes the one that the device's name speaks of, else the highest
-            peaks measured beside any of the rows of that device and precision.
-
-    Returns:
-        ``encode``, ``prefill`` (with the projector) and ``decode`` with ``estimated_ms``,
-        ``measured_ms``, the peaks' source, and ``share``: the estimate by the measurement. A
-        roofline is a floor, so the share is below 1 but for noise in the peaks.
-
-    Raises:
-        ValueError: If the hardware or the model is unknown.
+    ``hardware`` of None takes the card that the device's name speaks of, else the highest peaks
+    measured beside any of the rows of that device and precision. ``share`` is the estimate by the
+    measurement: below 1 but for noise in the peaks, since a roofline is a floor. ValueError tells
+    if the hardware or the model is unknown.
     """
     peaks = ["peak_gflop_per_s", "bandwidth_gb_per_s"]
     rows = rows.reindex(columns=rows.columns.union(peaks, sort=False))

@@ -41,20 +41,11 @@ Found = defaultdict[tuple[str, int | None], list[float]]
 class Grid:
     """Cases to time: budgets, batches and implementations of attention crossed with one another.
 
-    Args:
-        method: What reduces where the budget is smaller than the picture.
-        budgets: Visual tokens per picture. At least as many as the picture has: the stock model.
-        batches: Prompts answered together.
-        new_tokens: Output lengths.
-        attention: ``sdpa``, ``eager``, ``flash_attention_2`` (CUDA).
-        text_tokens: Of one prompt, the opening one included.
-        repeats: Timed calls of each stage, after ``warm_ups`` untimed ones.
-        memory: Whether each stage is called once more to see what it holds.
-        until_full: Whether the largest batch is doubled until memory runs out, for each budget by
-            itself. Meant for a GPU: a CPU's system may end the process instead of saying no.
-
-    Raises:
-        ValueError: If a list is empty, a number is below 1, or the method is unknown.
+    ``budgets`` are visual tokens per picture; as many as it has or more is the stock model.
+    ``attention`` is ``sdpa``, ``eager`` or ``flash_attention_2`` (CUDA). ``text_tokens`` count the
+    opening one. ``memory`` calls each stage once more to see what it holds. ``until_full`` doubles
+    the largest batch until memory runs out, for each budget by itself: meant for a GPU, since a
+    CPU's system may end the process instead of saying no.
     """
 
     method: str = "prumerge+"
@@ -106,21 +97,13 @@ class Grid:
 
 
 def time_grid(subject: Subject, grid: Grid, path: Path | None = None) -> pd.DataFrame:
-    """Time every case of a grid, stage by stage, the budgets of a batch in turns.
+    """Time every case of a grid, stage by stage, the budgets of a batch in turns; return all rows.
 
-    Args:
-        path: CSV file of rows. Cases found there are not timed again, unless an output length is
-            missing or a version has changed: then all rows of the case are replaced. The file
-            grows when a batch is done, so that a stopped run loses one batch at most.
-
-    Returns:
-        All rows of the file, or those timed where there is none. ``median_ms`` with quartiles
-        and minimum, ``peak_mib`` a stage holds beyond what was there. Where memory runs out, that
-        is said on stderr, the rows of the batch before it get the batch that did not fit as
-        ``out_of_memory_at``, and the larger batches of that budget are left out, also next time.
-
-    Raises:
-        ValueError: If an attention implementation cannot run here.
+    Cases in the CSV file ``path`` are not timed again, unless an output length is missing or a
+    version has changed: then all rows of the case are replaced. The file grows when a batch is
+    done. ``peak_mib`` is beyond what was there. Where memory runs out, the rows of the batch before
+    it get the batch that did not fit as ``out_of_memory_at``, and the larger batches of that budget
+    are left out, also next time. ValueError tells if an attention implementation cannot run here.
     """
     for attention in grid.attention:
         subject.use_attention(attention)
@@ -152,11 +135,7 @@ def time_grid(subject: Subject, grid: Grid, path: Path | None = None) -> pd.Data
 def answer_in_stages(
     answering: Answering, observe: Observe, new_tokens: Sequence[int] | None = None
 ) -> None:
-    """Answer once, stage by stage, each stage going on from what the one before it gave.
-
-    ``observe`` is called for each of ``STAGES``: whatever it measures, it calls the stage's call
-    once and returns the result. ``new_tokens`` of None takes the case's.
-    """
+    """Answer once: ``observe`` gets each stage as a call, calls it once and returns its result."""
     new_tokens = new_tokens or answering.case.new_tokens
     pixels = observe("preprocess", None, answering.preprocess)
     made = observe("encode", None, partial(answering.encode, pixels))
@@ -176,9 +155,8 @@ def time_in_turns(
 ) -> dict[Case, list[dict[str, Any]] | None]:
     """Time cases of one batch: for each a row per stage, or None where memory ran out.
 
-    Each answers once untimed for every warm-up, then once for every repeat, then once for every
-    output length to see what it holds: the cache keeps room for tokens decoded before, in which
-    others would seem to take no memory. Memory that runs out ends that case's turns and no other's.
+    What a stage holds is asked for each output length by itself: the cache keeps room for tokens
+    decoded before, in which others would seem to take no memory.
     """
     warm, times, held = ({case: defaultdict(list) for case in cases} for _ in range(3))
     clock, scales = (partial(call, device=subject.device) for call in (elapsed_ms, peak_mib))

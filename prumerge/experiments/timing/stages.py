@@ -1,10 +1,7 @@
 """What is timed: a model, and the stages of one answer as calls, one after another.
 
-Speed does not depend on the values of weights, so LLaVA-1.5 can be timed without its checkpoint.
-
-Shapes
-    prompts  answered together
-    length   tokens of one full prompt
+Speed does not depend on the values of weights, so LLaVA-1.5 can be timed without its checkpoint. In
+shapes, ``prompts`` are answered together, and ``length`` is the tokens of one full prompt.
 """
 
 import dataclasses
@@ -40,14 +37,7 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A model to time, on its device and ready to generate.
-
-    Args:
-        name: What rows call it.
-        weights: ``trained``, or ``random``.
-        model: A LLaVA.
-        image_processor: Prepares pictures for its encoder.
-    """
+    """A LLaVA to time, on its device; ``weights`` are called ``trained`` or ``random``."""
 
     name: str
     weights: str
@@ -96,17 +86,11 @@ def load_subject(
 ) -> Subject:
     """Load or make a model to time.
 
-    Args:
-        name: ``mini``, a folder or hub id (:func:`prumerge.models.load`), or ``random-7b`` and
-            ``random-13b``: LLaVA-1.5's shape with random weights, nothing downloaded.
-        device: Where it lives.
-        dtype: Precision of the weights; None takes float32 on a CPU and bfloat16 elsewhere.
-        layers: For random weights: language layers (and vision layers, at least 3) to build, so
-            that the path can be tried where the whole does not fit. Such rows say so.
-
-    Raises:
-        ValueError: If there is no such model, shape, device or precision, or a trained one shall
-            be cut.
+    ``name`` is ``mini``, a folder or hub id, or ``random-7b`` or ``random-13b``: LLaVA-1.5's shape
+    with random weights, nothing downloaded. ``dtype`` of None is float32 on a CPU, bfloat16
+    elsewhere. ``layers`` cuts random weights to so many language layers (and vision layers, at
+    least 3), to try the path where the whole does not fit; such rows say so. ValueError tells what
+    does not exist.
     """
     name = known_name(name)
     if not (name.startswith("random-") or name.endswith("-random")):
@@ -125,14 +109,10 @@ def load_subject(
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is asked of a model.
+    """What is asked of a model: a registered method, or ``full`` for the stock model.
 
-    Args:
-        method: A registered method, or ``full`` for the stock model.
-        budget: Visual tokens sent per picture; None with ``full``, or to let the picture decide.
-        batch: Prompts answered together, one picture each.
-        text_tokens: Text tokens of a prompt, the opening one included.
-        new_tokens: Output lengths to time; decoding starts with the second token.
+    ``budget`` is None with ``full``, or to let the picture decide; ``text_tokens`` count the
+    opening one; ``new_tokens`` are output lengths, of which decoding starts with the second token.
     """
 
     method: str = FULL

@@ -1,8 +1,4 @@
-"""What timing rows say: stages, throughput, break-even length, the reduction, README's table.
-
-Rows of ``make timing`` are one per stage of a case, those of ``make bench`` are of the reduction
-alone (``data/README.md`` describes both).
-"""
+"""What timing rows say: stages, throughput, break-even length, the reduction, README's table."""
 
 from pathlib import Path
 
@@ -52,13 +48,9 @@ def read_bench() -> pd.DataFrame:
 def answer_times(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per case and output length with the median of each stage in ms.
 
-    Returns:
-        Columns of ``STAGES``; ``sum``, all stages but ``whole`` together; indexed by the case and
-        ``new_tokens``. A stage without rows counts as 0: nothing is reduced by the stock model,
-        nothing is decoded for a single new token.
-
-    Raises:
-        ValueError: If a stage of a case has several rows.
+    ``sum`` is of all stages but ``whole``. A stage without rows counts as 0: nothing is reduced by
+    the stock model, nothing is decoded for a single new token. Several rows of one stage of a case
+    raise ValueError.
     """
     _check_single(rows)
     once = rows[rows["new_tokens"].isna()].pivot_table("median_ms", KIND, "stage")
@@ -72,15 +64,10 @@ def answer_times(rows: pd.DataFrame) -> pd.DataFrame:
 def throughput(rows: pd.DataFrame) -> pd.DataFrame:
     """Return answers per second of every batch, and those at the largest that fits.
 
-    Returns:
-        One row per case and output length: ``answers_per_s`` from the stage ``whole``;
-        ``speed_up`` against all visual tokens at the same batch (NaN where that did not fit);
-        ``largest``, whether it is the largest batch of its budget; ``out_of_memory_at``, the
-        batch that did not fit after it (NaN where none was tried); ``largest_speed_up``, of the
-        largest batch against all visual tokens at *their* largest.
-
-    Raises:
-        ValueError: If a stage of a case has several rows.
+    ``answers_per_s`` is from the stage ``whole``; ``speed_up`` is against all visual tokens at the
+    same batch (NaN where that did not fit), ``largest_speed_up`` that of a budget's ``largest``
+    batch against all visual tokens at *their* largest; ``out_of_memory_at`` is the batch that did
+    not fit after it (NaN where none was tried).
     """
     _check_single(rows)
     whole = rows[rows["stage"] == "whole"].copy()
@@ -102,14 +89,10 @@ def throughput(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_token(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return by case the time to the first new token, and per further one.
+    """Return by case ``first_ms``, to the first new token, and ``step_ms``, per further one.
 
-    Returns:
-        ``first_ms`` (preprocess, encode, reduce, prefill) and ``step_ms`` (decode of the longest
-        answer by its steps).
-
-    Raises:
-        ValueError: If a case has no row of decoding, or several of one stage.
+    ``first_ms`` sums preprocess to prefill; ``step_ms`` is the longest answer's decoding divided by
+    its steps. A case without decoding raises ValueError.
     """
     _check_single(rows)
     decode = rows[rows["stage"] == "decode"]
@@ -127,21 +110,12 @@ def per_token(rows: pd.DataFrame) -> pd.DataFrame:
 def break_even(rows: pd.DataFrame, worth: float = 1.0, longest: int = 4096) -> pd.DataFrame:
     """Return from and up to which output length a reduction pays.
 
-    With ``first`` and ``step`` of :func:`per_token` an answer of n tokens takes
-    ``first + (n - 1) * step``. The gain goes from the ratio of the first tokens towards that of
-    the steps as the answer grows: downwards where a step gains less than the first token does,
-    upwards where it gains more, as in a large batch.
-
-    Args:
-        rows: The stock model's among them.
-        worth: How many times faster an answer has to be: 1 asks where it pays at all.
-        longest: Lengths up to which is looked.
-
-    Returns:
-        One row per reduced case that the stock model was timed beside: ``break_even_tokens``, the
-        first length at which the answer is ``worth`` times faster, and ``last_tokens``, the last
-        one; NaN where there is none up to ``longest``, and ``last_tokens`` equals ``longest``
-        where it holds that far.
+    An answer of n tokens takes ``first + (n - 1) * step``, both of :func:`per_token`. As it grows,
+    the gain goes from the ratio of the first tokens towards that of the steps: downwards where a
+    step gains less, upwards where it gains more, as in a large batch. A row per reduced case that
+    the stock model was timed beside: ``break_even_tokens`` and ``last_tokens`` are the first and
+    the last length up to ``longest`` at which the answer is ``worth`` times faster; NaN where there
+    is none.
     """
     times = per_token(rows).reset_index()
     full = times["method"] == FULL
@@ -175,19 +149,12 @@ def _named(case: tuple | pd.Series) -> str:
 def reduction_times(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what reducing takes by device, batch and method, and what that is compared with.
 
-    Args:
-        rows: Of ``make bench``: ``device``, ``what`` was timed, ``name`` of the method, ``batch``,
-            and the quickest round, ``min_ms``: what else runs on a machine only ever adds time.
-
-    Returns:
-        ``ms``, and by how many times longer others take: each loop (over Python's numbers, timed
-        with few pictures and multiplied, from a batch of 8 on; in torch token by token as
-        released; the same without a needless copy; the method itself one picture at a time);
-        ``encoder``, the stock encoder; and ``reads``, how many times the inputs could be read from
-        memory meanwhile. NaN where there is no such row.
-
-    Raises:
-        ValueError: If something has several rows on one device.
+    ``ms`` is of the quickest round: what else runs on a machine only ever adds time. The others are
+    by how many times longer they take: each loop (over Python's numbers, timed with few pictures
+    and multiplied, from a batch of 8 on; in torch token by token as released; the same without a
+    needless copy; the method itself one picture at a time) and the stock ``encoder``. ``reads`` is
+    how many times the inputs could be read from memory meanwhile. NaN where there is no such row;
+    ValueError if something has several rows on one device.
     """
     keys = ["device", "batch", "name"]
     twice = rows[rows["what"].isin(["method", *LOOPS])].duplicated([*keys, "what"])
@@ -211,11 +178,10 @@ def reduction_times(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def encoder_shares(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return what encoding takes with the reduction attached, against without.
+    """Return by device and batch what encoding takes in ms, without the reduction and with it.
 
-    Returns:
-        By device and batch: ``encoder_stock`` and ``encoder_reduced`` in ms, the latter with the
-        reduction and without the blocks it does not need, and ``share``, its part of the former.
+    ``encoder_reduced`` leaves out the blocks that the reduction does not need; ``share`` is its
+    part of ``encoder_stock``.
     """
     whats = ["encoder_stock", "encoder_reduced"]
     own = rows[rows["what"].isin(whats)]
