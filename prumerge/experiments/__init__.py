@@ -1,5 +1,12 @@
-"""What evaluation, sweeps, timing and finetuning share.
+"""What is measured: answers, settings, time, tuning; and what these share.
 
-attention   how uneven it is, by block and head; how much of a picture kept patches see
+evaluation  benchmarks, by lmms-eval
+sweeps      grids of settings and methods on held-out questions
+timing      every stage of an answer by the clock
+finetuning  LoRA through the reduction
 statistics  intervals over pictures, paired differences, significance, ranks
+rows        where a result comes from, where a command puts it
+attention   how uneven it is, by block and head; how much of a picture kept patches see
+printed     the tables that papers print
+parameters  the values a notebook is run with
 """

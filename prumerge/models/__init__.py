@@ -1,5 +1,14 @@
-"""Inside a model: loading, random weights of its shape, tuned adapters.
+"""Inside a model: the reduction attached, prompts shortened, questions asked, weights loaded.
 
+attachment      ``attach``: the reducer at work in a LLaVA
+prompts         room for exactly the visual tokens that are sent
+positions       where the language model is told that they stand
+inputs          a call on full prompts, rewritten
+generation      the stock ``generate`` from shortened prompts
+caches          what a KV cache has read, for the next turn
+covers          functions put over a model's own
+asking          questions about pictures: the one engine of all experiments
+preprocessing   from any picture to what the processor is given
 loading         a LLaVA and its processor by name; what tells weights apart
 random_weights  LLaVA-1.5's shape without its checkpoint
 adapters        PEFT adapters put in, LLaVA's own converted
