@@ -239,7 +239,7 @@ def above_other_video(name: str, evidence: Evidence) -> Finding:
     table = read_printed(VIDEO).pivot_table("value", "row", "column").filter(like="accuracy")
     own = table.loc[f"Video-LLaVA 7B + {name}"]
     others = table[~table.index.str.startswith("Video-LLaVA")]
-    return above_in(int(others.lt(own).sum(axis=None)), others.size)
+    return above_in(int(others.lt(own).sum(axis=None)), int(others.count().sum()))
 
 
 def _video(name: str, column: str) -> tuple[Cell, Cell]:
