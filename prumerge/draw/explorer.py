@@ -92,7 +92,6 @@ class Controls:
             getattr(self, name).value = value
 
     def row(self, *names: str) -> HBox:
-        """Lay controls out beside each other."""
         return HBox([getattr(self, name) for name in names], layout=ROW)
 
 
@@ -134,7 +133,6 @@ class Explorer(VBox):
 
     @property
     def method(self) -> Method:
-        """The method chosen, with its settings."""
         chosen = {name: getattr(self.choose, name).value for name in METHOD}
         return prumerge.resolve(
             self.choose.method.value, **chosen | {"budget": chosen["budget"] or None}

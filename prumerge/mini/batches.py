@@ -24,8 +24,6 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a batch is made of."""
-
     pictures: int
     grid: int  # patches along an edge of the frame
     window: int | None  # patches along an edge of the part shown; None shows the whole frame
@@ -56,7 +54,6 @@ class Batch:
     practice_targets: Int[Tensor, "conversations practice_words"]
 
     def to(self, device: str) -> "Batch":
-        """Return the batch on another device."""
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
@@ -139,9 +136,8 @@ def draw_kept(
 ) -> Int[np.ndarray, "pictures tokens"]:
     """Draw which patches of each picture the language model is shown, in raster order.
 
-    How much things are preferred to ground is drawn for each picture: not at all (any patches) up
-    to entirely (ground only when all things are in). A language model that has only ever seen whole
-    pictures rests on their ground and is lost without it, whichever patches are kept.
+    Things are preferred to ground from not at all to entirely, as drawn for each picture: a
+    language model that has only seen whole pictures rests on their ground and is lost without it.
     """
     owner = np.stack([scene.owner.reshape(-1) > 0 for scene in scenes])
     preference = rng.random((len(scenes), 1))

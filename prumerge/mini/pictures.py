@@ -143,7 +143,6 @@ def encode_pictures(
 
 
 def _files(folder: Path) -> list[Path]:
-    """List the pictures of a folder by name."""
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}: name one with pictures, or none for drawn scenes")
     try:

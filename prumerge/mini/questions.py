@@ -83,7 +83,6 @@ class Item:
 
     @property
     def picture(self) -> Image.Image:
-        """The picture for the processor."""
         return Image.fromarray(self.scene.pixels)
 
 

@@ -61,7 +61,6 @@ class Stage:
     hand_over: bool = False  # first give the projector each place, as the placing head reads it
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step of the stage."""
         if step < self.warmup:
             return self.peak_rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)

@@ -43,15 +43,13 @@ the block that *made* the features (the second to last); PruMerge reads the bloc
 FastV, PyramidDrop and SparseVLM are not here, because they do not fit: they drop visual tokens
 *inside* the language model, by the attention that its own layers pay to them.
 
-* Such a method is no function of what the encoder says, and the prompt it leaves is not shorter:
-  layers 1 to K read all visual tokens, the later ones fewer. ``attach`` shortens the prompt once
-  and leaves everything behind it to the stock model, which is why cache, beams, padding and every
-  attention backend work. Here each decoder layer would have to be covered instead.
+* ``attach`` shortens the prompt once and leaves everything behind it to the stock model, which is
+  why cache, beams, padding and every attention backend work. Here the prompt stays as long, layers
+  after K read fewer tokens, and each decoder layer would have to be covered instead.
 * The KV cache would hold another number of tokens per layer, while ``transformers`` makes one mask
-  and one set of position ids for all layers, from the length of the first one's cache, again for
-  each new token. Every layer after K would need its own of both; static caches and chunked
-  prefill, which rely on the common length, cannot have them.
-* The attention it selects by is not returned by the fast attention backends.
+  and one set of position ids for all layers, from the length of the first one's cache. Every layer
+  after K would need its own; static caches and chunked prefill cannot have them.
+* The attention they select by is not returned by the fast attention backends.
 * Counts would not compare: a budget of k after layer K costs ``(K * patches + (L - K) * k) / L``
   tokens per layer of L, not k.
 """
