@@ -27,4 +27,3 @@ CLAIMS: tuple[Claim, ...] = (
     *results.REDUCERS,
     *others.CLAIMS,
 )
-"""All of them: the paper's in its order, then what users and others say."""

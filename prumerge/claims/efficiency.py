@@ -157,4 +157,3 @@ CLAIMS = (
     Claim("2-measured-answer", GROUP, "A whole answer is faster by as much.",
           "Table 2, not counted", partial(measured, "whole"), _TIME, "{} to {} ms"),
 )  # fmt: skip
-"""In the order of the table, then what it leaves out."""

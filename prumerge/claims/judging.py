@@ -58,7 +58,6 @@ class Cell(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The printed number."""
         return float(self.read()["value"])
 
 
@@ -72,8 +71,6 @@ Rule = Callable[["Evidence"], Finding]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim."""
-
     name: str  # short and unique; the number of the table first
     group: str  # heading it stands under, such as "Table 4"
     says: str  # in own words
@@ -102,14 +99,10 @@ class Claim:
 
 
 def judge(claims: Iterable[Claim], evidence: Evidence) -> pd.DataFrame:
-    """Find out about each claim.
+    """Find out about each claim: one row for each, by its name, which must be its own.
 
-    Returns:
-        One row per claim, by name: ``group``, ``claim``, ``printed``, ``where``, ``found``,
-        ``on``, ``verdict``, and ``printed_ratio`` and ``found_ratio``, NaN where there is none.
-
-    Raises:
-        ValueError: If a name stands twice.
+    Columns: ``group``, ``claim``, ``printed``, ``where``, ``found``, ``on``, ``verdict``, and
+    ``printed_ratio`` and ``found_ratio``, NaN where there is none.
     """
     rows: dict[str, dict] = {}
     for claim in claims:
@@ -141,11 +134,7 @@ def model_name(model: str) -> str:
 
 
 class Evidence:
-    """Reads rows once and says what they were measured on.
-
-    Args:
-        results: Folder of rows; those of sweeps are the committed ones in any case.
-    """
+    """Reads rows once and says what they were measured on; sweeps are the committed ones always."""
 
     def __init__(self, results: Path = RESULTS) -> None:
         self.results = results
@@ -165,10 +154,7 @@ class Evidence:
         raise Missing(f"no rows yet: make sweep SWEEP={name}")
 
     def scores(self, size: str = "7B") -> tuple[pd.DataFrame, str]:
-        """Return the scores that papers print, by method and benchmark.
-
-        ``size`` is ``7B``, for which the mini-LLaVA stands in, or ``13B``.
-        """
+        """Return the scores that papers print, of ``7B`` (the mini-LLaVA stands in) or ``13B``."""
         folder, on = self._folder(size)
         rows = self._once((folder, "scores"), lambda: _printed(read_results(folder)[0]))
         return rows.set_index(["label", "benchmark"]), on

@@ -155,7 +155,6 @@ CLAIMS = (
           "abstract; the release takes any", partial(choice_pays, "candidates", _PRUNED, _ANY),
           (), "clusters of pruned tokens"),
 )  # fmt: skip
-"""In the order of the text."""
 
 
 CPU_BENCH = "reduction-cpu"
@@ -198,4 +197,3 @@ CLAIMS += (
     Claim("cheap", GROUP, "The reduction's own cost may be left out.", "Table 2, not counted",
           reduction_cost),
 )  # fmt: skip
-"""Those of the text; what Table 2 leaves out is in :mod:`prumerge.claims.efficiency`."""

@@ -1,7 +1,4 @@
-"""What users of the release asked, other papers measured and reviews objected.
-
-Each is put as a sentence that can be checked.
-"""
+"""What users of the release asked, other papers measured and reviews objected, to be checked."""
 
 from fractions import Fraction
 from functools import partial
@@ -195,10 +192,7 @@ def text_tokens(evidence: Evidence) -> Finding:
 
 
 def matters(sweep: str, evidence: Evidence) -> Finding:
-    """Count the settings of a sweep that move answers against the release beyond chance.
-
-    The claim holds if more than half do, in part if any does.
-    """
+    """Judge whether most of a sweep's settings move answers beyond chance; in part, if any does."""
     _, on = evidence.sweep(sweep)
     table = effects(sweep, SUFFIX if on.startswith("LLaVA") else "")
     others = table[table["changes"].map(bool)]
@@ -299,4 +293,3 @@ CLAIMS += (
     _paper("overhead", "a re-implementer", "Merging costs far more than choosing.",
            merging_is_slow),
 )  # fmt: skip
-"""Addresses where there are some, else who said so."""

@@ -181,7 +181,6 @@ CLAIMS = (
     Claim("1-vqav2-page", GROUP, "PruMerge+ 7B reaches this VQAv2 score.", "page, April 2024",
           partial(changed, *_VQA), _VQA, "{}, later {}"),
 )  # fmt: skip
-"""In the order of the table."""
 
 
 VIDEO, SAMPLING = "table_3_video", "table_4_sampling"
@@ -292,7 +291,6 @@ ABLATIONS = (
           partial(tuned, ("merged", True), ("merged", False)),
           pair(TRAINING, "LoRA", "training-free", "TextVQA"), "TextVQA {} against {}"),
 )  # fmt: skip
-"""In the order of the tables."""
 
 
 TABLE_7 = "table_7_other_reducers"
@@ -349,4 +347,3 @@ REDUCERS = (
           half_beats_quarter, (_pair(50, "CrossGET")[0], _pair(25, "ToMe")[0]),
           "VQAv2 {} against {}"),
 )  # fmt: skip
-"""In the order of the table."""

@@ -1,18 +1,8 @@
 """How unevenly attention is spread over the patches, and how much of a picture kept ones see.
 
-    top_share           share of the attention that the best tenth of the patches holds
-    gini                0 for an even spread, towards 1 for all on one patch
-    effective_patches   patches that an even spread of the same entropy would cover
-    head_attention      the class token's attention in every block and head
-    distance_to_kept    the holes between kept patches
-    share_of_objects    the objects they touch
-
-The first three take scores of any scale, at least 0 and not all zero, and divide them by their
-sum. Leading axes are kept, so one call measures all blocks, pictures and heads.
-
-Shapes
-    images   pictures
-    patches  visual tokens of one picture, rows x columns, row after row
+:func:`top_share`, :func:`gini` and :func:`effective_patches` take scores of any scale, at least 0
+and not all zero, and divide them by their sum. Leading axes are kept, so one call measures all
+blocks, pictures and heads. ``patches`` are a picture's visual tokens, row after row.
 
 Source: LLaVA-PruMerge, arXiv 2403.15388, shows sparsity as a plot; the measures are common ones.
 """
@@ -78,10 +68,8 @@ def head_attention(
 
     The encoder's own attention, of which only the class token's row is computed again; its
     attention to itself is left out, so that a row sums to less than 1. Block i reads hidden state
-    i. Probabilities are in float32 on the CPU; ``batch_size`` is a matter of memory alone.
-
-    Raises:
-        ValueError: If the encoder is not built like ``CLIPVisionModel``, or has no class token.
+    i. Probabilities are in float32 on the CPU; ``batch_size`` is a matter of memory alone. An
+    encoder not built like ``CLIPVisionModel``, or without class token, is a ValueError.
     """
     tower = open_tower(vision_tower)
     if not hasattr(tower.embeddings, "class_embedding"):

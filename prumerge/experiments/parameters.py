@@ -23,17 +23,7 @@ _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: 
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Read which parameters a notebook has.
-
-    Args:
-        notebook: Notebook with one cell tagged ``parameters``.
-
-    Returns:
-        Default by name, in the order of the cell. A default that is no literal stays source text.
-
-    Raises:
-        ValueError: If no notebook is there.
-    """
+    """Read a notebook's defaults by name, in order; what is no literal stays source text."""
     if not Path(notebook).is_file():
         raise ValueError(f"there is no notebook {notebook}")
     declared = papermill.inspect_notebook(str(notebook))
@@ -41,19 +31,11 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse parameters that would change nothing, or are of another kind than the default.
+    """Return parameters as the notebook wants them; refuse unknown names and other kinds.
 
-    Args:
-        notebook: Notebook with one cell tagged ``parameters``.
-        parameters: Values by name; text may stand for a list or for True and False.
-
-    Returns:
-        The values as the notebook wants them.
-
-    Raises:
-        ValueError: If a name is not declared in the notebook, or a value is text where the default
-            is a number (YAML reads ``1e-3`` as text; ``1.0e-3`` is a number), a number where it is
-            text, a fraction where it is whole.
+    Text may stand for a list or for True and False. A ValueError is text where the default is a
+    number (YAML reads ``1e-3`` as text; ``1.0e-3`` is a number), a number where it is text, a
+    fraction where it is whole.
     """
     notebook = Path(notebook)
     declared = declared_parameters(notebook)
@@ -70,15 +52,7 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str,
 
 
 def read_texts(notebook: Path, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Read values that came from a shell, where all are text.
-
-    Args:
-        notebook: Says by its defaults what stays text.
-        texts: By name, known or not.
-
-    Returns:
-        Values by name, for :func:`check_parameters`.
-    """
+    """Read values from a shell, where all are text; the notebook's defaults say what stays text."""
     declared = declared_parameters(notebook)
     stays = {name for name, value in declared.items() if isinstance(value, str | list)}
     return {name: text if name in stays else literal(text) for name, text in texts.items()}
@@ -87,18 +61,10 @@ def read_texts(notebook: Path, texts: Mapping[str, str]) -> dict[str, Any]:
 def take_parameters(name: str, namespace: dict[str, Any]) -> str:
     """Check a notebook's parameters from inside it, and tell where the run departs from the page.
 
-    Title and captions are written for the defaults: a run with other values says so.
-
-    Args:
-        name: Of the notebook, such as ``00_quickstart``.
-        namespace: Its ``globals()``; text that stands for a list or a truth value is replaced.
-
-    Returns:
-        Folder for :func:`prumerge.draw.show`: empty without ``save_figures``; ``figures`` with the
-        defaults, ``data/runs/figures`` with any other value.
-
-    Raises:
-        ValueError: See :func:`check_parameters`.
+    Title and captions are written for the defaults: a run with other values says so. In
+    ``namespace``, its ``globals()``, text that stands for a list or a truth value is replaced. The
+    result is the folder for :func:`prumerge.draw.show`: empty without ``save_figures``; ``figures``
+    with the defaults, ``data/runs/figures`` with any other value.
     """
     notebook = paths.NOTEBOOKS / f"{name}.ipynb"
     declared = declared_parameters(notebook)

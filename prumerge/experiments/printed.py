@@ -9,22 +9,14 @@ import pandas as pd
 from prumerge.paths import DATA
 
 PAPER = DATA / "paper"
-"""Printed tables, one CSV each."""
 
 
 def read_printed(name: str) -> pd.DataFrame:
-    """Read a printed table.
+    """Read a printed table, named as its file in ``data/paper`` without the ending.
 
-    Args:
-        name: File in ``data/paper`` without its ending, such as ``table_2_efficiency``.
-
-    Returns:
-        One row per printed number: ``table``, ``row`` and ``column`` where it stands, ``value``,
-        ``printed`` (the digits as they are printed, so that trailing zeros are not lost),
-        ``unit``, ``source`` and ``trust``.
-
-    Raises:
-        ValueError: If there is no such table.
+    Each row is a printed number: ``table``, ``row`` and ``column`` where it stands, ``value``,
+    ``printed`` (the digits, so that trailing zeros are not lost), ``unit``, ``source`` and
+    ``trust``.
 
     Example:
         >>> table = read_printed("table_2_efficiency").set_index(["row", "column"])
@@ -46,13 +38,6 @@ def reads_as(value: float | int, printed: str) -> bool:
 
     Zeros at the end do not count as digits, since some tables fill up columns with them: 4.645
     reads as 4.60, for 4.6 is what was rounded to.
-
-    Args:
-        value: The number in full.
-        printed: Digits as printed, such as ``88.6``.
-
-    Returns:
-        Whether they agree.
 
     Example:
         >>> reads_as(4.645, "4.60"), reads_as(28.99, "29.0"), reads_as(4.543, "4.6")

@@ -7,14 +7,8 @@ each is less sure than 300 independent questions would be. Naming the picture of
 Two methods that answered the same questions share what makes a question hard. :func:`paired` draws
 their differences and tells methods apart that two separate intervals would not.
 
-Shapes
-    questions   questions that were answered
-    quantities  numbers per question that are added up
-    draws       resampled sets of questions
-
-Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13, and for
-the achieved significance level; Holm, A Simple Sequentially Rejective Multiple Test Procedure,
-1979.
+Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13, and for the
+achieved significance level; Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -51,23 +45,12 @@ def interval(
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Return the mean of ``values`` with its percentile bootstrap interval.
+    """Return the mean of ``values``, one per question, with its percentile bootstrap interval.
 
-    Args:
-        values: One number per question, for example 1 for a right answer and 0 for a wrong one.
-        clusters: Which picture, or other unit, each question belongs to; without them each
-            question is a unit.
-        level: Share of resampled means between the bounds, above 0 and below 1.
-        draws: Resampled sets, at least 1. The bounds of 2,000 are right to about a tenth of
-            the interval's width.
-        seed: Equal seeds give equal bounds.
-
-    Returns:
-        Mean and bounds, in the unit of ``values``.
-
-    Raises:
-        ValueError: If there are no values, one is not finite, lengths differ, or ``level`` or
-            ``draws`` is out of range.
+    ``clusters`` names the picture, or other unit, of each question; without it each question is a
+    unit. ``level``, above 0 and below 1, is the share of resampled means between the bounds, which
+    2,000 ``draws`` give to about a tenth of the interval's width. No values, one that is not
+    finite, and another number of ``clusters`` are ValueErrors.
 
     Example:
         >>> interval([1, 1, 0, 1]).mean
@@ -89,10 +72,10 @@ def paired(
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Return the mean of ``first - second`` with its interval, both from the same questions.
+    """Return the mean of ``first - second``, in the same order of questions, with its interval.
 
-    Where 0 lies outside the bounds, chance alone hardly explains the difference. Arguments and
-    errors as :func:`interval`; ``second`` is of the same questions in the same order.
+    Where 0 lies outside the bounds, chance alone hardly explains the difference. The rest is as in
+    :func:`interval`.
 
     Example:
         >>> paired([1, 1, 1, 0], [1, 0, 0, 0]).mean
@@ -170,16 +153,12 @@ def _numbers(values: ArrayLike) -> np.ndarray:
 def compare(
     scores: Mapping[str, ArrayLike], pictures: Iterable[Hashable], base: str
 ) -> pd.DataFrame:
-    """Rank methods and test each against one of them.
+    """Rank methods and test each against one of them, best first, by draws of whole pictures.
 
     ``scores`` has one number from 0 to 1 per question, by method: means where several seeds
-    answered. Whole pictures are drawn.
-
-    Returns:
-        One row per method, best first: ``accuracy`` with ``low`` and ``high``; ``difference`` to
-        the base with ``difference_low`` and ``difference_high`` (95 % intervals); ``p`` that
-        chance alone explains it, and ``p_holm`` corrected for the number of methods. The last two
-        are empty for the base.
+    answered. Columns: ``accuracy`` with ``low`` and ``high``; ``difference`` to the base with
+    ``difference_low`` and ``difference_high`` (95 % intervals); ``p`` that chance alone explains
+    it, and ``p_holm`` corrected for the number of methods, both empty for the base.
     """
     if base not in scores:
         raise ValueError(f"base={base!r} is none of {', '.join(scores)}")
@@ -197,10 +176,7 @@ def compare(
 
 
 def significance(first: ArrayLike, second: ArrayLike, pictures: Iterable[Hashable]) -> float:
-    """Return the achieved significance level: how often resampled differences change their sign.
-
-    Both sides count; it is above 0 and at most 1, and 1 where no question differs.
-    """
+    """Return how often resampled differences change sign, both sides counted: in (0, 1]."""
     apart = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     sums = resampled_sums(apart[:, None], pictures, DRAWS)[:, 0]
     one_side = min((sums <= 0).sum(), (sums >= 0).sum())
@@ -229,10 +205,9 @@ def rank_agreement(
 ) -> Interval:
     """Return Spearman's rank correlation with a printed table, and how sure it is.
 
-    ``scores`` has one number per question, by method; methods that are not in both tables are left
-    out, and three must remain. Whole pictures are drawn. The 95 % interval is what the choice of
-    questions leaves. How few methods there are is not in it: of three or four, any order has a good
-    chance.
+    ``scores`` has one number per question, by method; of those in both tables three must remain.
+    The 95 % interval is what the choice of pictures leaves. How few methods there are is not in it:
+    of three or four, any order has a good chance.
     """
     common = [name for name in printed if name in scores]
     if len(common) < 3:

@@ -1,7 +1,4 @@
-"""Time and memory of a prompt on a card, as tidy rows.
-
-The roofline: an operation takes as long as its arithmetic or its bytes, whichever takes longer.
-"""
+"""Time and memory of a prompt on a card, as tidy rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +20,6 @@ from prumerge.roofline.operations import (
 from prumerge.roofline.shapes import LanguageShape, ModelShape, VisionShape, read_shape
 
 COUNTED = ("operations", *MOVED, "traffic_bytes")
-"""What rows count, besides time."""
 
 
 def timed(operation: Operation, card: Hardware, precision: Precision) -> dict[str, Any]:
@@ -100,12 +96,11 @@ def estimate_costs(
 ) -> pd.DataFrame:
     """Estimate every stage of answering a batch of equal prompts.
 
-    Arguments that may be sequences are crossed with one another.
+    Arguments that may be sequences are crossed; what is unknown or impossible is a ValueError.
 
     Args:
         model: What :func:`read_shape` takes: ``7b``, ``13b``, a folder, a hub id, a config.
         prompt_tokens: Tokens of one prompt, visual tokens included.
-        hardware: Card by name, or one with figures of your own.
         precision: ``fp16``, ``int8``, ``int4`` (weights, activations and cache alike), ``w4a16``
             (weights alone), or bits of your own.
         batch: Prompts answered together. Weights are read once for all of them.
@@ -122,10 +117,6 @@ def estimate_costs(
         One row per combination and stage: ``operations`` (a multiply-add is two), bytes by kind,
         ``traffic_bytes``, ``time_ms``, and ``compute_bound_share``, the part of that time spent
         in operations that wait for arithmetic and not for memory.
-
-    Raises:
-        ValueError: If a name is unknown, a count is below 1, the text is longer than the prompt,
-            or a picture is asked of a model without vision tower.
 
     Example:
         >>> rows = estimate_costs("7b", 80, "V100", convention="llm-viewer")
@@ -155,19 +146,12 @@ def list_operations(
     stage: str = "prefill",
     convention: Convention | str = "complete",
 ) -> pd.DataFrame:
-    """List the operations of the language model one by one.
+    """List the operations of the language model one by one, all layers together.
 
-    Args:
-        stage: ``prefill``, or ``decode`` for the first step after the prompt; the others as
-            :func:`estimate_costs`.
-
-    Returns:
-        One row per operation, all layers together: ``operation``, ``repeats``, operations, bytes
-        by kind, ``traffic_bytes``, ``time_ms``, ``intensity_per_byte`` (operations per byte) and
-        ``bound``: ``compute`` where arithmetic takes longer than memory, else ``memory``.
-
-    Raises:
-        ValueError: As :func:`estimate_costs`, and if the stage is unknown.
+    ``stage`` is ``prefill``, or ``decode`` for the first step after the prompt; the rest is as in
+    :func:`estimate_costs`. Columns: ``operation``, ``repeats``, operations, bytes by kind,
+    ``traffic_bytes``, ``time_ms``, ``intensity_per_byte`` (operations per byte) and ``bound``:
+    ``compute`` where arithmetic takes longer than memory, else ``memory``.
     """
     if stage not in ("prefill", "decode"):
         raise ValueError(f"unknown stage {stage!r}: there are prefill and decode")
@@ -264,22 +248,14 @@ def estimate_memory(
 ) -> pd.DataFrame:
     """Estimate what must be in memory at once while a batch of prompts is answered.
 
-    Arguments that may be sequences are crossed with one another. Live activations are the larger
-    of two moments of a layer: in attention the residual stream, queries, their result and (without
-    FlashAttention) scores before and after the softmax; in the feed-forward layer the residual
-    stream, its normed copy, both inner products and the gated one. The vision tower's own, which
-    are gone by then, are not counted.
+    One row per combination of the arguments, which are as in :func:`estimate_costs`:
+    ``weight_bytes``, ``kv_cache_bytes`` of the prompt and all but the last of ``new_tokens``,
+    ``activation_bytes`` during prefill, and their sum ``footprint_bytes``.
 
-    Args:
-        new_tokens: Tokens generated; the cache holds all but the last of them. The others as
-            :func:`estimate_costs`.
-
-    Returns:
-        One row per combination: ``weight_bytes``, ``kv_cache_bytes`` at the end of the answer,
-        ``activation_bytes`` during prefill, and their sum ``footprint_bytes``.
-
-    Raises:
-        ValueError: If a name is unknown or a count is below 1.
+    Live activations are the larger of two moments of a layer: in attention the residual stream,
+    queries, their result and (without FlashAttention) scores before and after the softmax; in the
+    feed-forward layer the residual stream, its normed copy, both inner products and the gated one.
+    The vision tower's own, which are gone by then, are not counted.
     """
     shape = read_shape(model)
     rows = []

@@ -53,7 +53,6 @@ CONVENTIONS = {
         head_rows_count=False,
     ),
 }
-"""Conventions by name. ``complete`` is this workbook's, ``llm-viewer`` the paper's tool's."""
 
 
 def find_convention(convention: Convention | str, flash_attention: bool = False) -> Convention:
@@ -76,10 +75,7 @@ MOVED = tuple(f"{kind}_bytes" for kind in _KINDS)
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a stage, for the whole batch; ``repeats`` is 1, or one per layer.
-
-    ``operations`` are arithmetic, a multiply-add being two; ``cache`` is the KV cache.
-    """
+    """One operation of a stage, for the whole batch; ``repeats`` is 1, or one per layer."""
 
     name: str
     operations: float | int
@@ -132,10 +128,9 @@ def attention(
 ) -> list[Operation]:
     """Let the last ``queries`` of ``keys`` tokens attend.
 
-    A language model reads keys and values from its cache, a vision tower from its activations.
-    With ``flash`` one operation reads them once and never writes scores to memory; without it
-    three do, and scores are written, read, written and read again. ``causal`` counts only the
-    scores of a token with itself and earlier ones.
+    A language model reads keys and values from its cache, a vision tower from its activations. With
+    ``flash`` scores are never in memory, without it they are written, read, written and read again.
+    ``causal`` counts only the scores of a token with itself and earlier ones.
     """
     pairs = queries * keys - causal * (queries * (queries - 1) // 2)
     scores = batch * shape.heads * pairs

@@ -46,11 +46,7 @@ class LanguageShape(_Heads):
 
 @dataclass(frozen=True)
 class VisionShape(_Heads):
-    """Sizes of a vision transformer of CLIP's kind.
-
-    ``layers`` are its blocks; transformers runs all of them, also those behind the selected layer,
-    which ``prumerge.attach`` leaves out.
-    """
+    """Sizes of a CLIP-like vision transformer; ``layers`` count those ``attach`` leaves out too."""
 
     width: int
     layers: int
@@ -77,10 +73,7 @@ class VisionShape(_Heads):
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A language model, and the vision tower in front of it if there is one.
-
-    Its features pass a projector of two linear layers with a GELU between, as in LLaVA-1.5.
-    """
+    """A language model, and the vision tower in front of it, with LLaVA-1.5's projector, if any."""
 
     name: str
     language: LanguageShape
@@ -94,7 +87,6 @@ NAMED = {
     "7b": ModelShape("7b", LanguageShape(4096, 32, 32, 32, 128, 11008, 32000), _CLIP_LARGE),
     "13b": ModelShape("13b", LanguageShape(5120, 40, 40, 40, 128, 13824, 32000), _CLIP_LARGE),
 }
-"""LLaVA-1.5 by size."""
 
 
 _FIELDS = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
@@ -110,15 +102,11 @@ _CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 def read_shape(model: Any) -> ModelShape:
     """Read the sizes of a model.
 
-    Args:
-        model: ``7b`` or ``13b`` for LLaVA-1.5, ``mini`` for the embedded mini-LLaVA, a folder or
-            hub id with a config, a config object of transformers (of a language model, or with
-            ``text_config`` and ``vision_config``), or a :class:`ModelShape`. Layers with sliding
-            windows count as full attention, which they are up to their window's length.
-
-    Raises:
-        ValueError: If there is no such config, if it is not Llama-shaped, or if its vision tower
-            is neither CLIP's nor SigLIP's.
+    ``model`` is ``7b`` or ``13b`` for LLaVA-1.5, ``mini`` for the embedded mini-LLaVA, a folder or
+    hub id with a config, a config object of transformers (of a language model, or with
+    ``text_config`` and ``vision_config``), or a :class:`ModelShape`. Layers with sliding windows
+    count as full attention, which they are up to their window's length. No config, one that is not
+    Llama-shaped, and a vision tower that is neither CLIP's nor SigLIP's are ValueErrors.
 
     Example:
         >>> read_shape("7b").language.key_width

@@ -44,10 +44,7 @@ def mini_scores() -> list[str]:
 
 
 def leaderboard(budget: int = 64) -> list[str]:
-    """Return every method at one budget on the mini-LLaVA, best first, tested against PruMerge.
-
-    The first row is what all tokens answer.
-    """
+    """Return all tokens' answers, then every method at one budget, best first, against PruMerge."""
     rivals = read_sweep_rows("rivals")
     pictures, base = rivals.questions["picture"], "prumerge"
     scores = rivals.where(budget=budget).scores("method")
@@ -98,21 +95,12 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "evaluation": evaluation,
     "arms": tuning_arms,
 }
-"""What stands between the markers, by the name in them."""
 
 
 def render(text: str, tables: Mapping[str, Callable[[], list[str]]] | None = None) -> str:
-    """Fill every marked block of a text anew.
+    """Fill every marked block of a text anew, without ``tables`` by :data:`TABLES`.
 
-    Args:
-        text: Markdown with marked blocks.
-        tables: Functions by name; None takes :data:`TABLES`.
-
-    Returns:
-        The text with what the functions give; the rest unchanged.
-
-    Raises:
-        ValueError: If a name has no function, or a marker has no partner.
+    A name without function, or a marker without partner, is a ValueError.
 
     Example:
         >>> text = "<!-- rows: two -->\\nold\\n<!-- end of rows -->"

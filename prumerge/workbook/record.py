@@ -30,18 +30,7 @@ CLEAN = (
 
 
 def record_notebook(notebook: Path) -> Path:
-    """Execute a notebook in place with its defaults and clean it for committing.
-
-    Args:
-        notebook: Notebook to replace by its executed self; on failure it stays as it was.
-
-    Returns:
-        ``notebook``, with outputs, counts from 1, cell ids and tags, and without times, versions
-        or papermill's notes.
-
-    Raises:
-        RunError: If a cell fails; ``NAME.failed.ipynb`` beside the notebook holds the error.
-    """
+    """Execute and clean a notebook in place; a failure goes to ``NAME.failed.ipynb`` instead."""
     notebook = Path(notebook).resolve()
     partial = notebook.with_suffix(".partial.ipynb")
     document = nbformat.read(notebook, as_version=4)
@@ -71,14 +60,7 @@ def record_notebook(notebook: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Record notebooks from the shell, one after another.
-
-    Args:
-        arguments: Command line; None takes the process's own.
-
-    Returns:
-        Exit status: 0, or 1 when a notebook failed; those before it are recorded.
-    """
+    """Record notebooks one after another; 1 when one failed, those before it being recorded."""
     parser = argparse.ArgumentParser(prog="python -m prumerge.record", description=__doc__)
     parser.add_argument("notebooks", type=Path, nargs="+")
     try:

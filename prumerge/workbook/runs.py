@@ -37,25 +37,13 @@ def run_notebook(
     *,
     timeout_s: int | None = None,
 ) -> Path:
-    """Execute a copy of a notebook with other parameters.
+    """Execute a copy of a notebook with other parameters; return ``output``.
 
     The kernel works in the notebook's own folder. The copy grows under a temporary name and gets
-    its final one when the last cell has run; a run that fails leaves ``NAME.failed.ipynb`` with
-    the error in place, and a file of the final name stays as it was.
-
-    Args:
-        notebook: Notebook to execute; it is not changed.
-        output: Where the executed copy goes; folders are made.
-        parameters: Values by name for the cell tagged ``parameters``; the rest keep defaults.
-        timeout_s: Longest time one cell may take, in seconds; None sets no limit.
-
-    Returns:
-        ``output``.
-
-    Raises:
-        ValueError: If there is no notebook, or a parameter is refused; see
-            :func:`prumerge.experiments.parameters.check_parameters`.
-        RunError: If a cell fails or takes longer than ``timeout_s``.
+    its final one when the last cell has run. One that fails, or has a cell of more than
+    ``timeout_s`` seconds, is a :class:`RunError`; it leaves ``NAME.failed.ipynb`` with the error in
+    place, and a file of the final name stays as it was. A ValueError is a parameter that
+    :func:`prumerge.experiments.parameters.check_parameters` refuses.
     """
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
     values = check_parameters(notebook, parameters or {})
@@ -84,18 +72,7 @@ def finish(partial: Path, output: Path) -> None:
 
 
 def stopped(notebook: Path, partial: Path, output: Path, error: Exception) -> RunError:
-    """Keep what a failed run left and put the failure in words.
-
-    Args:
-        notebook: Notebook that was run.
-        partial: Where the run wrote; moved to ``NAME.failed.ipynb`` beside ``output`` if it is
-            there and whole, and taken away if a full disk cut it short.
-        output: The name a finished run would have got.
-        error: What was raised.
-
-    Returns:
-        The error to raise: notebook, code cell, reason, and where the notebook is kept.
-    """
+    """Keep what a failed run left, if it is there and whole, and put the failure in words."""
     reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
     kept = ""
     if (cells := _readable(partial)) is None:
@@ -142,14 +119,7 @@ def told(name: str) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one notebook from the shell.
-
-    Args:
-        arguments: Command line; None takes the process's own.
-
-    Returns:
-        Exit status: 0, or 1 when the notebook failed or a parameter was refused.
-    """
+    """Run one notebook from the shell; 1 when it failed or a parameter was refused."""
     parser = argparse.ArgumentParser(prog="python -m prumerge.runs", description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)

@@ -171,11 +171,7 @@ def convert(arguments: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit status: 2 for an unknown command, 1 when something given cannot be used.
-    """
+    """Run the command; return 2 for an unknown one, 1 when something given cannot be used."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] not in WORDS:
         print(__doc__, file=sys.stdout if arguments in (["-h"], ["--help"]) else sys.stderr)

@@ -82,11 +82,7 @@ class Plan:
 def run_arms(
     plan: Plan, folder: Path | None = None, report: Callable[[str], None] = print
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run all arms; those finished earlier, with the same plan and weights, are kept in ``folder``.
-
-    Returns:
-        One row per run, and one per run and question (``correct`` is 0 or 1).
-    """
+    """Return rows by run and by question; runs of the same plan and weights stay in ``folder``."""
     model, processor = load(plan.model)
     weights = fingerprint(plan.model, model)
     identity = json.dumps([dataclasses.asdict(plan), weights], sort_keys=True)
@@ -171,10 +167,7 @@ def write_rows(tables: dict[str, pd.DataFrame], folder: Path = ROWS) -> None:
 
 
 class Quiz:
-    """Held-out questions, each about a picture of its own that is encoded once.
-
-    Tuning leaves the vision tower alone, so that one quiz serves all models tuned from this one.
-    """
+    """Held-out questions and their encoded pictures, for all models tuned from this one."""
 
     def __init__(
         self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, per_family: int

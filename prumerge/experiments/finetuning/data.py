@@ -1,13 +1,8 @@
 """Training data: conversations about pictures, from a file or drawn, as token ids and labels.
 
-    InstructionFile     read once in a stream to check it; later record by record, from the disk
-    SceneInstructions   mini scenes, drawn when asked for
-    write_scenes        such scenes as a file in LLaVA's format, with the pictures beside it
-    to_sample, collate  token ids, labels and batches: the model learns the answers, nothing else
-
-The first two hand out ``(record, picture)`` by number, so that a training sees the same data after
-a resume. LLaVA's format, as in ``llava_v1_5_mix665k.json``: one JSON array, or one object per line,
-of
+:class:`InstructionFile` and :class:`SceneInstructions` hand out ``(record, picture)`` by number, so
+that a training sees the same data after a resume. LLaVA's format, as in
+``llava_v1_5_mix665k.json``, is one JSON array, or one object per line, of
 
     {"id": "000000033471",
      "image": "coco/train2017/000000033471.jpg",         # below the images folder; none: text only
@@ -58,8 +53,6 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One conversation."""
-
     where: str  # file and number, as messages name it
     image: str | None  # path below the images folder; None for text alone
     turns: tuple[tuple[str, str], ...]  # questions and answers, without the placeholder
@@ -69,24 +62,13 @@ Example = tuple[Record, Image.Image | None]
 
 
 class InstructionFile:
-    """An instruction file in LLaVA's format.
+    """An instruction file in LLaVA's format, of which every record is checked once, in a stream.
 
-    Reading it once checks every record (also its length in tokens, with ``check``) and remembers
-    where the good ones stand, 24 bytes each. Pictures must be there; they are opened when asked
-    for.
-
-    Args:
-        path: JSON array or JSON lines, UTF-8.
-        images: Folder that the records' paths start from.
-        on_problem: ``"stop"`` raises at the first bad record; ``"skip"`` leaves it out.
-        check: Called with each good record; raises :class:`RecordError` to refuse it.
-
-    Attributes:
-        problems: What is wrong with each record left out.
-
-    Raises:
-        RecordError: With ``"stop"``, naming file and record.
-        ValueError: If the file is missing or begins like neither format, or no record is left.
+    Only the places of the good ones are kept, 24 bytes each. Pictures must be there, below the
+    folder ``images``; they are opened when asked for. ``on_problem="stop"`` raises
+    :class:`RecordError` at the first bad record, ``"skip"`` notes it in ``problems``; ``check`` may
+    refuse a record by raising it, say for its length in tokens. A file that is missing, begins like
+    neither format or has no record left is a ValueError.
     """
 
     def __init__(
@@ -152,13 +134,10 @@ class InstructionFile:
 
 
 class SceneInstructions:
-    """Drawn scenes with questions, as many conversations as asked for; a seed fixes them all.
+    """Drawn scenes with questions: ``count`` conversations, each about a scene of its own.
 
-    Args:
-        count: Conversations, each about a scene of its own.
-        turns: Most questions in a conversation, of different families.
-        grid: Patches along an edge of a scene.
-        seed: Of the scenes and questions.
+    ``turns`` is the most questions in one, of different families; ``grid`` the patches along an
+    edge of a scene; ``seed`` fixes them all.
     """
 
     def __init__(self, count: int, turns: int = 1, grid: int = 24, seed: int = 0) -> None:
@@ -170,7 +149,6 @@ class SceneInstructions:
         return self.count
 
     def __getitem__(self, index: int) -> Example:
-        """Draw conversation ``index``."""
         rng = np.random.default_rng((SCENE_SEED, self.seed, index))
         most = 12 if self.grid >= 20 else 6
         asked: list = []
@@ -184,11 +162,8 @@ class SceneInstructions:
 def write_scenes(folder: Path, scenes: SceneInstructions, lines: bool = False) -> Path:
     """Write scenes in LLaVA's format, the pictures below ``images``; return the instruction file.
 
-    Args:
-        folder: Where to.
-        scenes: What to write.
-        lines: One record per line (``instructions.jsonl``) instead of one array
-            (``instructions.json``).
+    That is one array, ``instructions.json``, or with ``lines`` a record per line,
+    ``instructions.jsonl``.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = []
@@ -215,11 +190,7 @@ class Span(NamedTuple):
 
 
 def read_spans(path: Path) -> Iterator[Span]:
-    """Read a JSON array or JSON lines record by record.
-
-    After broken JSON a file of lines goes on; an array cannot, so the broken record is its last.
-    After bytes that are no UTF-8 both go on.
-    """
+    """Read record by record; broken JSON ends an array, but no file of lines; bad UTF-8 neither."""
     if not path.is_file():
         raise ValueError(f"no instruction file {path}: name a JSON or JSON lines file")
     # Bytes that are no UTF-8 come as surrogates, and line ends as they are: places are in bytes.
@@ -325,18 +296,12 @@ def to_sample(
     preface: str = "",
     do_pad: bool = True,
 ) -> dict[str, Any]:
-    """Make one training sample; ``preface`` is text in front of all.
+    """Make a sample: ``input_ids`` and ``labels`` as lists, and a picture's ``pixel_values``.
 
-    The ``patches`` visual tokens of a picture all count for ``max_length``, since the reduction
-    comes later. With ``do_pad=False`` the picture is cropped.
-
-    Returns:
-        ``input_ids`` and ``labels`` as lists; ``pixel_values`` [3, height, width] where there is
-        a picture.
-
-    Raises:
-        RecordError: If the sample is longer than ``max_length``. Cutting it, as LLaVA does, would
-            cut off answers.
+    Only answers have labels. ``preface`` is text in front of all; with ``do_pad=False`` the
+    picture, [3, height, width], is cropped. All its ``patches`` count for ``max_length``, since the
+    reduction comes later. A longer sample is a :class:`RecordError`: cutting it, as LLaVA does,
+    would cut off answers.
     """
     text, learnt = _written(processor, record, patches, preface)
     tokens = processor.tokenizer(text, return_offsets_mapping=True, verbose=False)
@@ -358,10 +323,7 @@ def to_sample(
 def _written(
     processor: LlavaProcessor, record: Record, patches: int, preface: str
 ) -> tuple[str, list[bool]]:
-    """Write a conversation by the chat template; tell which characters are to be learnt.
-
-    Those are the answers, each with the end token that is put behind it.
-    """
+    """Write a conversation by the chat template; mark the answers, each with its end token."""
     text, learnt = preface, [False] * len(preface)
     for number, (question, answer) in enumerate(record.turns):
         shown = number == 0 and record.image is not None
@@ -380,11 +342,7 @@ def _written(
 def collate(
     samples: list[dict[str, Any]], pad_token_id: int
 ) -> dict[str, Int[Tensor, "..."] | Any]:
-    """Pad samples on the right to one batch: unlabelled and unattended.
-
-    ``pixel_values`` [pictures, 3, height, width], in the order of the samples, are there where one
-    has a picture.
-    """
+    """Pad samples on the right, unlabelled and unattended; stack the ``pixel_values`` there are."""
     fills = {"input_ids": pad_token_id, "labels": IGNORED_LABEL, "attention_mask": 0}
     rows = [{**sample, "attention_mask": [1] * len(sample["input_ids"])} for sample in samples]
     batch = {

@@ -39,19 +39,11 @@ PROJECTOR_LAYERS = r".*multi_modal_projector\.linear_[12]"
 
 @dataclass(frozen=True)
 class Lora:
-    """What is trained, and how fast.
+    """What is trained, and how fast; impossible values are a ValueError.
 
-    Args:
-        rank: Of each update.
-        alpha: Updates are scaled by alpha / rank.
-        dropout: Share of an update's inputs dropped in training.
-        projector: ``"full"`` trains its weights themselves, ``"lora"`` updates of them,
-            ``"frozen"`` neither.
-        rate: Highest learning rate of the language model's updates.
-        projector_rate: Highest learning rate of the projector.
-
-    Raises:
-        ValueError: If a value is impossible.
+    Updates are scaled by ``alpha / rank``; both rates are the highest of their schedule. The
+    ``projector`` is trained itself (``"full"``), through updates (``"lora"``) or not
+    (``"frozen"``).
     """
 
     rank: int = 128
@@ -126,7 +118,6 @@ class LogLast(TrainerCallback):
     """Logs the last step, also where it is none of every ``logging_steps``."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for it."""
         control.should_log |= state.global_step >= state.max_steps
 
 
@@ -140,7 +131,6 @@ class ReducedTrainer(Trainer):
     do_pad = True
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the adapter, as the Trainer does, with its card."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             write_card(Path(output_dir or self.args.output_dir), self.do_pad)
@@ -148,7 +138,6 @@ class ReducedTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], *args: Any, **options: Any
     ) -> Any:
-        """Return the loss, as the Trainer does."""
         loss = super().compute_loss(model, inputs, *args, **options)
         if "pixel_values" in inputs or not isinstance(loss, Tensor):
             return loss
@@ -168,25 +157,16 @@ def tune(
     preface: str = "",
     do_pad: bool = True,
 ) -> tuple[PeftModel, list[dict[str, float]]]:
-    """Tune a model, or go on from the last complete checkpoint in ``arguments.output_dir``.
+    """Tune a stock LLaVA, or go on from the last complete checkpoint in ``arguments.output_dir``.
 
-    Args:
-        model: A stock LLaVA; it becomes the base of the returned one.
-        processor: Its processor.
-        examples: Training data.
-        arguments: Of the Trainer: steps, batches, precision, checkpoints, folder.
-        lora: What is trained; None is the paper's recipe.
-        method: Reduces the visual tokens during training; None sends all.
-        max_length: Most tokens of a sample before the reduction.
-        preface: Text in front of each conversation.
-        do_pad: Pad pictures to squares; False crops them. The adapter's card tells which.
+    Without ``lora`` it is the paper's recipe, without ``method`` all visual tokens are sent.
+    ``max_length`` counts a sample's tokens before the reduction; ``preface`` is text in front of
+    each conversation; ``do_pad=False`` crops pictures, which the adapter's card tells. To go on
+    from a checkpoint that saw them prepared otherwise is a ValueError.
 
     Returns:
-        The tuned model, nothing attached, and the Trainer's log, from the first step on, the
-        last one included. The adapter lies in ``arguments.output_dir``, as PEFT saves it.
-
-    Raises:
-        ValueError: If the checkpoint to go on from saw pictures prepared otherwise.
+        The tuned model, nothing attached, with ``model`` as its base, and the Trainer's log, the
+        last step included. The adapter lies in ``arguments.output_dir``, as PEFT saves it.
     """
     lora = lora or Lora()
     if resumed := last_checkpoint(Path(arguments.output_dir)):
@@ -215,10 +195,7 @@ def tune(
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Find the last checkpoint that was written to its end; None where there is none.
-
-    The Trainer writes ``trainer_state.json`` last; a folder without it is what a killed run left.
-    """
+    """Find the last checkpoint with its ``trainer_state.json``, which is written last; or None."""
     complete = []
     for checkpoint in folder.glob("checkpoint-*"):
         try:

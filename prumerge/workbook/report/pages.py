@@ -70,11 +70,7 @@ class Page:
 
 
 def read_page(notebook: Path, names: Collection[str] = ()) -> Page:
-    """Render an executed notebook, without executing anything.
-
-    Links to the notebooks of the site, ``names``, lead to their pages; links to any other file of
-    the repository become plain text. A formula that cannot be read is refused.
-    """
+    """Render an executed notebook; links to ``names`` lead to pages, to other files become text."""
     name = notebook.stem
     document = nbformat.read(notebook, as_version=4)
     drop_widgets(document)
@@ -160,16 +156,7 @@ def _heading(part: Tag) -> str:
 
 
 def formulas_to_mathml(text: str) -> str:
-    """Replace ``$...$`` and ``$$...$$`` by MathML, code left alone.
-
-    Args:
-        text: Markdown.
-
-    Returns:
-        Markdown with HTML.
-
-    Raises:
-        ValueError: If a formula cannot be read.
+    """Replace ``$...$`` and ``$$...$$`` in Markdown by MathML, code left alone.
 
     Example:
         >>> formulas_to_mathml("`$x$` is $x$")[:20]

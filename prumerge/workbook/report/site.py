@@ -21,8 +21,8 @@ _HERE = files("prumerge.workbook.report")
 def write_site(notebooks: Sequence[Path], folder: Path) -> Path:
     """Write executed notebooks, in this order, as a static site; return its start page.
 
-    The folder gets its name when the site is complete; one that is there is replaced. A formula
-    that cannot be read is refused.
+    The folder gets its name when complete, in place of one that is there. A formula that cannot be
+    read is a ValueError.
     """
     if not notebooks:
         raise ValueError("no notebook was named: there is nothing to report")
@@ -63,10 +63,7 @@ def _texts(pages: list[Page]) -> dict[str, str]:
 
 
 def intro(readme: Path) -> str:
-    """Return the first words of a README as HTML, without its picture.
-
-    An installed package has none: empty.
-    """
+    """Return a README's first words as HTML, without its picture; an installed package has none."""
     if not readme.exists():
         return ""
     text = readme.read_text(encoding="utf-8")
