@@ -16,8 +16,12 @@ Where to find the paper's ideas:
     supplement   nearest keys, weighted merge, extra token
     reduction    which patches stay and in which order, and all of it: ``reduce_tokens``
     settings     every choice paper and release leave open, and the readings that have a name
-    methods      the same interface for other methods; ``rivals`` has them, one file each
-    models       ``attach``: all of it inside a LLaVA of transformers
+    methods      the same interface for every method
+
+Rooms beside them, each importing only those before it: ``rivals`` (other methods), ``roofline``
+(what a token costs on paper), ``models`` (``attach``: all of it inside a LLaVA of transformers),
+``mini`` (the embedded model), ``draw``, ``experiments`` (evaluation, sweeps, timing, finetuning),
+``workbook`` (notebooks run, recorded, reported), ``claims`` (the paper, claim by claim).
 """
 
 import prumerge.rivals  # registers them
