@@ -99,7 +99,7 @@ class Claim:
 
 
 def judge(claims: Iterable[Claim], evidence: Evidence) -> pd.DataFrame:
-    """Find out about each claim: one row for each, by its name, which must be its own.
+    """Find out about each claim: one row for each, by its name, which must be unique.
 
     Columns: ``group``, ``claim``, ``printed``, ``where``, ``found``, ``on``, ``verdict``, and
     ``printed_ratio`` and ``found_ratio``, NaN where there is none.

@@ -72,10 +72,9 @@ def paired(
     draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Return the mean of ``first - second``, in the same order of questions, with its interval.
+    """Return the mean of ``first - second``, of the same questions in order, with its interval.
 
-    Where 0 lies outside the bounds, chance alone hardly explains the difference. The rest is as in
-    :func:`interval`.
+    Where 0 lies outside, chance alone hardly explains the difference. See :func:`interval`.
 
     Example:
         >>> paired([1, 1, 1, 0], [1, 0, 0, 0]).mean

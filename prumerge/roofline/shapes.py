@@ -28,11 +28,7 @@ class _Heads:
 
 @dataclass(frozen=True)
 class LanguageShape(_Heads):
-    """Sizes of a Llama-shaped language model.
-
-    ``width`` is the hidden size, ``inner_width`` the feed-forward layer's; ``key_heads`` are fewer
-    than ``heads`` under grouped-query attention; ``tied``: the output projection is the embedding.
-    """
+    """Sizes of a Llama-shaped language model; ``tied``: its output projection is the embedding."""
 
     width: int
     layers: int

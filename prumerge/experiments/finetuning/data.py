@@ -160,11 +160,7 @@ class SceneInstructions:
 
 
 def write_scenes(folder: Path, scenes: SceneInstructions, lines: bool = False) -> Path:
-    """Write scenes in LLaVA's format, the pictures below ``images``; return the instruction file.
-
-    That is one array, ``instructions.json``, or with ``lines`` a record per line,
-    ``instructions.jsonl``.
-    """
+    """Write scenes in LLaVA's format, a record per line with ``lines``; return that file's path."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records = []
     for index in range(len(scenes)):
