@@ -8,5 +8,6 @@ statistics  intervals over pictures, paired differences, significance, ranks
 rows        where a result comes from, where a command puts it
 attention   how uneven it is, by block and head; how much of a picture kept patches see
 printed     the tables that papers print
+arguments   ``name=value`` on a command line
 parameters  the values a notebook is run with
 """

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from test_finetuning import tiny_mini
 
+from prumerge.experiments.arguments import named_values
 from prumerge.experiments.evaluation.__main__ import parse
-from prumerge.experiments.finetuning.__main__ import main, settings_of
+from prumerge.experiments.finetuning.__main__ import main
 from prumerge.experiments.finetuning.data import SceneInstructions, write_scenes
 from prumerge.experiments.finetuning.tuning import last_checkpoint
 from prumerge.models.adapters import check_card
@@ -138,14 +139,14 @@ def test_fewer_steps_than_between_two_logs_tell_their_losses(place, tmp_path, ca
 @pytest.mark.parametrize("pair", ["extra_token=false", "extra_token=False", "budget=None"])
 def test_settings_are_read_as_in_an_evaluation(pair):
     _, evaluated = parse(["method=release", pair])
-    assert settings_of(["method=release", pair]) == evaluated
+    assert named_values(["method=release", pair]) == evaluated
     assert type(evaluated[pair.split("=")[0]]) is not str
 
 
 def test_unknown_commands_and_pairs_are_refused(capsys):
     assert main(["tune"]) == 2 and "train | arms" in capsys.readouterr().err
     with pytest.raises(ValueError, match="'budget' is no name=value"):
-        settings_of(["budget"])
+        named_values(["budget"])
 
 
 def test_a_conversation_that_is_none_is_refused(place, tmp_path, capsys):

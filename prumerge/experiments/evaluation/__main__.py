@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prumerge.experiments.evaluation.options import FULL, read, value_of
+from prumerge.experiments.arguments import named_values
+from prumerge.experiments.evaluation.options import FULL, read
 from prumerge.experiments.processes import process_group_ended
 from prumerge.experiments.rows import write_csv
 from prumerge.models.checks import needs
@@ -43,14 +44,15 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[
     parser.add_argument("--preflight", action="store_true", help="only tell what is missing")
     parser.add_argument("--hardware", default="H100", help="card the length is estimated for")
     chosen = parser.parse_intermixed_args(arguments)
-    pairs = [text.partition("=") for text in chosen.model]
-    if chosen.compare is not None and any(name == "method" for name, _, _ in pairs):
+    try:
+        model = named_values(chosen.model)
+    except ValueError as error:
+        parser.error(str(error))
+    if chosen.compare is not None and "method" in model:
         parser.error("name methods either by method= or behind --compare")
     if chosen.save and chosen.compare is None:
         parser.error("--save goes with --compare; --rows adds the rows of one method to a file")
-    if wrong := [name for name, sign, _ in pairs if not sign]:
-        parser.error(f"{wrong[0]!r} is no name=value")
-    return chosen, {name: value_of(text) for name, _, text in pairs}
+    return chosen, model
 
 
 def add_rows(path: Path, rows: pd.DataFrame) -> None:

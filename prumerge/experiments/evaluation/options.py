@@ -84,24 +84,6 @@ class Options:
         return None
 
 
-def value_of(text: str) -> Any:
-    """Read a value from a command line: a truth value or None in any spelling, a number, or text.
-
-    Example:
-        >>> [value_of(text) for text in ("false", "None", "64", "1.5", "prumerge+")]
-        [False, None, 64, 1.5, 'prumerge+']
-    """
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 def read(arguments: dict[str, Any]) -> Options:
     """Sort arguments as lmms-eval's command line hands them over, fields of Settings among them.
 

@@ -15,8 +15,9 @@ import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from prumerge.experiments.arguments import named_values
 from prumerge.experiments.processes import process_group_ended
 from prumerge.experiments.rows import rows_place
 from prumerge.models.checks import needs
@@ -48,24 +49,6 @@ class TrainOptions:
     do_pad: bool = field(default=True, metadata={"help": "pad pictures to squares, else crop"})
 
 
-def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """Read ``name=value`` pairs, as an evaluation does.
-
-    Example:
-        >>> settings_of(["method=release", "budget=32", "extra_token=false"])
-        {'method': 'release', 'budget': 32, 'extra_token': False}
-    """
-    from prumerge.experiments.evaluation.options import value_of
-
-    values = {}
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        if not sign:
-            raise ValueError(f"{pair!r} is no name=value, such as budget=32")
-        values[name] = value_of(text)
-    return values
-
-
 def train(arguments: list[str]) -> None:
     """Tune a model on an instruction file; started again, go on from the last checkpoint."""
     # First, since it names what is missing.
@@ -85,7 +68,7 @@ def train(arguments: list[str]) -> None:
 
     lora = Lora(options.rank, options.alpha, options.dropout, options.projector,
                 training.learning_rate, options.projector_rate)  # fmt: skip
-    method = resolve(**settings_of(options.reduce))
+    method = resolve(**named_values(options.reduce))
     dtype = "bfloat16" if training.bf16 else "float32"
     model, processor = load(options.model, "cpu", dtype)
     limits = {"max_length": options.max_length, "do_pad": options.do_pad}
