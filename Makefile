@@ -95,7 +95,7 @@ browser: setup
 	@.ci/chromium || { echo "browser: no Chromium; install it, for instance apt-get install chromium" >&2; exit 1; }
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || \
 		$(BIN)/python -m pip install -q -c constraints.txt playwright
-	@$(IN_ENV) && python -m pytest browser
+	@$(IN_ENV) && python -m pytest tests/browser/test_lab.py tests/browser/test_site.py
 
 # JupyterLab refuses root, as whom containers run, unless told.
 lab: setup
