@@ -60,7 +60,11 @@ def test_jupyterlab_is_told_when_root_starts_it(clone):
     for user, told in (("0", " --allow-root"), ("1000", "")):
         (tools / "id").write_text(f"#!/bin/sh\necho {user}\n")
         made = subprocess.run(
-            ["make", "lab"], cwd=clone, capture_output=True, text=True, env=os.environ | path
+            ["make", "--no-print-directory", "lab"],
+            cwd=clone,
+            capture_output=True,
+            text=True,
+            env=os.environ | path,
         )
         assert made.stdout == f"lab --notebook-dir notebooks{told}\n", made.stderr
 

@@ -389,9 +389,14 @@ from pathlib import Path
 from torch import distributed
 from prumerge.experiments.evaluation.comparison import evaluate
 
+def name_of(task):
+    try:
+        return (task / "comm").read_text()
+    except OSError:  # it ended since it was listed
+        return ""
+
 def threads():
-    names = [(task / "comm").read_text() for task in Path("/proc/self/task").glob("*")]
-    return sum("gloo" in name for name in names)
+    return sum("gloo" in name_of(task) for task in Path("/proc/self/task").glob("*"))
 
 atexit.register(lambda: print("left behind:", threads(), distributed.is_initialized()))
 evaluate(["mini_pope"], 3, pretrained=sys.argv[1], device="cpu")

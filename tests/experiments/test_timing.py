@@ -11,7 +11,8 @@ from samples import encoded
 from toy import PATCHES, tiny_llava
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from prumerge import PRESETS, reduce_tokens, timing
+from prumerge import PRESETS, reduce_tokens
+from prumerge.experiments import timing
 from prumerge.experiments.evaluation.options import Options
 from prumerge.experiments.timing.__main__ import main, parse
 from prumerge.experiments.timing.peaks import SIDE, known_card

@@ -224,7 +224,7 @@ def test_interrupted_training_ends_like_an_undisturbed_one(tmp_path):
 KILLED = """
 import sys, torch
 from pathlib import Path
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/mini")
 from test_mini_training import STAGES, quiet, small
 from prumerge.mini.training import train
 torch.set_num_threads(1)

@@ -10,8 +10,8 @@ import pytest
 from notebook_check import in_recording_environment
 from notebook_rules import problems
 
-from prumerge import record, runs
 from prumerge.paths import ROOT
+from prumerge.workbook import record, runs
 from prumerge.workbook.runs import RunError
 
 FIXTURES = ROOT / "tests/fixtures"
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_no_half_notebook(command, tmp_path):
     words = [str(copy)] if command == "record" else [str(copy), str(tmp_path / "out.ipynb")]
     # Files of this process end at so many bytes, as on a disk without room for more.
     code = (
-        "import resource, sys; from prumerge import record, runs\n"
+        "import resource, sys; from prumerge.workbook import record, runs\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"
         f"sys.exit({command}.main({words!r}))"
     )
