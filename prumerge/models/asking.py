@@ -3,7 +3,7 @@
 ``answer`` puts one question to each picture, as any user of the model would. ``ask``, behind every
 sweep, tuning and benchmark, lets the language model read each picture once. Its KV cache is then
 handed on to every question about the picture, and the stock ``generate`` goes on behind it: the
-answers are those of the whole prompts, in a third of the time for four questions a picture.
+answers are those of the whole prompts.
 
 Shapes
     pictures   different pictures of a batch
