@@ -1,7 +1,11 @@
-"""Values on a command line: ``name=value`` pairs, of one meaning in every command."""
+"""What all commands read alike: ``name=value`` pairs, and where their rows go."""
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from prumerge.paths import RESULTS, RUNS
 
 
 def named_values(pairs: Sequence[str]) -> dict[str, Any]:
@@ -36,3 +40,20 @@ def value_of(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def rows_place(parser: argparse.ArgumentParser, chosen: argparse.Namespace, usual: Path) -> Path:
+    """Return where a command writes its rows: only a run with the defaults among the committed.
+
+    That is ``chosen.rows``, or ``usual``, a place in ``data/results``, or the same place in
+    ``data/runs`` if any argument is not the parser's default.
+    """
+    if chosen.rows is not None:
+        return chosen.rows
+    given = {name: value for name, value in vars(chosen).items() if name != "rows"}
+    defaults = all(_same(value, parser.get_default(name)) for name, value in given.items())
+    return usual if defaults else RUNS / usual.relative_to(RESULTS)
+
+
+def _same(value: object, default: object) -> bool:
+    return list(value) == list(default) if isinstance(value, list | tuple) else value == default

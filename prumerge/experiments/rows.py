@@ -1,6 +1,5 @@
-"""Rows of results: where each comes from, where a command puts them, written whole."""
+"""Rows of results: where each comes from, and how they are written."""
 
-import argparse
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,7 +10,7 @@ import pandas as pd
 import torch
 
 import prumerge
-from prumerge.paths import RESULTS, RUNS, written_whole
+from prumerge.paths import written_whole
 
 
 def provenance(device: str = "cpu") -> dict[str, str]:
@@ -41,20 +40,3 @@ def write_csv(rows: pd.DataFrame, path: Path, **options: Any) -> None:
     """Write rows to a CSV file, whole or not at all; ``options`` are pandas' own."""
     with written_whole(path) as partial:
         rows.to_csv(partial, index=False, lineterminator="\n", **options)
-
-
-def rows_place(parser: argparse.ArgumentParser, chosen: argparse.Namespace, usual: Path) -> Path:
-    """Return where a command writes its rows: only a run with the defaults among the committed.
-
-    That is ``chosen.rows``, or ``usual``, a place in ``data/results``, or the same place in
-    ``data/runs`` if any argument is not the parser's default.
-    """
-    if chosen.rows is not None:
-        return chosen.rows
-    given = {name: value for name, value in vars(chosen).items() if name != "rows"}
-    defaults = all(_same(value, parser.get_default(name)) for name, value in given.items())
-    return usual if defaults else RUNS / usual.relative_to(RESULTS)
-
-
-def _same(value: object, default: object) -> bool:
-    return list(value) == list(default) if isinstance(value, list | tuple) else value == default

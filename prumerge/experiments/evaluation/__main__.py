@@ -15,12 +15,13 @@ from typing import Any
 from prumerge.experiments.arguments import named_values
 from prumerge.experiments.evaluation.options import FULL, read
 from prumerge.experiments.processes import process_group_ended
-from prumerge.experiments.rows import write_csv
 from prumerge.models.checks import needs
 from prumerge.paths import RUNS
 
 with needs("eval"):
     import pandas as pd
+
+    from prumerge.experiments.rows import write_csv
 
 SHOWN = "label task metric value low high constant unit items".split()
 SHOWN += "value_llava neither tokens_mean tokens_min tokens_max images_per_s".split()

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from prumerge.experiments.arguments import named_values
+from prumerge.experiments.arguments import named_values, rows_place
 from prumerge.experiments.processes import process_group_ended
-from prumerge.experiments.rows import rows_place
 from prumerge.models.checks import needs
 
 WORDS = ("train", "arms", "cost", "scenes", "convert")

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from prumerge.experiments.rows import rows_place
+from prumerge.experiments.arguments import rows_place
 from prumerge.experiments.timing.runs import Grid, time_grid
 from prumerge.experiments.timing.stages import load_subject
 from prumerge.experiments.timing.tables import answer_times
