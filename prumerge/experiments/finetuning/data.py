@@ -34,7 +34,7 @@ from transformers import LlavaProcessor
 
 from prumerge.mini.pictures import read_picture, to_pixels
 from prumerge.mini.questions import ask_many
-from prumerge.mini.scenes import draw_scene
+from prumerge.mini.scenes import draw_scene, most_objects
 from prumerge.models.inputs import IGNORED_LABEL
 from prumerge.paths import written_whole
 
@@ -150,7 +150,7 @@ class SceneInstructions:
 
     def __getitem__(self, index: int) -> Example:
         rng = np.random.default_rng((SCENE_SEED, self.seed, index))
-        most = 12 if self.grid >= 20 else 6
+        most = most_objects(self.grid)
         asked: list = []
         while not asked:  # an empty scene may allow no question
             scene = draw_scene(rng, self.grid, objects=(1, most))
