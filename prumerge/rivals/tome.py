@@ -77,7 +77,7 @@ def _merge_once(keys: Tensor, owner: Tensor, slots: Tensor, valid: Tensor, pairs
     return target.scatter_(1, even, into).gather(1, owner)
 
 
-@register("tome", settings=PLAIN)
+@register("tome", settings=PLAIN.with_changes(merges_per_round=16))
 def merge_tokens(encoded: Encoded, settings: Settings) -> Reduction:
     """Send the means of groups of patches with alike keys.
 
@@ -86,10 +86,9 @@ def merge_tokens(encoded: Encoded, settings: Settings) -> Reduction:
     tokens. ``neighbours`` and ``extra_token`` are not read.
 
     Source: published are 16 merges in every block of the encoder, where later attention knows the
-    sizes of tokens (``tome_in_encoder``). Here half of the tokens a round, unless
-    ``merges_per_round`` says fewer, and behind it: keys are those the features themselves give,
-    carried along as means instead of computed anew, and the language model sees a token of many
-    patches as one.
+    sizes of tokens (``tome_in_encoder``). Here 16 a round, and behind it: keys are those the
+    features themselves give, carried along as means instead of computed anew, and the language
+    model sees a token of many patches as one.
     """
     counts = counts_to_keep(encoded, settings)
     owner = merge_alike(encoded.head_mean_keys, counts, settings.merges_per_round)

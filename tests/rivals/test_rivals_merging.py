@@ -78,6 +78,11 @@ def test_tome_is_the_published_rule_repeated(patches, target, most):
         torch.testing.assert_close(found.tokens[row], torch.stack([x for x, _, _, _ in expected]))
 
 
+def test_tome_merges_16_pairs_a_round_unless_told_otherwise():
+    assert resolve("tome").settings.merges_per_round == 16
+    assert resolve("tome", merges_per_round=None).settings.merges_per_round is None
+
+
 def test_tome_rounds_differ_in_one_batch():
     """Pictures with few merges are done before others, with the tokens they would have alone."""
     keys, counts = drawn(3, 40), torch.tensor([38, 3, 20])
@@ -112,7 +117,7 @@ def test_tome_keeps_the_mean_of_the_picture():
     """Sizes times tokens sum to the sum of all features: nothing is lost or counted twice."""
     pictures = seen()
     found = resolve("tome", budget=7)(pictures)
-    owner = merge_alike(pictures.head_mean_keys, torch.full((3,), 7))
+    owner = merge_alike(pictures.head_mean_keys, torch.full((3,), 7), most=16)
     for row in range(3):
         sizes = owner[row].bincount(minlength=36)[found.positions[row]]
         total = (sizes[:, None] * found.tokens[row]).sum(dim=0)
