@@ -10,8 +10,9 @@ name       meaning
 release    PruMerge as released: outliers of the class attention, merged, and one extra token
 release+   PruMerge+ as released, adaptive branch: about three evenly spaced patches per outlier
 release+fixed  PruMerge+ as released, branch for training: 72 by score, 72 evenly spaced, one extra
-paper      PruMerge as the paper words it
+paper      PruMerge as the paper words it, its formula read charitably
 paper+     PruMerge+ as the paper words it: as many lattice patches as outliers
+paper-literal  PruMerge as the paper words it, its formula to the letter
 prumerge   the same as release
 prumerge+  the same as release+
 tuned      the release with the changes that its own sweeps chose, see notebook 05
@@ -27,11 +28,13 @@ Where the release is broken the presets named after it do the right thing instea
 * evenly spaced patches reach to the last one (the release stops one short; ``last_patch=False``
   mimics).
 
-The paper's merge is a sum of neighbours weighted by attention probabilities, without normalisation
-and without the token's own feature. Taken to the letter that leaves the sum of a few tiny shares:
-with ``paper``'s other settings a token of the mini-LLaVA shrinks to about a hundredth of its length
-(notebook 04 measures it). So ``paper`` divides by the total weight; ``normalise_weights=False``
-gives the letter.
+The paper's merge is a sum of the nearest tokens weighted by attention probabilities; it writes
+neither a normalisation nor whether a token is its own nearest. To the letter, the token left out,
+that is a sum of a few tiny shares: with ``paper``'s other settings a token of the mini-LLaVA
+shrinks to about a hundredth of its length (notebook 04 measures it), and nothing of it is in the
+rest. That is ``paper-literal``. ``paper`` takes the charitable reading: a search over all tokens
+finds the token itself first, so its own feature takes part with its own weight, and the weights
+are divided by their total.
 
 ``tuned`` is chosen by ``python -m prumerge.sweeps tuned`` from the rows of sweeps on the mini-LLaVA
 (:mod:`prumerge.experiments.sweeps.leaderboard` has the rule); ``tuned.json`` beside this module
@@ -92,11 +95,14 @@ class Settings:
         candidates: D8. Neighbours come from ``"all"`` other patches, kept ones included (release
             and the paper's formula), or only from ``"pruned"`` ones (the paper's abstract and
             figure).
-        own_term: D9. Whether a kept patch's own feature stays in the sum with weight 1 (release)
-            or the sum holds neighbours only (paper's formula).
+        own_term: D9. Weight of a kept patch's own feature in its sum: ``"one"`` (release);
+            ``"attention"``, its own score, as if the search for the nearest patches, which finds
+            the patch itself first, were meant to include it (the charitable reading of the
+            paper's formula); ``"none"``, the sum holds neighbours only (its letter).
         normalise_weights: D9. Whether the weights of each sum, the extra token's too, are divided
-            by their total. Neither paper nor release does, and so sums grow with the attention
-            mass of the neighbours; the release holds the division as a comment.
+            by their total; an own term of ``"one"`` stays beside it, one of ``"attention"`` takes
+            part. Neither paper nor release does, and so sums grow with the attention mass of the
+            neighbours; the release holds the division as a comment.
         merge_reads: D15. What a merge reads of a neighbour that is kept itself: its ``"original"``
             feature (paper and release, so that all merges happen at once) or, where it was sent
             before, its ``"merged"`` one, as a loop would that overwrites its features.
@@ -153,7 +159,7 @@ class Settings:
     similarity: Literal["cosine", "dot"] = "cosine"
     neighbours: int = 32
     candidates: Literal["all", "pruned"] = "all"
-    own_term: bool = True
+    own_term: Literal["one", "attention", "none"] = "one"
     normalise_weights: bool = False
     merge_reads: Literal["original", "merged"] = "original"
     extra_token: bool = True
@@ -288,7 +294,7 @@ _PAPER = Settings(
     key_layer=-1,
     similarity="dot",
     candidates="pruned",
-    own_term=False,
+    own_term="attention",
     normalise_weights=True,
     extra_token=False,
     order="raster",
@@ -305,6 +311,7 @@ PRESETS: dict[str, Settings] = {
     "release+fixed": _RELEASE_PLUS.with_changes(branch="fixed"),
     "paper": _PAPER,
     "paper+": _PAPER.with_changes(spatial="lattice", spatial_factor=1),
+    "paper-literal": _PAPER.with_changes(own_term="none", normalise_weights=False),
     "tuned": _RELEASE.with_changes(**json.loads(TUNED.read_text())),
 }
 

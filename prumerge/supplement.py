@@ -167,10 +167,10 @@ def merge(
 ) -> Float[Tensor, "images kept width"]:
     """Give each kept patch the weighted features of its nearest neighbours.
 
-    A merged token is ``own_term * y_p + sum_j w_j * y_j`` over the neighbours j of patch p, with
-    features y and scores w, summed in at least float32. Without neighbours (``neighbours=0``) the
-    features come back bit for bit; a patch whose neighbours carry no weight at all, or that has
-    none, stays as it is, with or without own term.
+    A merged token is ``w_p * y_p + sum_j w_j * y_j`` over the neighbours j of patch p, with
+    features y and scores w, summed in at least float32; ``own_term`` says what the weight w_p is.
+    Without neighbours (``neighbours=0``) the features come back bit for bit; a patch whose
+    neighbours carry no weight at all, or that has none, stays as it is, whatever its own term.
 
     Args:
         order: Kept patches in the order wanted; rows padded with any patch.
@@ -193,12 +193,17 @@ def merge(
     # Which patches are alike is a decision: no gradient passes through it.
     similarity = key_similarity(keys.detach(), order, settings.similarity)
     candidates = ~kept if settings.candidates == "pruned" else torch.ones_like(kept)
+    together = settings.own_term == "attention"  # the own weight is one of the sum's
+    normalise = settings.normalise_weights and not together
     near, weights = merge_weights(
-        similarity, scores, order, candidates, settings.neighbours, settings.normalise_weights
+        similarity, scores, order, candidates, settings.neighbours, normalise
     )
-    stays = settings.own_term | (weights == 0).all(dim=-1, keepdim=True)
+    own = {"one": torch.ones_like, "none": torch.zeros_like}.get(settings.own_term, torch.clone)
+    own = own(scores.float().gather(1, order)[..., None])
+    own = own.masked_fill((weights == 0).all(dim=-1, keepdim=True), 1)
     near = torch.cat([order[..., None], near], dim=-1)
-    weights = torch.cat([stays.to(weights.dtype), weights], dim=-1)
+    weights = torch.cat([own, weights], dim=-1)
+    weights = _normalised(weights) if settings.normalise_weights and together else weights
     tokens = _sums_of_few(features, near, weights)
     if settings.merge_reads == "merged":
         dense = weights.new_zeros(*near.shape[:2], features.shape[1]).scatter_add_(2, near, weights)

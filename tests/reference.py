@@ -69,22 +69,24 @@ def merged(
     count=32,
     cosine=True,
     pruned=False,
-    own=True,
+    own="one",
     normalise=False,
     overwrite=False,
 ):
-    """One token per kept patch: its own feature, if wanted, and those of its neighbours.
+    """One token per kept patch: those of its neighbours and, as ``own`` says, its own feature.
 
+    ``own``: ``one``, added as it is; ``attention``, one of the weighted sum; ``none``, left out.
     ``overwrite``: the loop that nobody meant, which puts each token in place of its feature.
     """
     tokens, features = [], list(features)
     for patch in kept:
         candidates = [p for p in range(len(scores)) if not (pruned and p in kept)]
         near = neighbours_of(patch, keys, candidates, count, cosine)
-        gathered = weighted_sum(features, scores, near, normalise)
-        if gathered is None:
+        summed = [patch, *near] if own == "attention" else near
+        gathered = weighted_sum(features, scores, summed, normalise)
+        if sum(scores[other] for other in near) == 0:
             tokens.append(list(features[patch]))
-        elif own:
+        elif own == "one":
             tokens.append([a + b for a, b in zip(features[patch], gathered, strict=True)])
         else:
             tokens.append(gathered)
@@ -150,16 +152,22 @@ def release_fixed_twice(features, keys, scores, ratio=1 / 8):
     return sent, [*tokens, weighted_sum(features, scores, others, normalise=False)]
 
 
-def as_written(features, keys, scores, kept):
-    """The paper's sum over pruned neighbours by dot product, divided by its weight."""
+def as_written(features, keys, scores, kept, own="attention", normalise=True):
+    """The paper's sum over the patch itself and pruned neighbours by dot product, a mean."""
     kept = sorted(kept)
-    choices = {"cosine": False, "pruned": True, "own": False, "normalise": True}
+    choices = {"cosine": False, "pruned": True, "own": own, "normalise": normalise}
     return kept, merged(features, keys, scores, kept, **choices)
 
 
 def paper(features, keys, scores):
-    """PruMerge as the paper words it."""
+    """PruMerge as the paper words it, read charitably."""
     return as_written(features, keys, scores, chosen_by_score(scores))
+
+
+def paper_literal(features, keys, scores):
+    """PruMerge as the paper words it, to the letter: no own feature, no division."""
+    kept = chosen_by_score(scores)
+    return as_written(features, keys, scores, kept, own="none", normalise=False)
 
 
 def paper_plus(features, keys, scores, grid):

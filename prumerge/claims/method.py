@@ -107,7 +107,8 @@ def formula(evidence: Evidence) -> Finding:
     """Compare the sum of neighbours alone, as written, with the released sum."""
     own, on = evidence.sweep("weights")
     plain = own.where(normalise_weights=False, softmax_class=True, merge_reads="original")
-    written, code = ({"own_term": both, "extra_token": both} for both in (False, True))
+    written = {"own_term": "none", "extra_token": False}
+    code = {"own_term": "one", "extra_token": True}
     effects = by_budget(plain, written, code)
     # As good as released is enough: a loss within chance speaks for the formula.
     finding = better(effects, on)

@@ -61,7 +61,7 @@ def test_a_row_under_another_points_name_is_refused(tmp_path):
 def test_a_table_comes_back_as_numbers(table):
     rows = typed(read_rows(table))
     assert rows["budget"].tolist() == [16, 32]
-    assert rows["own_term"].tolist() == [True, True]
+    assert rows["own_term"].tolist() == ["one", "one"]
     assert rows["score_layer"].isna().all()
 
 

@@ -28,6 +28,7 @@ def by_reference(name, features, keys, scores, grid=(8, 8)):
         "release+": reference.release_plus,
         "release+fixed": reference.release_fixed,
         "paper": reference.paper,
+        "paper-literal": reference.paper_literal,
         "paper+": lambda *inputs: reference.paper_plus(*inputs, grid),
     }[name](*lists)
 
@@ -50,7 +51,7 @@ def assert_equals_reference(reduction, name, features, keys, scores, grid=(8, 8)
         torch.testing.assert_close(found.float().cpu(), expected, rtol=close, atol=close)
 
 
-NAMES = ["release", "release+", "release+fixed", "paper", "paper+"]
+NAMES = ["release", "release+", "release+fixed", "paper", "paper+", "paper-literal"]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -24,6 +24,7 @@ OUT_OF_LIMITS = {
     "similarity": ["euclid"],
     "neighbours": [-1],
     "candidates": ["kept"],
+    "own_term": ["two", True, False],
     "merge_reads": ["sent"],
     "spatial": ["grid"],
     "spatial_factor": [0],
@@ -60,7 +61,7 @@ def test_fractions_are_refused_where_whole_numbers_are_meant(name):
         check(name, FIELDS[name], 2.5)
 
 
-SWITCHES = ["softmax_class", "own_term", "normalise_weights", "extra_token"]
+SWITCHES = ["softmax_class", "normalise_weights", "extra_token"]
 SWITCHES += ["last_patch", "duplicates"]
 
 
@@ -110,6 +111,7 @@ def test_presets_differ_only_where_their_names_say():
     assert _difference("release", "release+") == {"spatial"}
     assert _difference("release+", "release+fixed") == {"branch"}
     assert _difference("paper", "paper+") == {"spatial", "spatial_factor"}
+    assert _difference("paper", "paper-literal") == {"own_term", "normalise_weights"}
     assert _difference("release", "paper") == {
         "score",  # D2
         "softmax_class",  # D3

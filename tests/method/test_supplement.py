@@ -36,22 +36,42 @@ def test_pruned_candidates_leave_kept_patches_alone():
 
 def test_without_its_own_term_a_token_is_its_neighbours_only():
     # D9, the paper's formula.
-    assert merged(neighbours=1, own_term=False) == [[0.0, 0.25], [0.5, 0.0]]
+    assert merged(neighbours=1, own_term="none") == [[0.0, 0.25], [0.5, 0.0]]
+
+
+def test_an_own_term_of_attention_is_one_of_the_sum():
+    # D9: patch 0 weighs 0.5 and its neighbour 1 weighs 0.25, and the other way round.
+    assert merged(neighbours=1, own_term="attention") == [[0.5, 0.25], [0.5, 0.25]]
+    two_thirds = pytest.approx([2 / 3, 1 / 3])
+    tokens = merged(neighbours=1, own_term="attention", normalise_weights=True)
+    assert tokens == [two_thirds, two_thirds]
+
+
+def test_an_own_term_of_one_stays_beside_a_mean():
+    tokens = merged(neighbours=1, own_term="one", normalise_weights=True)
+    assert tokens == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_a_mean_with_the_own_weight_is_the_mean_of_the_patch_where_its_score_is_all():
+    scores = torch.tensor([[1.0, 0.0, 0.0, 1e-30]])
+    settings = Settings(neighbours=3, own_term="attention", normalise_weights=True)
+    token = merge(FEATURES, KEYS, scores, ORDER[:, :1], KEPT, settings)
+    torch.testing.assert_close(token, FEATURES[:, :1])
 
 
 def test_normalised_weights_sum_to_one():
     # D9: 0.5 + 0.0625 are the weights of patches 0 and 3, both neighbours of patch 1.
     expected = [(1.0 * 0.5 - 4.0 * 0.0625) / 0.5625, 8.0 * 0.0625 / 0.5625]
-    tokens = merged(neighbours=2, own_term=False, normalise_weights=True)
+    tokens = merged(neighbours=2, own_term="none", normalise_weights=True)
     assert tokens[1] == pytest.approx(expected)
 
 
 def test_no_neighbours_means_no_change():
     assert merged(neighbours=0) == FEATURES[0, :2].tolist()
-    assert merged(neighbours=0, own_term=False) == FEATURES[0, :2].tolist()
+    assert merged(neighbours=0, own_term="none") == FEATURES[0, :2].tolist()
 
 
-@pytest.mark.parametrize("own_term", [True, False])
+@pytest.mark.parametrize("own_term", ["one", "attention", "none"])
 def test_a_patch_without_candidates_stays_as_it_is(own_term):
     kept = torch.ones(1, 4, dtype=torch.bool)
     settings = Settings(candidates="pruned", own_term=own_term, normalise_weights=True)
@@ -73,7 +93,7 @@ def test_a_merge_may_read_merged_features_by_hand():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("own_term", [True, False])
+@pytest.mark.parametrize("own_term", ["one", "attention", "none"])
 def test_merges_in_turn_equal_the_loop_that_overwrites(own_term, device):
     """D15, in a batch whose pictures keep different numbers."""
     features, keys, scores = encoded([0, 9, 4], patches=36, device=device)
@@ -156,7 +176,7 @@ def test_the_papers_formula_to_the_letter_shrinks_every_token():
     """Why the preset divides: a sum of attention probabilities of dropped patches is tiny."""
     features, keys, scores = encoded([36], patches=576, width=64)
     length = features.norm(dim=-1).mean()
-    letter = reduce_tokens(features, keys, scores, "paper", normalise_weights=False)
+    letter = reduce_tokens(features, keys, scores, "paper-literal")
     assert letter.tokens[0].norm(dim=-1).max() < 0.05 * length
     preset = reduce_tokens(features, keys, scores, "paper")
     assert preset.tokens[0].norm(dim=-1).min() > 0.05 * length

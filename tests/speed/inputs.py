@@ -17,6 +17,7 @@ PLAIN = {
     "release+": reference.release_plus,
     "release+fixed": reference.release_fixed,
     "paper": reference.paper,
+    "paper-literal": reference.paper_literal,
     "paper+": lambda *picture: reference.paper_plus(*picture, (24, 24)),
 }
 """Presets by name, as plain loops over lists."""

@@ -37,7 +37,9 @@ def lean(encoded: Encoded, selection: Selection, settings: Settings) -> list[Ten
             similarity[patch] = -torch.inf
             similarity[closed] = -torch.inf
             near = similarity.topk(settings.neighbours).indices
-            tokens.append(_token(picture[near], score[near], picture[patch], settings))
+            tokens.append(
+                _token(picture[near], score[near], picture[patch], score[patch], settings)
+            )
         sent.append(_with_extra(tokens, picture, score, kept, settings))
     return sent
 
@@ -52,7 +54,9 @@ def released(encoded: Encoded, selection: Selection, settings: Settings) -> list
             others[kept if settings.candidates == "pruned" else patch] = False
             keys, features, scores = directions[others], picture[others], score[others]
             near = (keys @ directions[patch]).topk(settings.neighbours).indices
-            tokens.append(_token(features[near], scores[near], picture[patch], settings))
+            tokens.append(
+                _token(features[near], scores[near], picture[patch], score[patch], settings)
+            )
         sent.append(_with_extra(tokens, picture, score, kept, settings))
     return sent
 
@@ -69,10 +73,11 @@ def _pictures(
         yield encoded.features[index], keys, encoded.scores[index], kept
 
 
-def _token(near: Tensor, weights: Tensor, own: Tensor, settings: Settings) -> Tensor:
-    if settings.normalise_weights:
-        weights = weights / weights.sum()
-    return weights @ near + own if settings.own_term else weights @ near
+def _token(near: Tensor, weights: Tensor, own: Tensor, score: Tensor, settings: Settings) -> Tensor:
+    total = weights.sum() + score * (settings.own_term == "attention")
+    share = 1 / total if settings.normalise_weights else 1
+    factor = {"one": 1, "attention": score * share, "none": 0}[settings.own_term]
+    return weights @ near * share + factor * own
 
 
 def _with_extra(
