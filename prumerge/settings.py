@@ -15,7 +15,8 @@ paper+     PruMerge+ as the paper words it: as many lattice patches as outliers
 paper-literal  PruMerge as the paper words it, its formula to the letter
 prumerge   the same as release
 prumerge+  the same as release+
-tuned      the release with the changes that its own sweeps chose, see notebook 05
+tuned-handling  the release in the order and at the position ids that sweeps chose for all methods
+tuned      tuned-handling with the changes to the rest that its own sweeps chose, see notebook 05
 ========== ==================================================================================
 
 Where the release is broken the presets named after it do the right thing instead:
@@ -36,9 +37,9 @@ rest. That is ``paper-literal``. ``paper`` takes the charitable reading: a searc
 finds the token itself first, so its own feature takes part with its own weight, and the weights
 are divided by their total.
 
-``tuned`` is chosen by ``python -m prumerge.sweeps tuned`` from the rows of sweeps on the mini-LLaVA
-(:mod:`prumerge.experiments.sweeps.leaderboard` has the rule); ``tuned.json`` beside this module
-holds its changes. Notebook 06 reports it on other questions.
+The two tuned presets are chosen by ``python -m prumerge.sweeps tuned`` from the rows of sweeps on
+the mini-LLaVA (:mod:`prumerge.experiments.sweeps.leaderboard` has the rule); ``tuned.json`` beside
+this module holds their changes. Notebook 06 reports them on other questions.
 
 Source: LLaVA-PruMerge, arXiv 2403.15388v6, and its release at commit 097c041,
 ``llava/model/multimodal_encoder/clip_encoder.py`` ("the release" below).
@@ -301,7 +302,10 @@ _PAPER = Settings(
 )
 
 TUNED = Path(__file__).with_name("tuned.json")
-"""Changes to the release that make the preset ``tuned``."""
+"""Changes to the release that make the tuned presets: of handling, and PruMerge's own choices."""
+
+_TUNED = json.loads(TUNED.read_text())
+_TUNED_HANDLING = _RELEASE.with_changes(**_TUNED["handling"])
 
 PRESETS: dict[str, Settings] = {
     "prumerge": _RELEASE,
@@ -312,7 +316,8 @@ PRESETS: dict[str, Settings] = {
     "paper": _PAPER,
     "paper+": _PAPER.with_changes(spatial="lattice", spatial_factor=1),
     "paper-literal": _PAPER.with_changes(own_term="none", normalise_weights=False),
-    "tuned": _RELEASE.with_changes(**json.loads(TUNED.read_text())),
+    "tuned-handling": _TUNED_HANDLING,
+    "tuned": _TUNED_HANDLING.with_changes(**_TUNED["choices"]),
 }
 
 

@@ -3,7 +3,7 @@
 ::
 
     about: What does the number of neighbours do?     # one sentence
-    common: {questions: choose, budget: [32, 64]}     # for all jobs
+    common: {questions: choose, budget: [32, 64]}     # for all jobs; a list: all jobs with each
     jobs:
       few: {neighbours: [0, 1, 2, 4]}                 # a list is an axis: every combination
       many: {neighbours: [64, 128]}
@@ -37,11 +37,11 @@ from prumerge.settings import Settings, suggestion
 GRIDS = Path(__file__).resolve().with_name("grids")
 """Committed grids, one file each."""
 
-CHOOSING = ("neighbours", "weights", "candidates", "scores", "spatial", "order")
+CHOOSING = ("neighbours", "weights", "candidates", "scores", "spatial")
 """Grids on the questions ``choose`` whose winners make the preset ``tuned``."""
 
-REPORTING = ("rivals",)
-"""Grids on the questions ``report``, run when the preset is chosen."""
+REPORTING = ("rivals", "printed", "steps", "readings", "tuned")
+"""Grids on the questions ``report``."""
 
 _PARTS = ("about", "common", "jobs")
 _SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
@@ -197,11 +197,14 @@ def _jobs(path: Path, grid: dict[str, Any], overrides: dict[str, Any]) -> dict[s
     return jobs
 
 
-def _points(products: Any, common: dict[str, Any], overrides: dict[str, Any]) -> list[Point]:
+def _points(products: Any, common: Any, overrides: dict[str, Any]) -> list[Point]:
     points = []
-    for product in products if isinstance(products, list) else [products]:
-        axes = {**common, **product, **overrides}
-        choices = [value if isinstance(value, list) else [value] for value in axes.values()]
-        for values in itertools.product(*choices):
+    for shared, product in itertools.product(_listed(common), _listed(products)):
+        axes = {**shared, **product, **overrides}
+        for values in itertools.product(*map(_listed, axes.values())):
             points.append(Point.of(dict(zip(axes, values, strict=True))))
     return list(dict.fromkeys(points))
+
+
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
