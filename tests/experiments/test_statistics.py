@@ -1,6 +1,9 @@
 """Intervals, tests and ranks: closed forms, scipy, coverage, clusters, and what is refused."""
 
+from itertools import permutations, product
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -16,6 +19,7 @@ from prumerge.experiments.statistics import (
     rank_agreement,
     resampled_sums,
     significance,
+    wilson,
 )
 
 PICTURES = np.repeat(np.arange(100), 4)
@@ -159,6 +163,69 @@ def test_a_wider_level_gives_wider_bounds():
 def test_holm_raises_levels_step_by_step():
     assert holm(np.array([0.5, 0.01, 0.02])).tolist() == pytest.approx([0.5, 0.03, 0.04])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+    assert holm(np.array([])).tolist() == []
+
+
+def test_holm_corrects_a_whole_table_and_leaves_what_is_no_test():
+    table = pd.DataFrame({32: [np.nan, 0.02, 0.2], 64: [np.nan, 0.01, 0.5]}, index=list("abc"))
+    found = holm(table)
+    assert found.index.equals(table.index) and found.columns.equals(table.columns)
+    np.testing.assert_allclose(found, [[np.nan] * 2, [0.06, 0.04], [0.4, 0.5]])
+    assert holm(table[64])["b"] == 0.02  # of its own column it would be one of two
+    assert table.loc["b", 64] == 0.01
+    with pytest.raises(ValueError, match=r"levels lie from 0 to 1, got 0\.5 to 5"):
+        holm(np.array([5.0, 0.5]))
+
+
+def flips(sums):
+    """Count by hand how many sign flips are as far from 0."""
+    drawn = [abs(np.dot(signs, sums)) for signs in product((1, -1), repeat=len(sums))]
+    return np.mean(np.greater_equal(drawn, abs(sum(sums)) - 1e-9))
+
+
+def test_few_discordant_pictures_are_tested_exactly():
+    first, second = np.zeros(400), np.zeros(400)
+    first[[0, 40, 80, 120]] = 1  # one question each of four pictures, all one way
+    assert significance(first, second, PICTURES) == 2 / 2**4
+    assert paired(first, second, PICTURES).low > 0  # where the bootstrap sees an effect
+    first[[0, 1, 2, 3]] = 1  # one picture may weigh more, and does not count as four
+    assert significance(first, second, PICTURES) == 2 / 2**4
+    second[160:163] = 1
+    assert significance(first, second, PICTURES) == pytest.approx(flips([4, 1, 1, 1, -3]))
+
+
+def test_pictures_that_break_even_tell_nothing():
+    first = np.tile([1.0, 0.0, 1.0, 0.0], 100)
+    second = first[::-1].copy()  # in every picture one right answer less and one more
+    assert significance(first, second, PICTURES) == 1.0
+    second[:4] = 0
+    assert significance(first, second, PICTURES) == 1.0  # one picture: both signs are as far
+    thirds, whole = [1 / 3, 2 / 3, 0.0], [1.0, 0.0, 0.0]  # of three seeds, up to rounding
+    assert significance(thirds, whole, "aab") == 1.0
+
+
+def test_many_pictures_come_near_the_sign_test():
+    first = np.zeros(60)
+    first[:40] = 1
+    found = significance(first, 1 - first, range(60))  # 40 against 20
+    assert found == pytest.approx(stats.binomtest(40, 60).pvalue, abs=0.005)
+    assert found == significance(first, 1 - first, range(60))
+    assert significance(np.ones(60), np.zeros(60), range(60)) == pytest.approx(2 / 10_001)
+
+
+def test_a_test_keeps_its_level():
+    found = [significance(RNG.normal(size=18), np.zeros(18), PICTURES[:36:2]) for _ in range(200)]
+    assert 0.02 < np.mean(np.array(found) < 0.05) < 0.09
+
+
+def test_a_share_of_few_questions_keeps_its_width():
+    found = wilson(6, 6)
+    assert found.mean == found.high == 1.0 and found.low == pytest.approx(6 / (6 + 1.96**2), 1e-3)
+    assert interval(np.ones(6)).low == 1.0  # which resampling cannot tell
+    assert wilson(30, 60, level=0.9).low > wilson(30, 60).low
+    for right, of in ((7, 6), (0, 0), (-1, 6)):
+        with pytest.raises(ValueError, match=f"got {right} right of {of} questions"):
+            wilson(right, of)
 
 
 def test_equal_answers_are_chance_and_clear_differences_are_not():
@@ -180,6 +247,7 @@ def test_methods_are_ranked_and_tested_against_one():
     assert table.loc["middle", "difference"] == 0 and np.isnan(table.loc["middle", "p_holm"])
     assert (table.loc[["good", "bad"], "p_holm"] < 0.01).all()
     assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()
+    assert table["p_holm"].equals(holm(table["p"]))
     assert beyond_chance(table, "difference_low", "difference_high").tolist() == [True, False, True]
     with pytest.raises(ValueError, match="base='best' is none of middle"):
         compare({"middle": MIDDLE}, PICTURES, "best")
@@ -188,8 +256,9 @@ def test_methods_are_ranked_and_tested_against_one():
 def test_rank_agreement_is_spearmans():
     scores = {"a": GOOD, "b": MIDDLE, "c": BAD}
     same = rank_agreement(scores, {"a": 3, "b": 2, "c": 1, "absent": 9}, PICTURES)
-    assert same == (1.0, 1.0, 1.0)
+    assert same == (1.0, 1.0, 1.0, pytest.approx(1 / 6), 3)
     assert rank_agreement(scores, {"a": 1, "b": 2, "c": 3}, PICTURES).mean == -1.0
+    assert rank_agreement(scores, {"a": 1, "b": 2, "c": 3}, PICTURES).p == 1.0
     assert rank_agreement(scores, {"a": 3, "b": 1, "c": 2}, PICTURES).mean == pytest.approx(0.5)
     with pytest.raises(ValueError, match="needs 3 methods in both"):
         rank_agreement(scores, {"a": 1, "x": 2}, PICTURES)
@@ -199,6 +268,26 @@ def test_close_methods_leave_the_rank_agreement_unsure():
     close = {name: RNG.permutation(MIDDLE) for name in "abcd"}
     found = rank_agreement(close, dict(zip("abcd", range(4), strict=True)), PICTURES)
     assert found.high - found.low > 0.5
+
+
+def test_four_methods_agree_by_chance_in_all_orders_but_their_own():
+    shares = dict(zip("abcd", (0.2, 0.4, 0.6, 0.8), strict=True))
+    scores = {name: answers(400, share, seed=1) for name, share in shares.items()}
+    levels = [
+        rank_agreement(scores, dict(zip("abcd", order, strict=True)), PICTURES, draws=10).p
+        for order in permutations(range(4))
+    ]
+    assert levels[0] == pytest.approx(1 / 24) and min(levels[1:]) == pytest.approx(4 / 24)
+    assert max(levels) == 1.0
+
+
+def test_the_agreement_of_many_methods_is_drawn():
+    names = "abcdefghi"
+    scores = {name: answers(400, 0.1 * n + 0.05, seed=n) for n, name in enumerate(names)}
+    found = rank_agreement(scores, {name: n for n, name in enumerate(names)}, PICTURES, draws=10)
+    assert found.methods == 9 and found.p == pytest.approx(1 / 40_321)
+    ties = rank_agreement(scores, dict.fromkeys(names, 1), PICTURES, draws=10)
+    assert (ties.mean, ties.p) == (0.0, 1.0)
 
 
 def test_between_two_budgets_answers_are_interpolated():
