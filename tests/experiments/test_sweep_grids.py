@@ -5,6 +5,7 @@ import pytest
 from prumerge.experiments.sweeps import grids
 from prumerge.experiments.sweeps.__main__ import main
 from prumerge.experiments.sweeps.grids import Point
+from prumerge.experiments.sweeps.handling import EQUAL
 from prumerge.experiments.sweeps.leaderboard import leaderboard_of
 from prumerge.experiments.sweeps.tables import table_of
 from prumerge.paths import MINI, ROOT, RUNS
@@ -81,9 +82,12 @@ def test_an_unknown_sweep_is_answered_with_the_known_ones():
             "error: budget=900 is more than the 576 visual tokens",
         ),
         (["leaderboard", "--per-family", "2"], "error: per_family=2 must be a multiple of 4"),
-        (["order", "--per-family", "2"], "error: order.yml, job 'order': per_family=2 must be"),
+        (["handling", "--per-family", "2"], "error: handling.yml, job 'own_order': per_family=2"),
         (["leaderboard", "--module", "absent.py"], "error: module='absent.py': there is no"),
-        (["order", "--model", "absent/folder/x"], "error: order.yml, job 'order': no model"),
+        (
+            ["handling", "--model", "absent/folder/x"],
+            "error: handling.yml, job 'own_order': no model",
+        ),
     ],
 )
 def test_the_shell_says_what_is_wrong_in_one_line(arguments, sentence, capsys):
@@ -122,10 +126,19 @@ def test_a_grid_of_ones_own_under_a_committed_name_leaves_the_committed_rows(tmp
     assert RUNS in table_of(grids.read_sweep(path)).parents
 
 
+@pytest.mark.parametrize("name", grids.names())
+def test_all_tokens_are_sent_in_raster_order(name):
+    """What stands for all tokens must be all tokens as they are, not all by falling attention."""
+    points = grids.read_sweep(name).points
+    assert {p.resolved.settings.order for p in points if p.method == "all"} <= {"raster"}
+
+
 def test_every_grid_of_the_preset_holds_the_release_to_compare_with():
     for name in grids.CHOOSING:
-        budgets = [p.changes for p in grids.read_sweep(name).points if len(p.changes) == 1]
-        assert {(("budget", budget),) for budget in (32, 64, 128)} <= set(budgets), name
+        found = {frozenset(p.changes) for p in grids.read_sweep(name).points}
+        for handling in ({}, EQUAL):
+            for budget in (32, 64, 128):
+                assert frozenset({"budget": budget, **handling}.items()) in found, (name, handling)
 
 
 def test_a_file_of_ones_own_joins_the_leaderboard_and_decides_its_key(tmp_path):
