@@ -1,6 +1,7 @@
 """A picture, and on it what the encoder attends to and what a method keeps and merges.
 
-    picture, attention, kept, outline, legend    on the axes of a figure, in units of patches
+    picture, attention, kept, outline, legend    on the axes of a figure, in units of patches;
+                                                 ``colour_bar`` explains the colours of maps
     paint_attention, paint_kept, paint_origin    as pixels, in a few milliseconds, to follow a
                                                  slider; ``to_png`` writes them
 
@@ -14,7 +15,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image, ImageColor
@@ -54,16 +58,25 @@ def attention(
     scores: Float[np.ndarray, " patches"],
     grid: tuple[int, int],
     title: str = "",
+    largest: float | None = None,
 ) -> Axes:
     """Draw an attention map over a grey, darkened picture.
 
-    Light stands for attention, as a share of the picture's largest; its square root is drawn, so
-    that patches with a tenth of the largest score still show. Scores below 0 count as 0.
+    Light stands for attention, as a share of ``largest``, above 0: the picture's largest score, or
+    one number for all panels that are compared (:func:`colour_bar` explains it). The square root is
+    drawn, so that patches with a tenth of it still show. Scores below 0 count as 0, those above
+    ``largest`` as that.
     """
     grey = _darkened(pixels).repeat(3, axis=2).astype(np.uint8)
-    colours, cover = _heat(scores, grid)
+    colours, cover = _heat(scores, grid, largest)
     colours[..., 3] = cover
     return _cover(picture(axes, grey, grid, title), colours)
+
+
+def colour_bar(panels: Sequence[Axes], largest: float, label: str) -> Colorbar:
+    """Explain the colours of :func:`attention` beside panels drawn with the same ``largest``."""
+    scale = ScalarMappable(PowerNorm(0.5, vmin=0, vmax=largest), HEAT)
+    return panels[0].figure.colorbar(scale, ax=list(panels), label=label, aspect=15, pad=0.02)
 
 
 def kept(
@@ -180,11 +193,12 @@ def _darkened(pixels: np.ndarray) -> Float[np.ndarray, "height width 1"]:
 
 
 def _heat(
-    scores: Float[np.ndarray, " patches"], grid: tuple[int, int]
+    scores: Float[np.ndarray, " patches"], grid: tuple[int, int], largest: float | None = None
 ) -> tuple[Float[np.ndarray, "rows columns 4"], Float[np.ndarray, "rows columns"]]:
     """Colour the square root of each share of the largest score, and tell how much it covers."""
     weights = np.maximum(scores, 0)
-    shares = np.sqrt(weights / max(float(weights.max()), np.finfo(np.float32).tiny)).reshape(grid)
+    most = max(float(weights.max()) if largest is None else largest, np.finfo(np.float32).tiny)
+    shares = np.sqrt(np.minimum(weights / most, 1)).reshape(grid)
     return plt.get_cmap(HEAT)(shares), 0.25 + 0.7 * shares
 
 

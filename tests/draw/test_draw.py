@@ -15,6 +15,7 @@ from PIL import Image
 from prumerge import draw, paths
 from prumerge.draw import figures
 from prumerge.draw.charts import bands
+from prumerge.draw.pictures import HEAT
 from prumerge.reduction import DROPPED, FILL, OUTLIER, SPATIAL
 
 matplotlib.use("agg")
@@ -117,6 +118,25 @@ def test_attention_is_light_where_scores_are_high(grid):
 def test_attention_of_nothing_is_dark_and_raises_nothing():
     axes = draw.attention(axes_of(), light((2, 2)), np.zeros(4, dtype=np.float32), (2, 2))
     assert painted(axes).max() < 130
+
+
+def test_maps_of_one_scale_compare_as_their_scores_do():
+    few, many = (
+        middles(
+            painted(draw.attention(axes_of(), light((1, 2)), scores, (1, 2), largest=0.9)), (1, 2)
+        )
+        for scores in (np.array([0.03, 0.01]), np.array([0.9, 1.8]))
+    )
+    assert few.sum(axis=2).max() < many.sum(axis=2).min() / 2
+    assert (many[0, 0] == many[0, 1]).all()  # beyond the scale nothing is lighter
+
+
+def test_a_colour_bar_tells_the_scale_of_its_maps():
+    _, axes = plt.subplots(1, 2, layout="constrained")
+    bar = draw.colour_bar(list(axes), 0.5, "weight")
+    assert (bar.vmin, bar.vmax, bar.ax.get_ylabel()) == (0, 0.5, "weight")
+    assert bar.norm(0.125) == pytest.approx(0.5)  # the square root, as the maps have it
+    assert bar.cmap.name == HEAT
 
 
 def test_legend_names_the_reasons_that_occur():
