@@ -155,3 +155,55 @@ def scores_by_tokens(axes: Axes, rows: pd.DataFrame, names: list[str]) -> Axes:
     top = 1.05 * max(rows[["high", "constant"]].max(axis=None), 1.0)
     axes.set_ylim(-0.04 * top, top)  # room for dots at 0
     return axes
+
+
+def waterfall(axes: Axes, table: pd.DataFrame) -> Axes:
+    """Draw one bar per step, from ``before`` to ``after``, with the interval of the difference.
+
+    The first row is where it starts and the last where it ends: the last step's bar stands on the
+    others, as theirs do. Steps whose interval, ``low`` to ``high``, holds 0 are grey, those below 0
+    orange, those above blue. The first row on top.
+    """
+    heights = np.arange(len(table))[::-1]
+    beyond = np.where(table["low"] > 0, PALETTE[0], np.where(table["high"] < 0, PALETTE[5], PLAIN))
+    colours = ["#555555", *beyond[1:]]
+    start, end = table["before"].to_numpy(), table["after"].to_numpy()
+    axes.barh(heights, end - start, left=start, color=colours, height=0.6, lw=0)
+    bounds = np.stack([table["low"], table["high"]]) + start
+    axes.hlines(heights, *bounds, color="black", lw=1, zorder=3)
+    axes.vlines(end[:-1], heights[:-1] + 0.3, heights[1:] - 0.3, color=PLAIN, lw=0.8)
+    gains = [f"{100 * end[0]:.1f} %", *(f"{100 * gain:+.1f}" for gain in (end - start)[1:])]
+    room = 0.02 * max(1.0, bounds.max())
+    for height, edge, gain in zip(heights, np.maximum(bounds[1], end), gains, strict=True):
+        axes.text(edge + room, height, gain, va="center", fontsize=8)
+    axes.set_yticks(heights, table["step"].astype(str))
+    axes.set_xlim(0, max(1.0, bounds.max()) + 8 * room)
+    axes.tick_params(axis="y", length=0)
+    return axes
+
+
+def specification_curve(
+    above: Axes, below: Axes, table: pd.DataFrame, choices: Sequence[str]
+) -> None:
+    """Draw ``accuracy`` with its interval in ``above``, what was chosen for it in ``below``.
+
+    One column per row of the table, in its order; ``low`` to ``high`` is the interval. ``below``
+    has a line of dots for each value of each of the ``choices``, which are columns.
+    """
+    places = np.arange(len(table))
+    above.vlines(places, table["low"], table["high"], color=PLAIN, lw=0.8)
+    above.scatter(places, table["accuracy"], color=PALETTE[0], s=6, zorder=3)
+    above.set(ylim=(0, None), xlim=(-1, len(table)), xticks=[])
+    names: list[str] = []
+    for number, choice in enumerate(choices):
+        for value in table[choice].unique():
+            chosen = np.flatnonzero(table[choice] == value)
+            height = -len(names) - 0.6 * number  # a gap between choices
+            colour = PALETTE[number % len(PALETTE)]
+            below.scatter(chosen, np.full(len(chosen), height), color=colour, s=4, marker="|")
+            names.append(f"{choice.replace('_', ' ')}: {value}")
+    groups = np.repeat(np.arange(len(choices)), [table[choice].nunique() for choice in choices])
+    below.set_yticks(-np.arange(len(names)) - 0.6 * groups, names)
+    below.set(xlim=(-1, len(table)), xticks=[])
+    below.tick_params(axis="y", length=0)
+    below.spines["bottom"].set_visible(False)

@@ -28,8 +28,22 @@ with needs("notebooks"):
     from prumerge.experiments.finetuning import arms
     from prumerge.experiments.markdown import markdown_table, percent
     from prumerge.experiments.statistics import compare, interval
+    from prumerge.experiments.sweeps.handling import (
+        EQUAL,
+        STEPS,
+        at,
+        best_handlings,
+        read_handling,
+        three_ways,
+        told,
+        worth,
+    )
     from prumerge.experiments.sweeps.tables import read_sweep_rows
+    from prumerge.experiments.sweeps.tuning import ladder
     from prumerge.experiments.timing.tables import efficiency_table
+
+REDUCING = ["exact", "at most", "on average"]
+"""What methods send that save tokens; ``enlarged_picture`` sends all whatever the budget."""
 
 _BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n)(.*?)(<!-- end of rows -->)", re.DOTALL)
 
@@ -44,27 +58,80 @@ def mini_scores() -> list[str]:
 
 
 def leaderboard(budget: int = 64) -> list[str]:
-    """Return all tokens' answers, then every method at one budget, best first, against PruMerge."""
+    """Return every method at one budget and equal handling, best first, and as it is published.
+
+    Beyond chance: after a correction for all tests of the table. The last two columns leave equal
+    handling: as the method's own code sends, and as other questions found best for it.
+    """
     rivals = read_sweep_rows("rivals")
+    own = read_sweep_rows("tuned").where(method="tuned", budget=budget)
+    asked = rivals.where(budget=budget, sends=REDUCING) + own
+    every = rivals.where(method="all")
     pictures, base = rivals.questions["picture"], "prumerge"
-    scores = rivals.where(budget=budget).scores("method")
-    table = compare(scores, pictures, base)
-    every = rivals.where(method="all").scores("method")["all"]
-    ahead = every.mean() - scores[base].mean()
-    rows = [_standing("all 576 tokens", *interval(every, pictures), ahead, "-")]
+    ways = three_ways(asked, best_handlings(read_handling()))
+    table = compare({name: found["equal"][1] for name, found in ways.items()}, pictures, base)
+    (whole,) = every.scores("method").values()
+    ahead = whole.mean() - ways[base]["equal"][1].mean()
+    last = ["-", "-"]
+    rows = [["all tokens", "576", *_standing(*interval(whole, pictures), ahead, "-"), *last]]
     for name, found in table.iterrows():
         beyond = "yes" if found["p_holm"] < 0.05 else "no"
-        told = (found["difference"], beyond) if name != base else (None, "-")
-        rows.append(_standing(name, *found[["accuracy", "low", "high"]], *told))
-    columns = ["method", "right", "95 % interval", f"points against `{base}`", "beyond chance"]
+        tested = (found["difference"], beyond) if name != base else (None, "-")
+        cells = _standing(*found[["accuracy", "low", "high"]], *tested)
+        last = [_in_handling(ways[name][way]) for way in ("published", "best")]
+        rows.append([name, _tokens(at(asked.where(method=name)).rows), *cells, *last])
+    columns = ["method", "tokens", f"right ({told(EQUAL)})", "95 % interval"]
+    columns += [f"points against `{base}`", "beyond chance", "as published", "best handling"]
     return markdown_table(pd.DataFrame(rows, columns=columns))
 
 
-def _standing(
-    name: str, mean: float, low: float, high: float, ahead: float | None, beyond: str
-) -> list[str]:
+def _standing(mean: float, low: float, high: float, ahead: float | None, beyond: str) -> list[str]:
     apart = "-" if ahead is None else f"{100 * ahead:+.1f}"
-    return [name, f"{100 * mean:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}", apart, beyond]
+    return [f"{100 * mean:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}", apart, beyond]
+
+
+def _in_handling(found: tuple | None) -> str:
+    return "-" if found is None else f"{100 * found[1].mean():.1f} % ({told(found[0])})"
+
+
+def _tokens(rows: pd.DataFrame) -> str:
+    """Write tokens per picture: the mean, with fewest and most where pictures differ."""
+    mean, fewest, most = rows["tokens_per_image"].mean(), rows["fewest_tokens"], rows["most_tokens"]
+    spread = "" if fewest.min() == most.max() else f" ({fewest.min()} to {most.max()})"
+    return f"{mean:.0f}{spread}" if not spread or mean == round(mean) else f"{mean:.1f}{spread}"
+
+
+def handling(budget: int = 64) -> list[str]:
+    """Return what order and position ids are worth for each method, in points with intervals.
+
+    Bold: beyond chance after a correction for all tests of the table.
+    """
+    table = worth(read_sweep_rows("rivals").where(sends=REDUCING), budget)
+    table["cell"] = [_gain(*row) for row in table[[*_GAIN, "p_holm"]].itertuples(index=False)]
+    wide = table.pivot_table("cell", "method", "step", aggfunc="first")[list(STEPS)].fillna("-")
+    best = table[table["step"] == "original positions"].set_index("method")["difference"]
+    wide = wide.loc[best.sort_values(ascending=False, kind="stable").index]
+    return markdown_table(wide.rename_axis("method").reset_index())
+
+
+_GAIN = ["difference", "low", "high"]
+
+
+def _gain(mean: float, low: float, high: float, p: float) -> str:
+    cell = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"**{cell}**" if p < 0.05 else cell
+
+
+def tuned() -> list[str]:
+    """Return what handling, PruMerge's own choices and merging add, over three budgets."""
+    table, rows = ladder(), []
+    bounds = ["difference", "difference_low", "difference_high", "p_holm"]
+    for name, found in table.iterrows():
+        right = "{:.1f} % ({:.1f} to {:.1f})".format(*100 * found[["accuracy", "low", "high"]])
+        gain = _gain(*found[bounds]) if found["against"] else "-"
+        rows.append([name, right, found["against"] or "-", gain])
+    columns = ["sent", "right at 32, 64 and 128 tokens", "against", "points"]
+    return markdown_table(pd.DataFrame(rows, columns=columns))
 
 
 def evaluation() -> list[str]:
@@ -91,6 +158,8 @@ def _with_interval(values: pd.Series) -> str:
 TABLES: dict[str, Callable[[], list[str]]] = {
     "mini-scores": mini_scores,
     "leaderboard": leaderboard,
+    "handling": handling,
+    "tuned": tuned,
     "efficiency": efficiency_table,
     "evaluation": evaluation,
     "arms": tuning_arms,

@@ -104,7 +104,8 @@ def test_a_killed_run_goes_on_and_a_failed_point_fails_alone(folder, capfd):
 
 def test_what_is_known_is_not_run_and_becomes_the_table(folder, monkeypatch):
     (folder / "mine.yml").write_text(
-        "jobs: {a: {questions: choose, per_family: 4, method: [top_k, small_picture], budget: 64}}"
+        "jobs: {a: {questions: choose, per_family: 4, method: [top_k, enlarged_picture], "
+        "budget: 64}}"
     )
     sweep = grids.read_sweep(folder / "mine.yml")
     assert run_points(sweep.points, tables.POINTS) == {}
@@ -115,7 +116,7 @@ def test_what_is_known_is_not_run_and_becomes_the_table(folder, monkeypatch):
     assert table == folder / "runs/mine-4-per-family.csv" and not tables.RESULTS.exists()
     read = tables.read_sweep_rows("mine-4-per-family")
     assert read.right.shape == (len(read.questions), 2)
-    assert read.questions["small_picture_right"].tolist() == read.right.iloc[:, 1].tolist()
+    assert read.questions["smaller_picture_right"].tolist() == read.right.iloc[:, 1].tolist()
     for path in rows(folder):
         path.unlink()
     assert run.run_sweeps([sweep])["mine"][0].key == found["mine"][0].key  # from the table

@@ -3,7 +3,8 @@
 NAME...                 run committed grids, or YAML files of your own
 choosing, reporting     those before and those after the preset ``tuned`` is chosen
 tuned                   choose it from the committed rows; tell what changed
-leaderboard --budget N  every method at one budget, with intervals
+leaderboard --budget N  every method at one budget, with intervals, in one handling:
+                        --order raster --positions original, unless another is named
 """
 
 import argparse
@@ -15,6 +16,7 @@ from prumerge.models.checks import needs
 
 with needs("notebooks", "sweep"):
     from prumerge.experiments.sweeps import grids, leaderboard
+    from prumerge.experiments.sweeps.handling import EQUAL
     from prumerge.experiments.sweeps.run import run_sweeps, write_tables
 
 
@@ -27,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--budget", type=int, default=64, help="of the leaderboard")
+    for name, value in EQUAL.items():
+        parser.add_argument(f"--{name}", default=value, help="of the leaderboard")
     parser.add_argument("--model", help="instead of the grid's: a folder or hub id")
     parser.add_argument("--per-family", type=int, help="questions of each family")
     parser.add_argument("--module", default="", help="file with a method of your own")
@@ -57,7 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace, overrides: dict, options: dict) -> None:
     if chosen.names == ["leaderboard"]:
-        print(leaderboard.run(chosen.budget, chosen.module, overrides, options).to_string())
+        handling = {name: getattr(chosen, name) for name in EQUAL}
+        found = leaderboard.run(chosen.budget, chosen.module, overrides, options, handling)
+        print(found.to_string())
     elif chosen.names == ["tuned"]:
         print(leaderboard.update())
     else:

@@ -19,6 +19,7 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
+from prumerge.experiments.statistics import holm, paired, significance
 from prumerge.experiments.sweeps.tables import Answered, read_sweep_rows
 
 COLUMNS = ("order", "positions")
@@ -141,3 +142,38 @@ def _scores_in(own: Answered, handling: Mapping[str, str] | None) -> tuple | Non
 def read_handling(suffix: str = "") -> Answered:
     """Read the grid ``handling``: every method in every handling, on the questions ``choose``."""
     return read_sweep_rows(f"handling{suffix}")
+
+
+STEPS = {
+    "raster order": (("own", "compact"), ("raster", "compact")),
+    "original positions": (("raster", "compact"), ("raster", "original")),
+    "stretched positions": (("raster", "compact"), ("raster", "stretched")),
+}
+"""From which handling to which a step goes; ``own`` is the method's order that is not raster."""
+
+
+def worth(answered: Answered, budget: int = 64) -> pd.DataFrame:
+    """Return what order and positions are worth for each method, with 95 % intervals.
+
+    One row per method and step of :data:`STEPS` that was run: ``method``, ``step``, ``before`` and
+    ``after`` (shares of right answers), ``difference`` with ``low`` and ``high``, ``p`` that chance
+    alone explains it, and ``p_holm`` corrected for all rows of the table.
+    """
+    asked, rows = answered.where(budget=budget), []
+    for name in asked.rows["method"].unique():
+        own = asked.where(method=name)
+        scores = own.scores(*COLUMNS)
+        orders = {order for order, _ in scores} - {"raster"}
+        for step, ends in STEPS.items():
+            before, after = (
+                scores.get((next(iter(orders), "") if order == "own" else order, positions))
+                for order, positions in ends
+            )
+            if before is None or after is None:
+                continue
+            apart = paired(after, before, asked.questions["picture"])
+            level = significance(after, before, asked.questions["picture"])
+            rows.append((name, step, before.mean(), after.mean(), *apart, level))
+    columns = ["method", "step", "before", "after", "difference", "low", "high", "p"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p_holm=holm(table["p"]))

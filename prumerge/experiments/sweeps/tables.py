@@ -179,8 +179,8 @@ class Answered:
     """A sweep's rows by key, with the answers behind them.
 
     ``right`` has a column per key, 1.0 where right, and one line per line of ``questions``:
-    picture, objects, family, text, answer, and ``small_picture_right``, whether 64 tokens of a
-    smaller picture still answer it.
+    picture, objects, family, text, answer, and ``smaller_picture_right``, whether a picture of 64
+    patches, enlarged to full size and sent whole, still answers it.
     """
 
     rows: pd.DataFrame
@@ -188,13 +188,22 @@ class Answered:
     questions: pd.DataFrame
 
     def where(self, **values: object) -> "Answered":
-        """Keep the rows that have these values; None finds empty cells."""
+        """Keep the rows that have these values, or one of a list; None finds empty cells."""
         keep = np.ones(len(self.rows), dtype=bool)
         for name, value in values.items():
             column = self.rows[name]
-            keep &= (column.isna() if value is None else column == value).to_numpy()
+            found = column.isin(value) if isinstance(value, list) else column == value
+            keep &= (column.isna() if value is None else found).to_numpy()
         rows = self.rows[keep]
         return Answered(rows, self.right[list(rows.index)], self.questions)
+
+    def __add__(self, other: "Answered") -> "Answered":
+        """Put rows of two sweeps together; ValueError if they were asked different questions."""
+        if not self.questions.equals(other.questions):
+            raise ValueError("rows of different questions do not make one table")
+        fresh = other.rows[~other.rows.index.isin(self.rows.index)]
+        right = pd.concat([self.right, other.right[list(fresh.index)]], axis=1)
+        return Answered(pd.concat([self.rows, fresh]), right, self.questions)
 
     def scores(self, *by: str) -> dict:
         """Average the rows, such as seeds, that share values of ``by``, question by question."""
@@ -227,10 +236,15 @@ def read_sweep_rows(name: str) -> Answered:
 
 
 def write_questions(path: Path, asked: pd.DataFrame, rows: list[Row]) -> None:
-    """Write a set's questions, unless another sweep tells what a smaller picture still answers."""
-    wanted = {"method": "small_picture", "budget": "64"}
+    """Write a set's questions, unless another sweep tells what a smaller picture still answers.
+
+    That is ``enlarged_picture`` at 64 tokens: the few pixels of a picture of 64 patches, seen by
+    the encoder at the size it was trained on. ``small_picture`` would say what interpolated
+    position embeddings break.
+    """
+    wanted = {"method": "enlarged_picture", "budget": "64"}
     small = [row.right for row in rows if wanted.items() <= row.cells.items()]
     if not small and (path.exists() or path.parent == RESULTS):
         return
-    table = asked.assign(small_picture_right=small[0].astype(int)) if small else asked
+    table = asked.assign(smaller_picture_right=small[0].astype(int)) if small else asked
     write_csv(table, path)
