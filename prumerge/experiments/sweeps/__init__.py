@@ -4,7 +4,10 @@
     grids        YAML files in ``grids/`` to points, checked before anything runs, a few to a job
     tables       what points leave: rows with a checksum, answers and questions, read together
     run          the points that have no row yet, by Snakemake; a killed run goes on
-    leaderboard  every method at one budget; the preset ``tuned``, chosen by a rule
+    handling     order and position ids as a factor: comparisons at one, each method's own and best
+    leaderboard  every method at one budget and handling; the preset ``tuned``, chosen by a rule
+    tuning       what the tuned presets add on other questions; what to recommend
+    steps        from the released method to all tokens; every reading of the paper
 
 Shell: ``make sweep SWEEP=neighbours``, ``make sweeps``, ``make leaderboard BUDGET=64``.
 """
