@@ -4,26 +4,32 @@ A claim holds a function, its rule, that turns committed rows or arithmetic into
 finding and no verdict is typed: other rows, other verdicts. A claim whose rows are missing cannot
 be tested here, and its finding is the command that makes them.
 
-    judging     claims, findings, verdicts; the committed rows they rest on; rules for verdicts
+    evidence    the committed rows that claims rest on
+    judging     claims, who makes them and what about, findings, verdicts
+    rules       rules for verdicts, at equal handling
     method      what the text says of the method, its counts and its own cost
-    results     Tables 1, 3 to 7: benchmarks, video, sampling, modules, training, other reducers
+    results     Table 1: benchmarks
+    tables      Tables 3 to 7: video, sampling, modules, training, other reducers
     efficiency  Table 2, and what was measured beside it
-    others      what users asked, other papers measured and reviews objected
+    users       what users of the release asked
+    others      what other papers measured and reviews objected
 
     >>> from prumerge.claims import CLAIMS, Evidence, judge
-    >>> table = judge([claim for claim in CLAIMS if claim.group == "Table 2"], Evidence())
+    >>> table = judge([claim for claim in CLAIMS if claim.where.startswith("Table 2")], Evidence())
     >>> table.loc["2-memory", "verdict"]
     'does not hold'
 """
 
-from prumerge.claims import efficiency, method, others, results
-from prumerge.claims.judging import VERDICTS, Cell, Claim, Evidence, Finding, Missing, judge
+from prumerge.claims import efficiency, method, others, results, tables, users
+from prumerge.claims.evidence import Evidence, Missing
+from prumerge.claims.judging import BY, GROUPS, VERDICTS, Cell, Claim, Finding, judge
 
 CLAIMS: tuple[Claim, ...] = (
     *method.CLAIMS,
     *results.CLAIMS,
     *efficiency.CLAIMS,
-    *results.ABLATIONS,
-    *results.REDUCERS,
+    *tables.ABLATIONS,
+    *tables.AGAINST,
+    *users.CLAIMS,
     *others.CLAIMS,
 )

@@ -1,45 +1,53 @@
 """What the text says of the method, how many tokens it keeps and what time it takes itself."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
-from prumerge.claims.judging import (
-    Cell,
-    Claim,
-    Evidence,
-    Finding,
-    Missing,
+from prumerge.claims.evidence import Evidence, Missing, model_name
+from prumerge.claims.judging import COST, COUNTS, MERGING, Cell, Claim, Finding
+from prumerge.claims.rules import (
+    RELEASED,
     all_or_some,
+    as_good,
     at_most,
     better,
     by_budget,
     choice_pays,
     computed,
-    model_name,
+    in_both,
     points,
 )
-from prumerge.experiments.printed import reads_as
-from prumerge.experiments.statistics import at_equal_tokens
 from prumerge.experiments.sweeps.tables import Answered
 
-GROUP = "Text: method and counts"
 PATCHES = 576
-_COUNTS = "table_1_main_results"
-PRUMERGE = Cell(_COUNTS, "LLaVA-1.5 7B + PruMerge", "visual tokens")
-PLUS = Cell(_COUNTS, "LLaVA-1.5 7B + PruMerge+", "visual tokens")
-ALL = Cell(_COUNTS, "LLaVA-1.5 7B", "visual tokens")
+_TABLE = "table_1_main_results"
+PRUMERGE = Cell(_TABLE, "LLaVA-1.5 7B + PruMerge", "visual tokens")
+PLUS = Cell(_TABLE, "LLaVA-1.5 7B + PruMerge+", "visual tokens")
+ALL = Cell(_TABLE, "LLaVA-1.5 7B", "visual tokens")
 _TASKS = ("TextVQA", "MME", "POPE", "ScienceQA")
 REPORTED = tuple(Cell("table_4_sampling", "PruMerge", f"{task} visual tokens") for task in _TASKS)
 FORTY = REPORTED[0]
 
 
 def compression(kept: Cell, times: str, part: str, evidence: Evidence) -> Finding:
-    """Check a count that is printed as a factor and as a share."""
+    """Check a count that is printed as a factor and as a share, to the digits printed."""
     factor, share = PATCHES / kept.value, percent(kept.value)
-    right = reads_as(factor, times) + reads_as(share, part)
+    right = fits(factor, times) + fits(share, part)
     found = f"{PATCHES} / {kept.value:.0f} = {factor:.2f}, or {share:.2f} %"
     return computed(all_or_some(right, 2), found)
+
+
+def fits(value: float, printed: str) -> bool:
+    """Say whether a number is the printed one, rounded to its digits or cut off behind them.
+
+    Example:
+        >>> fits(5.556, "5.5"), fits(5.556, "5.6"), fits(5.656, "5.5")
+        (True, True, False)
+    """
+    unit = 10.0 ** -len(printed.partition(".")[2])
+    return -unit / 2 <= value - float(printed) < unit
 
 
 def average_count(evidence: Evidence) -> Finding:
@@ -88,9 +96,13 @@ def plus_share(evidence: Evidence) -> Finding:
     return Finding(all_or_some(near, len(shares)), found, on)
 
 
-def released(own: Answered) -> Answered:
+def released(own: Answered, handling: Mapping = RELEASED) -> Answered:
     """Keep the released fence of a sweep of PruMerge that lets the picture decide."""
-    return own.where(method="prumerge", whisker=1.5, lower_quantile=0.25, upper_quantile=0.75)
+    fence = {"whisker": 1.5, "lower_quantile": 0.25, "upper_quantile": 0.75}
+    found = own.where(method="prumerge", **fence, **handling)
+    if found.rows.empty:
+        raise Missing("no rows of the released fence: make sweep SWEEP=fences")
+    return found
 
 
 def share_sent(own: Answered) -> float:
@@ -103,56 +115,72 @@ def percent(tokens: float) -> float:
     return 100 * tokens / PATCHES
 
 
-def formula(evidence: Evidence) -> Finding:
-    """Compare the sum of neighbours alone, as written, with the released sum."""
+LETTER = {"own_term": "none", "normalise_weights": False, "extra_token": False}
+CHARITABLE = {"own_term": "attention", "normalise_weights": True, "extra_token": False}
+_CODE = {"own_term": "one", "normalise_weights": False, "extra_token": True}
+
+
+def formula(reading: Mapping, evidence: Evidence) -> Finding:
+    """Compare a reading of the sum of neighbours with the released sum, all else as released."""
     own, on = evidence.sweep("weights")
-    plain = own.where(normalise_weights=False, softmax_class=True, merge_reads="original")
-    written = {"own_term": "none", "extra_token": False}
-    code = {"own_term": "one", "extra_token": True}
-    effects = by_budget(plain, written, code)
-    # As good as released is enough: a loss within chance speaks for the formula.
-    finding = better(effects, on)
-    lost = sum(effect.high < 0 for effect in effects.values())
-    verdict = all_or_some(len(effects) - lost, len(effects))
-    found = finding.found.partition(" points")[0] + " points"
-    return finding._replace(verdict=verdict, found=found)
+    plain = own.where(softmax_class=True, merge_reads="original")
+
+    def rule(handling: Mapping) -> Finding:
+        return as_good(by_budget(plain, {**reading, **handling}, {**_CODE, **handling}), on)
+
+    return in_both(rule)
 
 
 def adaptive_pays(evidence: Evidence) -> Finding:
-    """Compare the picture's own numbers with the same mean number for all."""
+    """Compare the picture's own numbers with the nearest whole mean number for all."""
     own, on = evidence.sweep("fences")
-    fence = released(own)
-    flat = evidence.sweep("budgets")[0].where(method="prumerge").scores("tokens_per_image")
-    tokens = float(fence.rows["tokens_per_image"].iloc[0])
-    adaptive = fence.right.iloc[:, 0]
-    apart = points(adaptive, at_equal_tokens(flat, tokens), own.questions["picture"])
-    return better({f"{tokens:.0f} tokens on average": apart}, on)
+    flat, _ = evidence.sweep("budgets")
+
+    def rule(handling: Mapping) -> Finding:
+        fence = released(own, handling)
+        mean = float(fence.rows["tokens_per_image"].iloc[0])
+        equal = flat.where(method="prumerge", budget=round(mean), **handling)
+        if equal.rows.empty:
+            raise Missing(f"no rows of {mean:.0f} tokens for all: make sweep SWEEP=budgets")
+        sides = (answered.right.mean(axis=1) for answered in (fence, equal))
+        apart = points(*sides, own.questions["picture"])
+        return better({f"{mean:.1f} tokens on average against {mean:.0f} for all": apart}, on)
+
+    return in_both(rule)
 
 
-_PRUNED, _ANY = ({"candidates": which, "neighbours": 32} for which in ("pruned", "all"))
+_CANDIDATES = {"neighbours": 32, "similarity": "cosine", "key_layer": None}
+_PRUNED, _ANY = ({"candidates": which, **_CANDIDATES} for which in ("pruned", "all"))
 _FIRST, _LAST = "text, first version", "abstract, last version"
 CLAIMS = (
-    Claim("count-40", GROUP, "About 40 tokens are 14.4 times fewer.", _FIRST,
+    Claim("count-40", COUNTS, "About 40 tokens are 14.4 times fewer.", _FIRST,
           partial(compression, FORTY, "14.4", "6.9"), (FORTY,), "{} tokens: 14.4 times, 6.9 %"),
-    Claim("count-32", GROUP, "About 32 tokens are 18 times fewer.", "text, second version and last",
+    Claim("count-32", COUNTS, "About 32 tokens are 18 times fewer.",
+          "text, second version and last",
           partial(compression, PRUMERGE, "18", "5.5"), (PRUMERGE,), "{} tokens: 18 times, 5.5 %"),
-    Claim("count-mean", GROUP, "Six benchmarks need about 32 tokens on average.", _LAST,
+    Claim("count-mean", COUNTS, "Six benchmarks need about 32 tokens on average.", _LAST,
           average_count, (PRUMERGE, *REPORTED), "{} (reported: {}, {}, {}, {})"),
-    Claim("count-plus", GROUP, "PruMerge+ keeps a quarter of the tokens, 4 times fewer.", _LAST,
+    Claim("count-plus", COUNTS, "PruMerge+ keeps a quarter of the tokens, 4 times fewer.", _LAST,
           partial(compression, PLUS, "4", "25"), (PLUS, ALL), "{} of {}: 25 %, 4 times"),
-    Claim("count-doubled", GROUP, "PruMerge+ adds as many spaced tokens as there are outliers.",
+    Claim("count-doubled", COUNTS, "PruMerge+ adds as many spaced tokens as there are outliers.",
           "Algorithm 1", doubled, (PRUMERGE, PLUS), "2 x {} should be {}"),
-    Claim("adaptive", GROUP, "The picture decides how many tokens are kept.", _LAST,
+    Claim("adaptive", COUNTS, "The picture decides how many tokens are kept.", _LAST,
           adaptive),
-    Claim("adaptive-pays", GROUP, "Letting the picture decide beats one number for all.",
+    Claim("adaptive-pays", COUNTS, "Letting the picture decide beats one number for all.",
           "the idea; no table", adaptive_pays),
-    Claim("outliers", GROUP, "Attention is sparse: few patches are outliers.", _LAST,
+    Claim("outliers", COUNTS, "Attention is sparse: few patches are outliers.", _LAST,
           outlier_share, (PRUMERGE, ALL), "{} of {}"),
-    Claim("plus-share", GROUP, "PruMerge+ keeps 25 % on average.", _LAST,
+    Claim("plus-share", COUNTS, "PruMerge+ keeps 25 % on average.", _LAST,
           plus_share, (PLUS, ALL), "{} of {}"),
-    Claim("formula", GROUP, "A kept token may be replaced by the weighted sum of its neighbours.",
-          "section 3, token supplement", formula, (), "no own term, weights not normalised"),
-    Claim("clusters", GROUP, "Merging pruned tokens alone answers more than merging any.",
+    Claim("formula", MERGING, "A kept token may be replaced by the attention-weighted sum of its "
+          "neighbours: to the letter, without the token itself.",
+          "section 3, token supplement", partial(formula, LETTER), (),
+          "no own term, weights not normalised"),
+    Claim("formula-own", MERGING, "A kept token may be replaced by the attention-weighted sum of "
+          "its neighbours: charitably, as a mean that includes the token itself.",
+          "section 3, token supplement", partial(formula, CHARITABLE), (),
+          "neither an own term nor a normalisation is stated"),
+    Claim("clusters", MERGING, "Merging pruned tokens alone answers more than merging any.",
           "abstract; the release takes any", partial(choice_pays, "candidates", _PRUNED, _ANY),
           (), "clusters of pruned tokens"),
 )  # fmt: skip
@@ -193,8 +221,8 @@ def reduction_cost(evidence: Evidence) -> Finding:
 
 
 CLAIMS += (
-    Claim("linear", GROUP, "The reduction's cost grows linearly with the patches.",
+    Claim("linear", COST, "The reduction's cost grows linearly with the patches.",
           "section 2, against graph matching", linear_cost, (), "O(n)"),
-    Claim("cheap", GROUP, "The reduction's own cost may be left out.", "Table 2, not counted",
+    Claim("cheap", COST, "The reduction's own cost may be left out.", "Table 2, not counted",
           reduction_cost),
 )  # fmt: skip

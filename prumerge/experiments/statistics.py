@@ -310,25 +310,6 @@ def _correlate(rows: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     return np.divide(rows @ ranks, length, out=np.zeros(len(rows)), where=length > 0)
 
 
-def at_equal_tokens(
-    curve: Mapping[int | float, ArrayLike], tokens: int | float
-) -> Float[np.ndarray, " questions"]:
-    """Return what a method would answer with so many tokens, between two measured numbers.
-
-    ``curve`` has one number per question, by tokens sent; at least two entries. Between the two
-    nearest it is linear in the logarithm of the tokens; beyond the ends the nearest entry holds.
-
-    Example:
-        >>> at_equal_tokens({16: [0.0, 1.0], 64: [1.0, 1.0]}, 32).tolist()
-        [0.5, 1.0]
-    """
-    known = sorted(curve)
-    above = int(np.clip(np.searchsorted(known, tokens), 1, len(known) - 1))
-    low, high = known[above - 1], known[above]
-    share = np.clip(np.log(tokens / low) / np.log(high / low), 0, 1)
-    return (1 - share) * np.asarray(curve[low]) + share * np.asarray(curve[high])
-
-
 def beyond_chance(table: pd.DataFrame, low: str = "low", high: str = "high") -> pd.Series:
     """Return for each row whether its interval leaves 0 out."""
     return (table[low] > 0) | (table[high] < 0)

@@ -9,7 +9,6 @@ from scipy import stats
 
 from prumerge.experiments.statistics import (
     Interval,
-    at_equal_tokens,
     beyond_chance,
     bounds,
     compare,
@@ -288,10 +287,3 @@ def test_the_agreement_of_many_methods_is_drawn():
     assert found.methods == 9 and found.p == pytest.approx(1 / 40_321)
     ties = rank_agreement(scores, dict.fromkeys(names, 1), PICTURES, draws=10)
     assert (ties.mean, ties.p) == (0.0, 1.0)
-
-
-def test_between_two_budgets_answers_are_interpolated():
-    curve = {16: BAD, 64: MIDDLE, 128: GOOD}
-    assert at_equal_tokens(curve, 64).tolist() == MIDDLE.astype(float).tolist()
-    assert np.allclose(at_equal_tokens(curve, 32), (BAD.astype(float) + MIDDLE) / 2)
-    assert np.array_equal(at_equal_tokens(curve, 900), GOOD)
