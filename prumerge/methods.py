@@ -65,6 +65,9 @@ class Method:
 
 _REGISTRY: dict[str, Method] = {}
 
+INSIDE = ("fastv", "pyramiddrop", "sparsevlm")
+"""Methods that drop tokens inside the language model: no function from what the encoder says."""
+
 
 def register(
     name: str,
@@ -143,8 +146,20 @@ def _module_failure(path: str, error: BaseException) -> ValueError:
 
 
 def names() -> list[str]:
-    """Return the names of all registered methods, in the order they were registered."""
+    """Return the names of all registered methods, in the order they were registered.
+
+    Those in ``INSIDE`` are not among them: each name here can be attached, and called on what an
+    encoder says.
+    """
     return list(_REGISTRY)
+
+
+def inside_only(name: str) -> ValueError:
+    """Say that a method works inside the language model alone, and what to call instead."""
+    return ValueError(
+        f"{name} drops visual tokens inside the language model, so it reduces no prompt: write "
+        f'`with prumerge.models.inside.inside(model, "{name}", budget=...):` around your calls'
+    )
 
 
 def resolve(method: str | Function | Method, **overrides: Any) -> Method:
@@ -159,6 +174,8 @@ def resolve(method: str | Function | Method, **overrides: Any) -> Method:
         64
     """
     if isinstance(method, str):
+        if method in INSIDE and method not in _REGISTRY:
+            raise inside_only(method)
         if method not in _REGISTRY:
             raise ValueError(f"unknown method {method!r}: {suggestion(method, _REGISTRY)}")
         method = _REGISTRY[method]

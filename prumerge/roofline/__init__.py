@@ -26,6 +26,7 @@ Words
 from prumerge.roofline.costs import (
     estimate_costs,
     estimate_memory,
+    estimate_prefill,
     kv_cache_bytes,
     list_operations,
     weight_bytes,

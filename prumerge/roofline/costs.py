@@ -14,6 +14,7 @@ from prumerge.roofline.operations import (
     Operation,
     find_convention,
     language_operations,
+    layered_operations,
     projector_operations,
     vision_operations,
 )
@@ -133,6 +134,39 @@ def estimate_costs(
             row = case.columns() | {"new_tokens": new_tokens, "stage": stage}
             rows.append(row | summed(operations, case.card, case.precision))
     return pd.DataFrame(rows)
+
+
+def estimate_prefill(
+    model: Any,
+    layer_tokens: Sequence[int],
+    hardware: Hardware | str = "H100",
+    precision: Precision | str = "fp16",
+    batch: int = 1,
+    flash_attention: bool = False,
+    *,
+    convention: Convention | str = "complete",
+) -> dict[str, float | int]:
+    """Estimate the prefill of prompts that lose tokens between the layers of the language model.
+
+    ``layer_tokens`` are the tokens of one prompt that each layer reads, text included, one number
+    per layer (else ValueError); the rest is as in :func:`estimate_costs`, whose measures of one
+    stage come back. Choosing what to drop is not counted.
+
+    Example:
+        >>> every, dropped = [104] * 32, [616] * 2 + [69] * 30    # 64 or 63 visual tokens a layer
+        >>> costs = [estimate_prefill("7b", tokens) for tokens in (every, dropped)]
+        >>> [round(cost["operations"] / 1e12, 2) for cost in costs]
+        [1.35, 1.35]
+    """
+    check_counts(batch=batch, **{f"tokens of layer {n}": c for n, c in enumerate(layer_tokens)})
+    language, flash = read_shape(model).language, bool(flash_attention)
+    if len(layer_tokens) != language.layers:
+        raise ValueError(
+            f"layer_tokens has {len(layer_tokens)} numbers, the model {language.layers} layers"
+        )
+    card, bits = find_hardware(hardware), find_precision(precision)
+    how = batch, bits, find_convention(convention, flash), flash
+    return summed(layered_operations(language, layer_tokens, *how), card, bits)
 
 
 def list_operations(

@@ -4,7 +4,9 @@
 weights are not counted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from prumerge.roofline.hardware import Precision
 from prumerge.roofline.shapes import LanguageShape, VisionShape
@@ -193,6 +195,35 @@ def language_operations(
         replace(residual, repeats=2 * shape.layers),
         *_ends(shape, rows, batch, precision, convention),
     ]
+
+
+def layered_operations(
+    shape: LanguageShape,
+    tokens: Sequence[int],
+    batch: int,
+    precision: Precision,
+    convention: Convention,
+    flash_attention: bool,
+) -> list[Operation]:
+    """List the operations of a prefill whose layers read ``tokens`` of each prompt, one by one.
+
+    The embedding reads as many as the first layer, norm and logits behind the layers as many as the
+    last one.
+    """
+
+    def listed(layers: int, count: int) -> list[Operation]:
+        how = batch, precision, convention, flash_attention
+        return language_operations(replace(shape, layers=layers), count, count, *how)
+
+    ends = {each.name: each.repeats for each in listed(0, tokens[-1]) if each.repeats}
+    operations = [each for each in listed(0, tokens[0]) if each.name == "embedding"]
+    operations += [e for e in listed(0, tokens[-1]) if e.name in ends and e.name != "embedding"]
+    for count, layers in groupby(tokens):
+        for each in listed(len(list(layers)), count):
+            repeats = each.repeats - ends.get(each.name, 0)
+            if repeats:
+                operations.append(replace(each, repeats=repeats))
+    return operations
 
 
 def _ends(shape, rows, batch, precision, convention) -> list[Operation]:

@@ -11,7 +11,8 @@ from itertools import cycle, islice
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Real, UInt8
+from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.encoder import Encoded
@@ -21,7 +22,8 @@ from prumerge.mini.families import Question
 from prumerge.mini.questions import is_right
 from prumerge.mini.relevance import TextReader
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
-from prumerge.models.asking import ask, prompt_of
+from prumerge.models.asking import answer, ask, prompt_of
+from prumerge.models.inside import inside
 
 SETS = {"choose": 2001, "report": 2002}
 """Seeds of the sets; their digits are scans that training never sees."""
@@ -46,10 +48,13 @@ class QuestionSet:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Which questions were answered right, and the tokens sent per picture, extra ones included."""
+    """Which questions were answered right, and the tokens sent per picture, extra ones included.
+
+    Inside the language model tokens are the mean over its layers.
+    """
 
     right: Bool[np.ndarray, " questions"]
-    kept: Int[np.ndarray, " pictures"]
+    kept: Real[np.ndarray, " pictures"]
 
 
 def check_questions(name: str, per_family: int) -> None:
@@ -130,3 +135,21 @@ def answer_set(
         right += [is_right(answer.text, truth) for answer, truth in pairs]
         kept += [answer.visual_tokens for answer in answers[::PER_PICTURE]]
     return Outcome(np.array(right), np.array(kept))
+
+
+def answer_set_inside(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    asked: QuestionSet,
+    method: Method,
+) -> Outcome:
+    """Answer a set of questions while a method drops tokens inside the language model, greedily.
+
+    What is dropped depends on the question, so each prompt is read anew with its picture.
+    """
+    table = asked.table
+    shown = [Image.fromarray(asked.pixels[picture]) for picture in table["picture"]]
+    with inside(model, method.name, method.settings.budget) as at_work:
+        said = answer(model, processor, shown, list(table["text"]), MAX_NEW_TOKENS)
+    right = [is_right(text, truth) for text, truth in zip(said, table["answer"], strict=True)]
+    return Outcome(np.array(right), np.full(len(asked.pixels), at_work.mean_tokens))

@@ -29,9 +29,10 @@ from typing import Any
 import yaml
 
 from prumerge.experiments.sweeps.answers import check_questions
-from prumerge.methods import Method, import_file, resolve
+from prumerge.methods import INSIDE, Method, import_file, resolve
 from prumerge.methods import names as method_names
 from prumerge.models.loading import fingerprint, grid_of, read_config
+from prumerge.models.stages import find_dropping, resolve_inside
 from prumerge.settings import Settings, suggestion
 
 GRIDS = Path(__file__).resolve().with_name("grids")
@@ -40,7 +41,7 @@ GRIDS = Path(__file__).resolve().with_name("grids")
 CHOOSING = ("neighbours", "weights", "candidates", "scores", "spatial")
 """Grids on the questions ``choose`` whose winners make the preset ``tuned``."""
 
-REPORTING = ("rivals", "printed", "steps", "readings", "tuned")
+REPORTING = ("rivals", "inside", "printed", "steps", "readings", "tuned")
 """Grids on the questions ``report``."""
 
 _PARTS = ("about", "common", "jobs")
@@ -71,6 +72,10 @@ class Point:
             raise ValueError(
                 f"budget={budget} is more than the {patches} visual tokens of model {self.model!r}"
             )
+        if self.inside:
+            layers = read_config(self.model).get_text_config().num_hidden_layers
+            total = self.resolved.settings.tokens_of(patches)
+            find_dropping(self.method).reads(layers, patches, total)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "Point":
@@ -84,7 +89,8 @@ class Point:
         changes = {name: value for name, value in values.items() if name in _SETTINGS}
         point = cls(changes=tuple(sorted(changes.items())), **own)
         # What is spelled out but changes nothing must not make another point.
-        usual = vars(resolve(point.method).settings)
+        find = resolve_inside if point.inside else resolve
+        usual = vars(find(point.method).settings)
         kept = [(name, value) for name, value in point.changes if value != usual[name]]
         return dataclasses.replace(point, changes=tuple(kept))
 
@@ -95,8 +101,15 @@ class Point:
         return own | dict(self.changes)
 
     @property
+    def inside(self) -> bool:
+        """Whether the method drops tokens inside the language model; see ``methods.INSIDE``."""
+        return self.method in INSIDE and not self.module
+
+    @property
     def resolved(self) -> Method:
         """The method with its settings."""
+        if self.inside:
+            return resolve_inside(self.method, **dict(self.changes))
         if self.module:
             import_file(self.module)
         if self.method not in method_names() and not self.module:

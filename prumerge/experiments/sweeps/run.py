@@ -32,7 +32,12 @@ from prumerge import paths
 from prumerge.encoder import Encoded, hidden_states, needed_layers, open_tower, shrunk_features
 from prumerge.experiments.parameters import check_parameters
 from prumerge.experiments.sweeps import answers, tables
-from prumerge.experiments.sweeps.answers import QuestionSet, answer_set, draw_questions
+from prumerge.experiments.sweeps.answers import (
+    QuestionSet,
+    answer_set,
+    answer_set_inside,
+    draw_questions,
+)
 from prumerge.experiments.sweeps.grids import Point, Sweep, weights_of
 from prumerge.experiments.sweeps.tables import Row, known_rows, table_of
 from prumerge.mini import families, glyphs, questions, scenes
@@ -144,10 +149,14 @@ def run_point(point: Point, device: str = "cpu") -> Row:
     """Answer a point's questions; ValueError if the method does not work on this encoder."""
     method = point.resolved
     seen = open_encodings(point.model, point.questions, point.per_family, device)
-    encoded = seen.read(method.settings)
-    reader = read_text(point.model, device) if method.reads_question else None
-    started = time.perf_counter()
-    outcome = answer_set(seen.model, seen.processor, seen.questions.table, encoded, method, reader)
+    if point.inside:
+        started = time.perf_counter()
+        outcome = answer_set_inside(seen.model, seen.processor, seen.questions, method)
+    else:
+        encoded, table = seen.read(method.settings), seen.questions.table
+        reader = read_text(point.model, device) if method.reads_question else None
+        started = time.perf_counter()
+        outcome = answer_set(seen.model, seen.processor, table, encoded, method, reader)
     seconds = time.perf_counter() - started
     return tables.row_of(point, outcome, seen.weights, seen.questions.table, device, seconds)
 
