@@ -7,6 +7,10 @@ inputs          a call on full prompts, rewritten
 generation      the stock ``generate`` from shortened prompts
 caches          what a KV cache has read, for the next turn
 covers          functions put over a model's own
+inside          tokens dropped between the language model's layers, by masks
+stages          FastV, PyramidDrop, SparseVLM: when they drop, and how many
+ratings         by whose attention they do
+recycling       the dropped ones that SparseVLM sends on as means
 asking          questions about pictures: the one engine of all experiments
 preprocessing   from any picture to what the processor is given
 loading         a LLaVA and its processor by name; what tells weights apart

@@ -40,18 +40,12 @@ published model; each module says what is lost. All but VisionZip, whose token o
 definition, send tokens in raster order. Most authors score by the mean attention of the heads in
 the block that *made* the features (the second to last); PruMerge reads the block after it.
 
-FastV, PyramidDrop and SparseVLM are not here, because they do not fit: they drop visual tokens
-*inside* the language model, by the attention that its own layers pay to them.
-
-* ``attach`` shortens the prompt once and leaves everything behind it to the stock model, which is
-  why cache, beams, padding and every attention backend work. Here the prompt stays as long, layers
-  after K read fewer tokens, and each decoder layer would have to be covered instead.
-* The KV cache would hold another number of tokens per layer, while ``transformers`` makes one mask
-  and one set of position ids for all layers, from the length of the first one's cache. Every layer
-  after K would need its own; static caches and chunked prefill cannot have them.
-* The attention they select by is not returned by the fast attention backends.
-* Counts would not compare: a budget of k after layer K costs ``(K * patches + (L - K) * k) / L``
-  tokens per layer of L, not k.
+FastV, PyramidDrop and SparseVLM drop visual tokens *inside* the language model, by the attention
+that its own layers pay to them, and so cannot stand behind this signature: the prompt stays as
+long, and each layer after a stage reads less. They are in :mod:`prumerge.models.inside`, by masks
+per layer, which give the answers of really dropping the tokens but save no time. Their budget is
+the mean number of visual tokens over the layers: a count kept after layer K alone would leave out
+what the layers before it read, and could not be compared with a budget here.
 """
 
 from prumerge.rivals import (
