@@ -14,7 +14,7 @@ decides by the stock module's own attention, run once more by the eager backend.
 Masks save nothing. What dropping would cost is stated by the roofline
 (:func:`prumerge.roofline.estimate_prefill`), at an equal mean number of tokens over the layers.
 
-:mod:`prumerge.models.stages` has the three methods, and where they stop and read how many.
+:mod:`prumerge.models.stages` has the three methods: when they drop, and what layers read.
 """
 
 import dataclasses
