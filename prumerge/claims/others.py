@@ -100,11 +100,11 @@ def matters(
     own, on = evidence.sweep(sweep)
     own = own.where(method="prumerge", **handling)
     release = own.where(**{name: getattr(PRESETS["release"], name) for name in vary})
-    changed = own.rows.drop(release.rows.index).groupby(list(vary), dropna=False).groups
-    if release.rows.empty or not changed:
+    changed = own.rows.drop(release.rows.index).groupby(list(vary), dropna=False)
+    if release.rows.empty or not len(changed):
         raise Missing(f"no rows of the release and others: make sweep SWEEP={sweep}")
     base, pictures = release.right.mean(axis=1), own.questions["picture"]
-    others = [own.right[list(keys)].mean(axis=1) for keys in changed.values()]
+    others = [own.right[list(rows.index)].mean(axis=1) for _, rows in changed]
     levels = holm(np.array([significance(other, base, pictures) for other in others]))
     moved = [100 * (other - base).mean() for other in others]
     beyond = int((levels < 0.05).sum())
