@@ -9,6 +9,7 @@
 
 Where to find the paper's ideas:
 
+    tower        a stock vision tower of any build, opened
     encoder      the stock encoder, run as far as needed, and what it says: ``Encoded``
     scores       class attention and keys from a vision encoder
     outliers     the interquartile fence: how many patches stand out

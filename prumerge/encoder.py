@@ -1,7 +1,6 @@
 """A stock vision encoder, run only as far as needed, and what it says about pictures.
 
     Encoded         all that a reduction method may look at
-    open_tower      find embeddings and blocks
     needed_layers   which hidden states the features, scores and keys are read from
     hidden_states   run the blocks before them, and no other
     shrunk_features the features of smaller pictures
@@ -20,7 +19,6 @@ Shapes
 import contextlib
 import dataclasses
 import functools
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -32,6 +30,7 @@ from torch.nn.functional import interpolate
 
 from prumerge.settings import Settings
 from prumerge.spatial import check_grid
+from prumerge.tower import Tower, open_tower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,40 +174,6 @@ def check_shapes(features: Tensor, keys: Tensor, scores: Tensor) -> None:
         raise ValueError("scores have no patches: a picture needs at least one")
 
 
-def open_tower(vision_tower: nn.Module) -> nn.Module:
-    """Find the module that holds the embeddings and the blocks.
-
-    That is a ``CLIPVisionModel``, ``SiglipVisionModel`` or one built alike itself, or the
-    ``vision_model`` inside that older versions and other wrappers have. ValueError otherwise.
-    """
-    tower = getattr(vision_tower, "vision_model", vision_tower)
-    if not _is_built_like_clip(tower):
-        raise ValueError(
-            f"{type(vision_tower).__name__} is not built like CLIP's encoder, whose blocks take "
-            "hidden states alone: pass a CLIPVisionModel or SiglipVisionModel, or build Encoded "
-            "yourself"
-        )
-    return tower
-
-
-def _is_built_like_clip(tower: nn.Module) -> bool:
-    blocks = getattr(getattr(tower, "encoder", None), "layers", None)
-    if not blocks or not hasattr(getattr(tower, "embeddings", None), "patch_embedding"):
-        return False
-    taken = inspect.signature(type(blocks[0]).forward).parameters.values()
-    needed = {
-        own.name
-        for own in taken
-        if own.default is own.empty and own.kind is own.POSITIONAL_OR_KEYWORD
-    }
-    attention = getattr(blocks[0], "self_attn", None)
-    return (
-        needed <= {"self", "hidden_states", "attention_mask"}
-        and hasattr(blocks[0], "layer_norm1")
-        and all(hasattr(attention, f"{name}_proj") for name in "qkv")
-    )
-
-
 def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[int, int, int]:
     """Number the hidden state of the features and the blocks of scores and keys from 0 (D1).
 
@@ -244,48 +209,60 @@ def needed_layers(settings: Settings, feature_layer: int, blocks: int) -> tuple[
     return features, found[0], found[1]
 
 
-def check_pictures(tower: nn.Module, pixel_values: Tensor) -> None:
-    """Raise ValueError unless these are a batch of pictures of the encoder's size."""
-    size = tower.config.image_size
+def check_pictures(vision_tower: nn.Module | Tower, pixel_values: Tensor) -> None:
+    """Raise ValueError unless these are a batch of pictures of a size that the encoder takes.
+
+    That is its own size, or, where its positions fit themselves to the picture (DINOv2, DINOv3,
+    InternViT, SigLIP2), any whole number of patches.
+    """
+    tower = open_tower(vision_tower)
     if not isinstance(pixel_values, Tensor):
         raise ValueError(
             f"pixel_values must be a tensor, got {type(pixel_values).__name__}: pass "
             'processor(..., return_tensors="pt")["pixel_values"]'
         )
-    if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, size, size):
+    channels = getattr(tower.module.config, "num_channels", 3)
+    given, sizes = list(pixel_values.shape), tower.image_px
+    right = len(given) == 4 and given[1] == channels
+    if tower.fits_its_positions:
+        sides, sizes = given[-2:], tuple(f"n * {side}" for side in tower.patch_px)
+        right = right and all(
+            own and not own % side for own, side in zip(sides, tower.patch_px, strict=True)
+        )
+    else:
+        right = right and tuple(given[2:]) == sizes
+    if not right:
         raise ValueError(
-            f"pixel_values must be [pictures, 3, {size}, {size}] for this encoder, got "
-            f"{list(pixel_values.shape)}: use the processor saved with the model"
+            f"pixel_values must be [pictures, {channels}, {sizes[0]}, {sizes[1]}] for this "
+            f"encoder, got {given}: use the processor saved with the model"
         )
 
 
 def hidden_states(
-    tower: nn.Module, pixel_values: Tensor, wanted: set[int], **options: bool
+    vision_tower: nn.Module | Tower, pixel_values: Tensor, wanted: set[int], **options: bool
 ) -> dict[int, Tensor]:
     """Run the encoder up to the last hidden state wanted; return those wanted by number.
 
-    The class token is included. Pictures are moved to the encoder's type and device. They must have
-    its size (else ValueError) unless there are ``options`` for the embeddings, such as
-    ``interpolate_pos_encoding=True``.
+    Class token and registers are included. Pictures are moved to the encoder's type and device.
+    They must have a size that it takes (else ValueError) unless there are ``options`` for the
+    embeddings, such as ``interpolate_pos_encoding=True``.
     """
+    tower = open_tower(vision_tower)
     if not options:
         check_pictures(tower, pixel_values)
-    first = tower.embeddings.patch_embedding
-    hidden = tower.embeddings(pixel_values.to(device_of(first), first.weight.dtype), **options)
-    if hasattr(tower, "pre_layrnorm"):  # CLIP's LayerNorm before the first block, spelled so
-        hidden = tower.pre_layrnorm(hidden)
+    first, grid = tower.patch_layer, tower.grid(pixel_values)
+    hidden = tower.embed(pixel_values.to(device_of(first), first.weight.dtype), **options)
     states = {}
     for index in range(max(wanted) + 1):
         if index:
-            hidden = tower.encoder.layers[index - 1](hidden, attention_mask=None)
-            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+            hidden = tower.run(tower.blocks[index - 1], hidden, grid)
         if index in wanted:
             states[index] = hidden
     return states
 
 
 def shrunk_features(
-    tower: nn.Module,
+    vision_tower: nn.Module | Tower,
     pixel_values: Tensor,
     layer: int,
     grid: tuple[int, int],
@@ -298,17 +275,19 @@ def shrunk_features(
     resized with an antialiased bilinear filter, and the position embeddings are interpolated as
     ``transformers`` does for pictures of another size.
     """
-    if tower.embeddings.position_embedding.weight.is_meta:
+    tower = open_tower(vision_tower)
+    positions = getattr(tower.embeddings, "position_embedding", None)
+    if positions is not None and positions.weight.is_meta:
         # transformers interpolates the weight itself, past the hooks that would bring it.
         raise ValueError(
             "smaller pictures need the encoder's position embeddings in memory, and they are "
             "offloaded: keep model.vision_tower on a device, or choose another method"
         )
-    size = [side * tower.config.patch_size for side in grid]
+    size = [side * patch for side, patch in zip(grid, tower.patch_px, strict=True)]
     chosen = pixel_values[pictures.to(pixel_values.device)].float()
     small = interpolate(chosen, size=size, mode="bilinear", antialias=True)
-    hidden = hidden_states(tower, small, {layer}, interpolate_pos_encoding=True)[layer]
-    return hidden[:, hidden.shape[1] - grid[0] * grid[1] :]
+    options = {} if tower.fits_its_positions else {"interpolate_pos_encoding": True}
+    return hidden_states(tower, small, {layer}, **options)[layer][:, tower.first :]
 
 
 def run_again(

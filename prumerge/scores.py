@@ -34,11 +34,11 @@ from prumerge.encoder import (
     gathered,
     hidden_states,
     needed_layers,
-    open_tower,
     run_again,
     shrunk_features,
 )
 from prumerge.settings import Settings, resolve_settings
+from prumerge.tower import Tower, open_tower
 
 
 def class_attention(
@@ -95,8 +95,8 @@ def encode(
     """Run a vision encoder as far as needed and score its patches (D1 to D3).
 
     Args:
-        vision_tower: ``CLIPVisionModel``, ``SiglipVisionModel`` or one built alike, such as
-            ``model.model.vision_tower`` of a LLaVA.
+        vision_tower: CLIP's, SigLIP's, a DINO, ViT, DeiT or InternViT, see
+            :func:`prumerge.tower.open_tower`; such as ``model.model.vision_tower`` of a LLaVA.
         pixel_values: Preprocessed pictures; moved to the type and device of the encoder.
         settings: ``score``, ``softmax_class``, ``score_layer`` and ``key_layer`` are read. None:
             the release's.
@@ -104,7 +104,8 @@ def encode(
             the last. LLaVA-1.5: -2.
 
     Returns:
-        Features equal to ``hidden_states[feature_layer]`` of the encoder, with keys and scores.
+        Features equal to ``hidden_states[feature_layer]`` of the encoder, without class token and
+        registers, with keys and scores. Keys are as attention sees them: rotated under RoPE.
         These two decide what is kept and merged, and are computed in float32 from the hidden
         states, in whatever type the encoder runs and under autocast too. What remains: the states
         of an encoder in half precision are themselves rounded, and so a patch near the fence may
@@ -115,20 +116,19 @@ def encode(
             one, if a layer does not exist, or if no block reads the selected features.
     """
     settings = Settings() if settings is None else resolve_settings(settings)
-    check_tower(vision_tower, settings, feature_layer)
     tower = open_tower(vision_tower)
-    layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
+    check_tower(tower, settings, feature_layer)
+    layers = needed_layers(settings, feature_layer, len(tower.blocks))
     hidden = hidden_states(tower, pixel_values, set(layers))
-    grid = tuple(side // tower.config.patch_size for side in pixel_values.shape[-2:])
     return dataclasses.replace(
-        read_states(tower, hidden, layers, settings, grid),
+        read_states(tower, hidden, layers, settings, tower.grid(pixel_values)),
         at_grid=functools.partial(shrunk_features, tower, pixel_values, layers[0]),
-        rerun=functools.partial(run_again, tower, pixel_values, layers[0]),
+        rerun=functools.partial(run_again, tower.module, pixel_values, layers[0]),
     )
 
 
 def read_states(
-    tower: nn.Module,
+    vision_tower: nn.Module | Tower,
     hidden: dict[int, Tensor],
     layers: tuple[int, int, int],
     settings: Settings,
@@ -139,25 +139,25 @@ def read_states(
     ``hidden`` holds those of ``layers``, class token included; ``layers`` numbers features, scores
     and keys as :func:`prumerge.encoder.needed_layers` does. There are no pictures to encode again.
     """
+    tower = open_tower(vision_tower)
     _check_class_token(tower, settings)
-    heads = tower.config.num_attention_heads
     features, *inputs = (hidden[layer] for layer in layers)
-    blocks = [tower.encoder.layers[layer] for layer in layers[1:]]
-    first = int(hasattr(tower.embeddings, "class_embedding"))
+    blocks = [tower.blocks[layer] for layer in layers[1:]]
+    first = tower.first
     with contextlib.ExitStack() as within:
         within.enter_context(torch.autocast(features.device.type, enabled=False))
         within.enter_context(_InFloat32())
         for block in dict.fromkeys(blocks):
-            within.enter_context(gathered(block, block.self_attn.q_proj))
-        queries, keys = _queries_and_keys(blocks[0], inputs[0], settings, first)
-        scores = _score(queries, keys, settings, first, heads)
+            within.enter_context(gathered(block, tower.attention(block).query))
+        queries, keys = _queries_and_keys(tower, blocks[0], inputs[0], settings, grid)
+        scores = _score(queries, keys, settings, first, tower.heads)
         if settings.score == "value_weighted":
-            normed = blocks[0].layer_norm1(inputs[0][:, first:])
-            scores = weigh_by_values(scores, blocks[0].self_attn.v_proj(normed))
+            normed = _normed(tower, blocks[0], inputs[0][:, first:])
+            scores = weigh_by_values(scores, tower.attention(blocks[0]).value(normed))
         if blocks[1] is not blocks[0]:
-            keys = blocks[1].self_attn.k_proj(blocks[1].layer_norm1(inputs[1]))
-    class_feature = features[:, 0] if first else None
-    return Encoded(features[:, first:], keys[:, first:], scores, grid, class_feature, heads)
+            keys = _keys(tower, blocks[1], _normed(tower, blocks[1], inputs[1]), grid)
+    class_feature = features[:, 0] if tower.has_class else None
+    return Encoded(features[:, first:], keys[:, first:], scores, grid, class_feature, tower.heads)
 
 
 class _InFloat32(TorchFunctionMode):
@@ -177,28 +177,40 @@ def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def check_tower(vision_tower: nn.Module, settings: Settings, feature_layer: int) -> None:
+def check_tower(vision_tower: nn.Module | Tower, settings: Settings, feature_layer: int) -> None:
     """Refuse an encoder that :func:`encode` would refuse, before there are pictures."""
     tower = open_tower(vision_tower)
     _check_class_token(tower, settings)
-    needed_layers(settings, feature_layer, len(tower.encoder.layers))
+    needed_layers(settings, feature_layer, len(tower.blocks))
 
 
-def _check_class_token(tower: nn.Module, settings: Settings) -> None:
-    if settings.score != "received" and not hasattr(tower.embeddings, "class_embedding"):
+def _check_class_token(tower: Tower, settings: Settings) -> None:
+    if settings.score != "received" and not tower.has_class:
         raise ValueError(
-            f"score={settings.score!r} needs a class token and {type(tower).__name__} has none: "
-            "use score='received'"
+            f"score={settings.score!r} needs a class token and {type(tower.module).__name__} has "
+            "none: use score='received'"
         )
 
 
 def _queries_and_keys(
-    block: nn.Module, hidden: Tensor, settings: Settings, first: int
+    tower: Tower, block: nn.Module, hidden: Tensor, settings: Settings, grid: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Project the input of a block: the class token's query, or those of all patches, and keys."""
-    normed = block.layer_norm1(hidden)
-    asking = normed[:, first:] if settings.score == "received" else normed[:, :1]
-    return block.self_attn.q_proj(asking), block.self_attn.k_proj(normed)
+    normed = _normed(tower, block, hidden)
+    received = settings.score == "received"
+    asking = normed[:, tower.first :] if received else normed[:, :1]
+    queries = tower.attention(block).queries(asking)
+    if received:  # the class token stands nowhere, and is not turned
+        queries = tower.turned(queries, grid)
+    return queries, _keys(tower, block, normed, grid)
+
+
+def _keys(tower: Tower, block: nn.Module, normed: Tensor, grid: tuple[int, int]) -> Tensor:
+    return tower.turned(tower.attention(block).keys(normed), grid)
+
+
+def _normed(tower: Tower, block: nn.Module, hidden: Tensor) -> Tensor:
+    return tower.norm(block)(_at_least_float32(hidden))
 
 
 def _score(queries: Tensor, keys: Tensor, settings: Settings, first: int, heads: int) -> Tensor:

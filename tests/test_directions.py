@@ -12,7 +12,7 @@ PACKAGE = Path(prumerge.__file__).parent
 FLOORS = [
     {"paths": "paths", "settings": "settings"},
     {
-        "method": "encoder scores outliers spatial supplement reduction",
+        "method": "tower encoder scores outliers spatial supplement reduction",
         "roofline": "roofline",
     },
     {"methods": "methods"},

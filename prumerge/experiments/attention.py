@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Integer
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
-from prumerge.encoder import hidden_states, open_tower
+from prumerge.encoder import hidden_states
+from prumerge.tower import Tower, open_tower
 
 
 def top_share(scores: Float[Tensor, "*rows patches"], share: float = 0.1) -> Float[Tensor, "*rows"]:
@@ -69,31 +70,29 @@ def head_attention(
     The encoder's own attention, of which only the class token's row is computed again; its
     attention to itself is left out, so that a row sums to less than 1. Block i reads hidden state
     i. Probabilities are in float32 on the CPU; ``batch_size`` is a matter of memory alone. An
-    encoder not built like ``CLIPVisionModel``, or without class token, is a ValueError.
+    encoder of an unknown build, or without class token, is a ValueError.
     """
     tower = open_tower(vision_tower)
-    if not hasattr(tower.embeddings, "class_embedding"):
+    if not tower.has_class:
         raise ValueError(
             f"{type(vision_tower).__name__} has no class token whose attention could be read: "
             "measure the scores of encode(..., Settings(score='received')) instead"
         )
-    blocks = tower.encoder.layers
-    parts = []
+    parts, grid = [], tower.grid(pixel_values)
     for part in pixel_values.split(batch_size):
-        states = hidden_states(tower, part, set(range(len(blocks))))
-        rows = [_class_row(block, states[index]) for index, block in enumerate(blocks)]
+        states = hidden_states(tower, part, set(range(len(tower.blocks))))
+        rows = [_class_row(tower, block, states[i], grid) for i, block in enumerate(tower.blocks)]
         parts.append(torch.stack(rows).cpu())
     return torch.cat(parts, dim=1)
 
 
-def _class_row(block: nn.Module, hidden: Tensor) -> Tensor:
+def _class_row(tower: Tower, block: nn.Module, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return the class token's attention to the patches in one block, [images, heads, patches]."""
-    layer = block.self_attn
-    normed = block.layer_norm1(hidden)
-    query = layer.q_proj(normed[:, 0]).float().unflatten(-1, (-1, layer.head_dim))
-    keys = layer.k_proj(normed).float().unflatten(-1, (-1, layer.head_dim))
-    logits = torch.einsum("ihd,ikhd->ihk", query, keys) * layer.head_dim**-0.5
-    return logits.softmax(dim=-1)[..., 1:]
+    layer, normed = tower.attention(block), tower.norm(block)(hidden)
+    query = layer.queries(normed[:, 0]).float().unflatten(-1, (tower.heads, -1))
+    keys = tower.turned(layer.keys(normed), grid).float().unflatten(-1, (tower.heads, -1))
+    logits = torch.einsum("ihd,ikhd->ihk", query, keys) * query.shape[-1] ** -0.5
+    return logits.softmax(dim=-1)[..., tower.first :]
 
 
 def _shares(scores: Tensor) -> Tensor:

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPModel
 
-from prumerge.encoder import Encoded, open_tower
+from prumerge.encoder import Encoded
 from prumerge.models.loading import _told, find_source, load_whole
 from prumerge.paths import MINI
+from prumerge.tower import open_tower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class TextReader:
                 f"features have width {features.shape[-1]}, this CLIP's encoder "
                 f"{weight.shape[1]}: read the text tower of the CLIP that encoded the pictures"
             )
-        norm = open_tower(self.clip.vision_model).post_layernorm
+        norm = open_tower(self.clip.vision_model).module.post_layernorm
         patches = self.clip.visual_projection(norm(features.to(weight)))
         texts = torch.stack([self._read(question) for question in questions])
         return torch.einsum("ipw,iw->ip", normalize(patches.float(), dim=-1), texts)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from prumerge.encoder import Encoded, check_pictures, device_of, gathered, is_sharded, open_tower
+from prumerge.encoder import Encoded, check_pictures, device_of, gathered, is_sharded
 from prumerge.methods import Method, resolve
 from prumerge.models.caches import Read, cache_in, check_mask, read_by, remember
 from prumerge.models.covers import BoundCover, Cover
@@ -52,6 +52,7 @@ from prumerge.models.prompts import UNSENT, ShortPrompts, spread_logits
 from prumerge.reduction import Reduction
 from prumerge.scores import check_tower, encode
 from prumerge.settings import Settings
+from prumerge.tower import open_tower
 
 COVERED = (
     "forward",
@@ -229,7 +230,7 @@ class Attachment:
 
     def _encode(self, model: nn.Module, pixel_values: Tensor, layer: int) -> Encoded:
         tower = model.model.vision_tower
-        check_pictures(open_tower(tower), pixel_values)
+        check_pictures(tower, pixel_values)
         return _complete(model, encode(tower, pixel_values, self.settings, layer))
 
     # Under torch.compile the stock forward pass is compiled: how much is kept depends on pictures.
@@ -297,7 +298,7 @@ class Attachment:
     ) -> Any:
         # Pictures and words are embedded before the forward pass that would gather their weights,
         # and FSDP2 wants the whole model to have run before its parts do.
-        first = open_tower(model.model.vision_tower).embeddings.patch_embedding
+        first = open_tower(model.model.vision_tower).patch_layer
         with torch.no_grad():
             if is_sharded(first):
                 model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(first)))

@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from prumerge.encoder import Encoded, device_of, open_tower
+from prumerge.encoder import Encoded, device_of
 from prumerge.models.caches import Read, cache_in, slots_of
 from prumerge.models.positions import is_packed, packed_ids, position_ids, stretch
 from prumerge.models.prompts import ShortPrompts, find_placeholders, shorten
 from prumerge.reduction import Reduction
+from prumerge.tower import open_tower
 
 IGNORED_LABEL = -100
 PICTURE_ARGUMENTS = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
@@ -143,7 +144,14 @@ def feature_layer(model: LlavaForConditionalGeneration, arguments: dict[str, Any
         (layer,) = layer  # the stock model concatenates one layer
     if not isinstance(layer, int):
         raise ValueError(f"vision_feature_layer must be one layer such as -2, got {layer}")
-    has_class = hasattr(open_tower(model.model.vision_tower).embeddings, "class_embedding")
+    tower = open_tower(model.model.vision_tower)
+    has_class = tower.has_class
+    if tower.first > has_class:
+        raise ValueError(
+            f"{type(tower.module).__name__} has {tower.first - has_class} register or distillation "
+            "tokens, which the stock model sends as if they were patches: reduce with encode and "
+            "reduce_tokens instead"
+        )
     if strategy != (wanted := "default" if has_class else "full"):
         raise ValueError(
             f"vision_feature_select_strategy must be {wanted!r} for an encoder "

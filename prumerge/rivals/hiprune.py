@@ -16,6 +16,7 @@ from prumerge.reduction import OUTLIER, SPATIAL, Reduction, rank_scores
 from prumerge.rivals.shared import HEAD_MEAN, at_hand, counts_to_keep, send
 from prumerge.scores import read_states
 from prumerge.settings import Settings
+from prumerge.tower import open_tower
 
 ANCHORED = 0.1  # share of the budget for anchors and their four neighbours, as released
 MIDDLE = 9 / 24  # of the blocks, as released for CLIP ViT-L/14: its ninth
@@ -25,7 +26,7 @@ def middle_scores(
     settings: Settings, grid: tuple[int, int], tower: nn.Module, pixel_values: Tensor, layer: int
 ) -> Float[Tensor, "images patches"]:
     """Return the attention patches receive in the middle block."""
-    block = max(1, round(MIDDLE * len(tower.encoder.layers))) - 1
+    block = max(1, round(MIDDLE * len(open_tower(tower).blocks))) - 1
     hidden = hidden_states(tower, pixel_values, {block})
     return read_states(tower, hidden, (block, block, block), settings, grid).scores
 

@@ -26,6 +26,7 @@ from prumerge.rivals.shared import PLAIN, at_hand, counts_to_keep, cut
 from prumerge.settings import Settings
 from prumerge.spatial import keep_even, keep_lattice
 from prumerge.supplement import weighted_sums
+from prumerge.tower import open_tower
 
 
 def grid_within(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
@@ -91,11 +92,11 @@ def enlarged_features(
     grid: tuple[int, int], tower: nn.Module, pixel_values: Tensor, layer: int
 ) -> Tensor:
     """Encode pictures shrunk to a grid of patches, antialiased, and enlarged, both bilinear."""
-    size = [side * tower.config.patch_size for side in grid]
+    opened = open_tower(tower)
+    size = [side * patch for side, patch in zip(grid, opened.patch_px, strict=True)]
     small = interpolate(pixel_values.float(), size=size, mode="bilinear", antialias=True)
     large = interpolate(small, size=pixel_values.shape[-2:], mode="bilinear")
-    hidden = hidden_states(tower, large, {layer})[layer]
-    return hidden[:, int(hasattr(tower.embeddings, "class_embedding")) :]
+    return hidden_states(opened, large, {layer})[layer][:, opened.first :]
 
 
 @register("enlarged_picture", settings=PLAIN, sends="all")

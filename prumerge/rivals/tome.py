@@ -23,6 +23,7 @@ from prumerge.reduction import DISTINCT, Reduction, arrange, rank_scores
 from prumerge.rivals.shared import PLAIN, at_hand, counts_to_keep, cut, members
 from prumerge.settings import Settings
 from prumerge.supplement import weighted_sums
+from prumerge.tower import Tower, open_tower
 
 
 def merge_alike(
@@ -153,19 +154,20 @@ def match_pairs(
 
 
 def attend(
-    attention: nn.Module, hidden: Float[Tensor, "images tokens width"], sizes: Tensor
+    tower: Tower, block: nn.Module, normed: Float[Tensor, "images tokens width"], sizes: Tensor
 ) -> tuple[Float[Tensor, "images tokens width"], Float[Tensor, "images tokens depth"]]:
     """Let tokens attend to each other, a token of many patches as if it were many.
 
     Source: paper, proportional attention: the logarithm of a token's size is added to its logits.
     """
+    attention = tower.attention(block)
     query, key, value = (
-        project(hidden).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        project(normed).unflatten(-1, (tower.heads, -1)).transpose(1, 2)
+        for project in (attention.queries, attention.keys, attention.value)
     )
     more = sizes.log().to(query.dtype)[:, None, None]
     output = scaled_dot_product_attention(query, key, value, attn_mask=more)
-    return attention.out_proj(output.transpose(1, 2).flatten(2)), key.mean(dim=1)
+    return attention.output(output.transpose(1, 2).flatten(2)), key.mean(dim=1)
 
 
 class Tokens(NamedTuple):
@@ -202,8 +204,8 @@ def merge_in_blocks(
     count: int, most: int | None, tower: nn.Module, pixel_values: Tensor, layer: int
 ) -> tuple[Tensor, Tensor]:
     """Encode and merge; return the feature and the place of the token that each patch went into."""
-    hidden = hidden_states(tower, pixel_values, {0})[0]
-    first = int(hasattr(tower.embeddings, "class_embedding"))
+    opened = open_tower(tower)
+    hidden, first = hidden_states(opened, pixel_values, {0})[0], opened.first
     places = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
     tokens = Tokens(hidden, torch.ones_like(places, dtype=torch.float32), places, places[:, first:])
     if not layer:
@@ -212,12 +214,13 @@ def merge_in_blocks(
             "none: use tome"
         )
     merges = merges_per_block(places.shape[1] - first - count, layer)
-    for block, pairs in zip(tower.encoder.layers, merges, strict=False):
-        change, keys = attend(block.self_attn, block.layer_norm1(tokens.hidden), tokens.sizes)
-        tokens = tokens._replace(hidden=tokens.hidden + change)
+    for block, pairs in zip(opened.blocks, merges, strict=False):
+        parts = opened.parts(block)
+        change, keys = attend(opened, block, parts.norm(tokens.hidden), tokens.sizes)
+        tokens = tokens._replace(hidden=tokens.hidden + parts.scale(change))
         tokens = merge_pairs(tokens, keys, pairs, most or places.shape[1], first)
-        grown = tokens.hidden + block.mlp(block.layer_norm2(tokens.hidden))
-        tokens = tokens._replace(hidden=grown)
+        change = parts.scale_after(parts.mlp(parts.norm_after(tokens.hidden)))
+        tokens = tokens._replace(hidden=tokens.hidden + change)
     rows = tokens.slot[..., None].expand(-1, -1, hidden.shape[-1])
     return tokens.hidden.gather(1, rows), tokens.stands.gather(1, tokens.slot) - first
 

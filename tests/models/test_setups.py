@@ -15,9 +15,11 @@ from toy import PATCHES, SIZE, batch, pictures, prompt, tiny_llava
 from transformers import (
     Aimv2VisionConfig,
     Dinov2Config,
+    Dinov2WithRegistersConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     MLCDVisionConfig,
+    SiglipVisionConfig,
     ViTConfig,
 )
 
@@ -197,21 +199,45 @@ def test_a_copy_has_an_attachment_and_weights_of_its_own():
     assert attachment_of(twin).model is twin and attachment_of(twin).kept
 
 
-@pytest.mark.parametrize("encoder", [Dinov2Config, ViTConfig, MLCDVisionConfig, Aimv2VisionConfig])
-@pytest.mark.parametrize("strategy", ["default", "full"])
-def test_encoders_that_cannot_be_read_are_refused_when_attaching(encoder, strategy):
+def llava_with(encoder, strategy):
+    """A LLaVA with a tower of another build."""
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     small |= {"num_attention_heads": 4, "image_size": SIZE, "patch_size": SIZE // 4}
-    text = tiny_llava().config.text_config
-    model = LlavaForConditionalGeneration(
+    like = tiny_llava().config
+    return LlavaForConditionalGeneration(
         LlavaConfig(
             vision_config=encoder(**small),
-            text_config=text,
+            text_config=like.text_config,
+            image_token_id=like.image_token_id,
+            image_seq_length=PATCHES,
             vision_feature_select_strategy=strategy,
         )
-    )
-    with pytest.raises(ValueError, match="is not built like CLIP's encoder"):
-        prumerge.attach(model, score="received", score_layer=-1, key_layer=-1)
+    ).eval()
+
+
+@pytest.mark.parametrize("encoder", [MLCDVisionConfig, Aimv2VisionConfig])
+@pytest.mark.parametrize("strategy", ["default", "full"])
+def test_encoders_that_cannot_be_read_are_refused_when_attaching(encoder, strategy):
+    with pytest.raises(ValueError, match="is not built like a vision tower"):
+        prumerge.attach(llava_with(encoder, strategy), score="received")
+
+
+@pytest.mark.parametrize("encoder", [SiglipVisionConfig, Dinov2Config, ViTConfig])
+def test_all_tokens_of_other_towers_are_what_the_stock_model_reads(encoder):
+    model = llava_with(encoder, "full" if encoder is SiglipVisionConfig else "default")
+    with torch.no_grad():
+        expected = model(**two_prompts()).logits
+        with prumerge.attach(
+            model, budget=PATCHES, score="received", neighbours=0, extra_token=False, order="raster"
+        ) as reducer:
+            found = model(**two_prompts()).logits
+    assert reducer.kept == [PATCHES] * 3
+    close(found, expected)
+
+
+def test_registers_that_a_llava_would_send_are_refused_when_attaching():
+    with pytest.raises(ValueError, match=r"4 register or distillation tokens.*encode and reduce"):
+        prumerge.attach(llava_with(Dinov2WithRegistersConfig, "default"))
 
 
 def test_a_layer_that_no_block_reads_is_refused_when_attaching():

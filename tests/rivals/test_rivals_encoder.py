@@ -11,6 +11,7 @@ from prumerge import Encoded, Settings, encode, resolve
 from prumerge.rivals.hiprune import MIDDLE, middle_scores
 from prumerge.rivals.tome import attend, merge_in_blocks, merges_per_block
 from prumerge.scores import class_attention
+from prumerge.tower import open_tower
 
 
 @torch.no_grad()
@@ -170,10 +171,10 @@ def test_nothing_merged_in_the_encoder_is_the_stock_encoder(kind):
 def test_a_token_of_two_equal_patches_weighs_as_both_did(name):
     """Proportional attention: merging equal tokens changes nothing for the others."""
     model = tower(name)
-    attention, hidden = model.encoder.layers[0].self_attn, torch.randn(1, 5, 32)
+    block, hidden = model.encoder.layers[0], torch.randn(1, 5, 32)
     twice = torch.cat([hidden, hidden[:, -1:]], dim=1)
-    both, _ = attend(attention, twice, torch.ones(1, 6))
-    once, _ = attend(attention, hidden, torch.tensor([[1.0, 1.0, 1.0, 1.0, 2.0]]))
+    both, _ = attend(open_tower(model), block, twice, torch.ones(1, 6))
+    once, _ = attend(open_tower(model), block, hidden, torch.tensor([[1.0, 1.0, 1.0, 1.0, 2.0]]))
     torch.testing.assert_close(once, both[:, :5])
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge import paths
-from prumerge.encoder import Encoded, hidden_states, needed_layers, open_tower, shrunk_features
+from prumerge.encoder import Encoded, hidden_states, needed_layers, shrunk_features
 from prumerge.experiments.parameters import check_parameters
 from prumerge.experiments.sweeps import answers, tables
 from prumerge.experiments.sweeps.answers import (
@@ -48,6 +48,7 @@ from prumerge.models.loading import fingerprint
 from prumerge.paths import written_whole
 from prumerge.scores import read_states
 from prumerge.settings import Settings
+from prumerge.tower import open_tower
 
 WORKER = Path(__file__).resolve().with_name("points.ipynb")
 BATCH = 15  # pictures encoded at a time
@@ -68,12 +69,12 @@ class Encodings:
         """Return features, keys and scores of all pictures, as these settings want them."""
         tower = open_tower(self.model.model.vision_tower)
         feature_layer = self.model.config.vision_feature_layer
-        layers = needed_layers(settings, feature_layer, len(tower.encoder.layers))
+        layers = needed_layers(settings, feature_layer, len(tower.blocks))
         hidden = self.states(layers)
         encoded = read_states(tower, hidden, layers, settings, (grid_of(self.model),) * 2)
 
         def again(function: Callable, pictures: torch.Tensor) -> Any:
-            return function(tower, self._pixels(pictures.tolist()), layers[0])
+            return function(tower.module, self._pixels(pictures.tolist()), layers[0])
 
         def shrunk(grid: tuple[int, int], pictures: torch.Tensor) -> torch.Tensor:
             pixels, every = self._pixels(pictures.tolist()), torch.arange(len(pictures))
@@ -139,7 +140,7 @@ def _write_array(path: Path, array: np.ndarray) -> None:
 def encode(model: str, name: str, per_family: int, device: str) -> None:
     """Encode a question set as most points want it: what the Snakefile does before the jobs."""
     seen = open_encodings(model, name, per_family, device)
-    layers = open_tower(seen.model.model.vision_tower).encoder.layers
+    layers = open_tower(seen.model.model.vision_tower).blocks
     read = needed_layers(Settings(), seen.model.config.vision_feature_layer, len(layers))
     # The block before the last too: most rivals read their scores there.
     seen.states({*read, len(layers) - 2})
