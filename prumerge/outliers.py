@@ -10,6 +10,8 @@ Shapes
 Source: LLaVA-PruMerge, arXiv 2403.15388, step "adaptive important token selection" (AITS).
 """
 
+import functools
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -83,6 +85,10 @@ def count_outliers(
     Outliers are the best-scored patches of a picture, so their number says which they are. Scores
     are not checked for NaN: that would make a device wait.
 
+    Raises:
+        ValueError: If there are so few patches that none can be an outlier, whatever its score:
+            with the paper's quartiles 2 or 3. A single patch is all there is, and no outlier.
+
     Source:
         D4 and D5. With ``pooling="batch"`` and ``outlier_rule="count"`` every picture of a batch
         gets the same number, the mean rounded down, as in the release (lines 35-46, 116).
@@ -95,8 +101,22 @@ def count_outliers(
     images = scores.shape[0]
     scores = scores.float()
     rows = scores.reshape(1, -1) if settings.pooling == "batch" and images else scores
-    limits = fence(rows, settings.whisker, settings.lower_quantile, settings.upper_quantile)
+    bounds = (settings.whisker, settings.lower_quantile, settings.upper_quantile)
+    _check_enough(rows.shape[1], bounds)
+    limits = fence(rows, *bounds)
     counts = (scores > limits).sum(dim=1)
     if settings.pooling == "batch" and settings.outlier_rule == "count" and images:
         counts = (counts.sum() // images).expand(images)
     return counts
+
+
+@functools.lru_cache(maxsize=64)
+def _check_enough(patches: int, bounds: tuple[float, float, float]) -> None:
+    """Refuse a picture in which not even one patch that has all the attention stands out."""
+    alone = torch.zeros(1, patches)
+    alone[:, :1] = 1
+    if patches > 1 and not (alone > fence(alone, *bounds)).any():
+        raise ValueError(
+            f"{patches} patches are too few for the fence, beyond which none of them can be: set a "
+            "budget, or show the encoder larger pictures"
+        )

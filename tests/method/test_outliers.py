@@ -6,7 +6,7 @@ import reference
 import torch
 from samples import DEVICES, scores_with
 
-from prumerge import Settings
+from prumerge import Settings, reduce_tokens
 from prumerge.outliers import count_outliers, fence, keep_outliers
 
 ANY_REFUSAL = (ValueError, TypeError)  # jaxtyping's shape error is a TypeError
@@ -102,3 +102,13 @@ def test_no_picture_gives_no_count():
     for pooling in ("image", "batch"):
         settings = Settings(pooling=pooling, outlier_rule="count")
         assert count_outliers(torch.empty(0, 16), settings).tolist() == []
+
+
+@pytest.mark.parametrize(("whisker", "fewest"), [(1.5, 4), (3.0, 5)])
+def test_too_few_patches_for_any_outlier_are_refused(whisker, fewest):
+    settings = Settings(whisker=whisker)
+    enough, few = torch.eye(fewest), torch.eye(fewest - 1)
+    assert count_outliers(enough, settings).tolist() == [1] * fewest
+    with pytest.raises(ValueError, match=rf"^{fewest - 1} patches are too few.*set a budget"):
+        count_outliers(few, settings)
+    assert reduce_tokens(few[None], few[None], few[:1], budget=1, extra_token=False).kept == [1]
