@@ -37,7 +37,7 @@ EXPECTED = [
 # notebook -> case -> parameters
 CASES: dict[str, dict[str, dict]] = {
     "00_quickstart": {
-        "another method, one question per family, the picture decides": {
+        "another method, one question per family, no budget": {
             "method": "divprune", "budget": 0, "per_family": 1, "seed": 1,
         },
         "one token of photographs of one's own": {
@@ -144,3 +144,22 @@ CASES: dict[str, dict[str, dict]] = {
         "the smallest scenes, another seed": {"grid": 8, "scale": 0.001, "seed": 5, "questions": 1},
     },
 }  # fmt: skip
+
+# notebook -> case of it -> what this run must tell
+SAYS: dict[str, dict[str, str]] = {
+    "00_quickstart": {
+        "a budget beyond the picture": "budget = 1000 is more than a picture has: all 576 tokens",
+    },
+}
+
+# notebook -> what it refuses, in a sentence -> parameters
+REFUSED: dict[str, dict[str, dict]] = {
+    "00_quickstart": {
+        "per_family=0: ask at least 1 question": {"per_family": 0},
+        "unknown method 'prumrge': did you mean 'prumerge'": {"method": "prumrge"},
+    },
+    "02_iqr_selection": {
+        "whisker must be a finite number of at least 0, got -1.0": {"whisker": -1.0},
+        "lower_quantile must be below upper_quantile, got 0.25 and 0.1": {"upper_quantile": 0.1},
+    },
+}

@@ -10,15 +10,21 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from notebook_cases import CASES, EXPECTED, TIMEOUT_S
+from notebook_cases import CASES, EXPECTED, REFUSED, SAYS, TIMEOUT_S
 from notebook_check import check, in_recording_environment
 from notebook_rules import code_cells, outputs, problems
 
 from prumerge.paths import NOTEBOOKS, ROOT
-from prumerge.workbook.runs import check_parameters, declared_parameters, run_notebook
+from prumerge.workbook.runs import (
+    RunError,
+    check_parameters,
+    declared_parameters,
+    run_notebook,
+)
 
 FOUND = sorted(p for p in NOTEBOOKS.glob("*.ipynb") if len(p.suffixes) == 1)
 RUNS = [(p, case) for p in FOUND for case in CASES.get(p.stem, {})]
+WRONG = [(p, sentence) for p in FOUND for sentence in REFUSED.get(p.stem, {})]
 each_notebook = pytest.mark.parametrize("notebook", FOUND, ids=lambda path: path.stem)
 
 
@@ -61,8 +67,22 @@ def test_notebook_runs_with_other_values(notebook, case, tmp_path, monkeypatch):
     executed = run_notebook(
         notebook, tmp_path / notebook.name, CASES[notebook.stem][case], timeout_s=TIMEOUT_S
     )
-    assert all(c.execution_count for c in code_cells(nbformat.read(executed, as_version=4)))
+    document = nbformat.read(executed, as_version=4)
+    assert all(c.execution_count for c in code_cells(document))
+    assert SAYS.get(notebook.stem, {}).get(case, "") in told(document)
     assert notebook.read_bytes() == committed
+
+
+def told(document: nbformat.NotebookNode) -> str:
+    """All that the cells of a notebook have printed."""
+    return "".join(output.get("text", "") for output in outputs(document))
+
+
+@pytest.mark.parametrize(("notebook", "sentence"), WRONG, ids=lambda v: getattr(v, "stem", v))
+def test_a_value_outside_its_limits_is_refused_in_a_sentence(notebook, sentence, tmp_path):
+    parameters = REFUSED[notebook.stem][sentence]
+    with pytest.raises(RunError, match=re.escape(sentence)):
+        run_notebook(notebook, tmp_path / notebook.name, parameters, timeout_s=TIMEOUT_S)
 
 
 @each_notebook
