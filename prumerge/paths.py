@@ -30,6 +30,9 @@ RUNS = DATA / "runs"
 MINI = DATA / "mini-llava"
 """The trained mini-LLaVA: weights, config, tokenizer, processor, model card."""
 
+TOWERS = DATA / "towers"
+"""Pretrained vision towers, converted from packages; not committed."""
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:

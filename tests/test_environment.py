@@ -18,7 +18,7 @@ from prumerge.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-INSTALLED_BY_MAKE = ("notebooks", "test", "sweep", "train", "eval")
+INSTALLED_BY_MAKE = ("notebooks", "test", "tower", "sweep", "train", "eval")
 CONDA_TEXT = (ROOT / "environment.yml").read_text(encoding="utf-8")
 CONDA = yaml.safe_load(CONDA_TEXT)
 CONDA_PIP = CONDA["dependencies"][-1]["pip"]

