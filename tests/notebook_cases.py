@@ -71,13 +71,11 @@ CASES: dict[str, dict[str, dict]] = {
     "03_spatial_tokens": {
         "one photograph of one's own, two spaced tokens per outlier": {
             "images": PHOTOGRAPHS, "count": 1, "spatial_factor": 2, "budgets": [1, 1000],
-            "per_family": 4,
         },
     },
     "04_token_merging": {
         "one photograph of one's own, a model by its folder, more neighbours than patches": {
             "images": PHOTOGRAPHS, "count": 1, "model": str(MINI), "neighbours": 1000,
-            "budgets": [1], "per_family": 4,
         },
     },
     "07_cost_model": {
