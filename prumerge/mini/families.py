@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prumerge.mini.glyphs import COLOURS, DIGITS, KINDS, SHAPES
+from prumerge.mini.glyphs import DIGITS, KINDS, SHAPES
 from prumerge.mini.scenes import Scene, Thing
 
 LETTERS = ("a", "b", "c", "d")
@@ -46,7 +46,7 @@ def existence(scene: Scene, rng: np.random.Generator) -> Question | None:
     else:
         # Half of the absent names share colour or kind with a thing: one of them tells nothing.
         thing = _pick(rng, scene.things) if rng.random() < 0.5 else None
-        colour = thing.colour if thing and rng.random() < 0.5 else _pick(rng, COLOURS)
+        colour = thing.colour if thing and rng.random() < 0.5 else _pick(rng, scene.style.colours)
         kind = thing.kind if thing and colour != thing.colour else _pick(rng, KINDS)
         name = f"{colour} {kind}" if f"{colour} {kind}" not in names else None
     if name is None:
@@ -80,7 +80,9 @@ def digit(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 def count(scene: Scene, rng: np.random.Generator) -> Question | None:
     """How many things have a colour or a shape? Numbers are drawn evenly, 0 among them."""
-    groups = {colour: sum(t.colour == colour for t in scene.things) for colour in COLOURS}
+    groups = {
+        colour: sum(t.colour == colour for t in scene.things) for colour in scene.style.colours
+    }
     groups |= {shape: sum(t.kind == shape for t in scene.things) for shape in SHAPES}
     # First the number, then what to count: otherwise most answers would be 1.
     number = _pick(rng, sorted(set(groups.values())))
@@ -116,7 +118,7 @@ def verify(scene: Scene, rng: np.random.Generator) -> Question | None:
     if base is None:
         return None
     truth = rng.random() < 0.5
-    claim = base.answer if truth else _pick(rng, _alternatives(base))
+    claim = base.answer if truth else _pick(rng, _alternatives(base, scene))
     if claim is None:
         return None
     if base.family == "colour":
@@ -128,13 +130,13 @@ def verify(scene: Scene, rng: np.random.Generator) -> Question | None:
     return Question("verify", text, "yes" if truth else "no")
 
 
-def _alternatives(question: Question) -> list[str]:
+def _alternatives(question: Question, scene: Scene) -> list[str]:
     """Return wrong answers of the right type."""
     if question.family == "count":
         number = int(question.answer)
         near = {number - 2, number - 1, number + 1, number + 2, 0, 1, 2, 3} - {number}
         return [str(n) for n in sorted(near) if n >= 0]
-    types = {"colour": COLOURS, "shape": SHAPES, "digit": DIGITS, "position": PLACES}
+    types = {"colour": scene.style.colours, "shape": SHAPES, "digit": DIGITS, "position": PLACES}
     return [option for option in types[question.family] if option != question.answer]
 
 
@@ -143,7 +145,7 @@ def choice(scene: Scene, rng: np.random.Generator) -> Question | None:
     base = _pick(rng, (colour, shape, digit, position))(scene, rng)
     if base is None:
         return None
-    return _lettered("choice", base.text, base.answer, _alternatives(base), rng)
+    return _lettered("choice", base.text, base.answer, _alternatives(base, scene), rng)
 
 
 def _lettered(
@@ -159,7 +161,7 @@ def _lettered(
 
 def letter(scene: Scene, rng: np.random.Generator) -> Question:
     """Which letter stands before a word that is given? Asked for practice: no picture is needed."""
-    options = _pick(rng, (tuple(COLOURS), SHAPES, DIGITS, PLACES))
+    options = _pick(rng, (tuple(scene.style.colours), SHAPES, DIGITS, PLACES))
     answer = _pick(rng, options)
     wrong = [option for option in options if option != answer]
     return _lettered("letter", f"which is {answer} ?", answer, wrong, rng)

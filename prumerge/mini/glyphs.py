@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 
 PATCH_PIXELS = 8
 SIZES = (2, 3, 4)  # edge of a shape, in patches; digits start at 3, to stay legible
-DIGIT_SIZES = SIZES[1:]
 DIGITS = tuple("0123456789")
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "star")
 KINDS = SHAPES + DIGITS
@@ -32,32 +31,41 @@ TRAIN_VARIANTS, SHAPE_VARIANTS = 4, 12
 
 
 @cache
-def glyphs(held_out: bool) -> dict[str, dict[int, Float32[np.ndarray, "variants pixels pixels"]]]:
-    """Build the masks by kind and size, the same at every call, for training or held out."""
+def glyphs(
+    held_out: bool,
+    patch_px: int = PATCH_PIXELS,
+    sizes: tuple[int, ...] = SIZES,
+    digit_sizes: tuple[int, ...] = SIZES[1:],
+) -> dict[str, dict[int, Float32[np.ndarray, "variants pixels pixels"]]]:
+    """Build the masks by kind and size, the same at every call, for training or held out.
+
+    ``sizes`` are the edges of shapes in patches, ``digit_sizes`` those of digits.
+    """
     rng = np.random.default_rng(20240322 + held_out)
     with np.load(Path(__file__).with_name("digits.npz")) as stored:
         scans, digits = stored["scans"], stored["digits"]
     chosen = slice(-HELD_OUT_DIGITS, None) if held_out else slice(None, -HELD_OUT_DIGITS)
     images, labels = scans[chosen] / 16.0, digits[chosen]
-    masks = {shape: _shape_masks(shape, rng) for shape in SHAPES}
+    edges, legible = ({size: size * patch_px for size in chosen} for chosen in (sizes, digit_sizes))
+    masks = {shape: _shape_masks(shape, edges, rng) for shape in SHAPES}
     for digit in DIGITS:
-        masks[digit] = _digit_masks(images[labels == int(digit)], held_out, rng)
+        masks[digit] = _digit_masks(images[labels == int(digit)], legible, held_out, rng)
     return masks
 
 
 def _digit_masks(
-    scans: np.ndarray, held_out: bool, rng: np.random.Generator
+    scans: np.ndarray, edges: dict[int, int], held_out: bool, rng: np.random.Generator
 ) -> dict[int, np.ndarray]:
     variants = 1 if held_out else TRAIN_VARIANTS
-    masks = {size: [] for size in DIGIT_SIZES}
+    masks = {size: [] for size in edges}
     for scan in scans:
         picture = Image.fromarray((scan * 255).astype(np.uint8))
         for variant in range(variants):
             turned = variant > 0
             angle = rng.uniform(-12, 12) if turned else 0.0
             zoom = rng.uniform(0.85, 1.1) if turned else 1.0
-            for size in DIGIT_SIZES:
-                masks[size].append(_fit(picture, size * PATCH_PIXELS, angle, zoom))
+            for size, pixels in edges.items():
+                masks[size].append(_fit(picture, pixels, angle, zoom))
     return {size: np.stack(found).astype(np.float32) for size, found in masks.items()}
 
 
@@ -70,10 +78,11 @@ def _fit(picture: Image.Image, pixels: int, angle: float, zoom: float) -> np.nda
     return np.asarray(canvas) / 255.0
 
 
-def _shape_masks(shape: str, rng: np.random.Generator) -> dict[int, np.ndarray]:
+def _shape_masks(
+    shape: str, edges: dict[int, int], rng: np.random.Generator
+) -> dict[int, np.ndarray]:
     masks = {}
-    for size in SIZES:
-        pixels = size * PATCH_PIXELS
+    for size, pixels in edges.items():
         drawn = [_draw_shape(shape, pixels, rng.uniform(0.78, 1.0)) for _ in range(SHAPE_VARIANTS)]
         masks[size] = np.stack(drawn).astype(np.float32)
     return masks

@@ -9,13 +9,11 @@ encode_pictures   features, keys and scores of many
 """
 
 import dataclasses
-import importlib.util
 import io
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
 from prumerge.encoder import Encoded
+from prumerge.mini.photographs import PHOTOGRAPHS, Photograph  # noqa: F401  handed on
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
 from prumerge.models.loading import grid_of  # noqa: F401  handed on
 from prumerge.models.preprocessing import of_pictures, open_picture, prepare
@@ -53,47 +52,6 @@ class Picture:
     def covered(self) -> Bool[np.ndarray, " patches"] | None:
         """True for patches on which an object lies, in raster order; None for a user's picture."""
         return None if self.scene is None else (self.scene.owner > 0).ravel()
-
-
-class Photograph(NamedTuple):
-    """A photograph that a package brings along."""
-
-    name: str
-    package: str  # the module's name
-    path: str  # in the package
-    licence: str
-
-    def find(self) -> Path | None:
-        """Return the file, without importing the package; None where that is not installed."""
-        spec = importlib.util.find_spec(self.package)
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        path = Path(spec.submodule_search_locations[0]) / self.path
-        return path if path.exists() else None
-
-
-PHOTOGRAPHS = tuple(
-    Photograph(name, *file.split(":"), licence)
-    for name, file, licence in (
-        ("astronaut", "skimage:data/astronaut.png", "public domain, NASA"),
-        ("cat", "skimage:data/chelsea.png", "CC0, Stefan van der Walt"),
-        ("coffee", "skimage:data/coffee.png", "CC0, Rachel Michetti"),
-        ("motorcycle", "skimage:data/motorcycle_left.png", "Middlebury 2014 stereo benchmark"),
-        ("rocket", "skimage:data/rocket.jpg", "public domain, SpaceX"),
-        ("horse", "skimage:data/horse.png", "CC0, Andreas Preuss"),
-        ("cameraman", "skimage:data/camera.png", "CC0, Lav Varshney"),
-        ("temple", "sklearn:datasets/images/china.jpg", "CC BY 2.0, danielbuechele"),
-        ("flower", "sklearn:datasets/images/flower.jpg", "CC BY 2.0, vultilion"),
-        ("portrait", "matplotlib:mpl-data/sample_data/grace_hopper.jpg", "public domain, US Navy"),
-        ("coins", "skimage:data/coins.png", "no known restrictions, Brooklyn Museum"),
-        ("galaxies", "skimage:data/hubble_deep_field.jpg", "public domain, NASA"),
-        ("retina", "skimage:data/retina.jpg", "CC0, Mikael Häggström"),
-        ("bricks", "skimage:data/brick.png", "CC0, CC0Textures"),
-        ("grass", "skimage:data/grass.png", "CC0, linolafett"),
-        ("gravel", "skimage:data/gravel.png", "CC0, CC0Textures"),
-    )
-)
-"""Files in the wheels of scikit-image, scikit-learn and matplotlib; the last three are textures."""
 
 
 def load_pictures(

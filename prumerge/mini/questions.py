@@ -13,10 +13,11 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.mini import families
 from prumerge.mini.families import Question
-from prumerge.mini.glyphs import PATCH_PIXELS
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
+from prumerge.mini.styles import PLAIN, Style, style_of
 from prumerge.models import load
 from prumerge.models.asking import answer
+from prumerge.models.loading import grid_of
 from prumerge.paths import written_whole
 
 Asker = Callable[[Scene, np.random.Generator], Question | None]
@@ -86,7 +87,7 @@ class Item:
         return Image.fromarray(self.scene.pixels)
 
 
-def held_out(per_family: int, grid: int = 24, seed: int = 0) -> list[Item]:
+def held_out(per_family: int, grid: int = 24, seed: int = 0, style: Style = PLAIN) -> list[Item]:
     """Draw ``per_family`` held-out questions of every family, each about a picture of its own.
 
     The number of things is spread evenly from 1 to 12 (1 to 6 on small grids).
@@ -96,7 +97,7 @@ def held_out(per_family: int, grid: int = 24, seed: int = 0) -> list[Item]:
         rng = np.random.default_rng((HELD_OUT_SEED, seed, number))
         while len(items) < (number + 1) * per_family:
             objects = 1 + len(items) % most_objects(grid)
-            scene = draw_scene(rng, grid, objects=objects, held_out=True)
+            scene = draw_scene(rng, grid, objects=objects, held_out=True, style=style)
             question = ask(scene, family, rng)
             if question is not None:
                 items.append(Item(scene, question))
@@ -154,9 +155,9 @@ def score(items: list[Item], given: list[str]) -> pd.DataFrame:
 
 
 def write_scores(folder: Path, per_family: int = 100) -> pd.DataFrame:
-    """Score an exported mini-LLaVA with all visual tokens and leave the table as ``scores.csv``."""
+    """Score an exported model with all visual tokens and leave the table as ``scores.csv``."""
     model, processor = load(folder)
-    items = held_out(per_family, model.config.vision_config.image_size // PATCH_PIXELS)
+    items = held_out(per_family, grid_of(model), style=style_of(model))
     table = score(items, answers(model, processor, items))
     with written_whole(folder / "scores.csv") as partial:
         table.round(4).to_csv(partial, index=False)

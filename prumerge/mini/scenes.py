@@ -1,21 +1,24 @@
-"""Mini scenes: things on a textured ground, drawn from a seed, with the truth about each.
+"""Mini scenes: things on a ground, drawn from a seed, with the truth about each.
 
-A scene fills a square grid of patches (24 x 24 by default, 8 pixels each). It holds 1 to 12 things
-(a coloured shape of 2 to 4 patches on an edge or handwritten digit of 3 or 4, aligned to patches,
-never overlapping) and often a sign: a light plate with two or three dark digits, to be read.
+A scene fills a square grid of patches (24 x 24 by default). It holds 1 to 12 things (a coloured
+shape or handwritten digit of a few patches on an edge, aligned to patches, never overlapping) and
+often a sign: a light plate with two or three dark digits, to be read. How all of them look, and on
+what they lie, is the scene's style.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageFilter
 
-from prumerge.mini.glyphs import COLOURS, DIGIT_SIZES, DIGITS, KINDS, PATCH_PIXELS, SIZES, glyphs
+from prumerge.mini.glyphs import DIGITS, KINDS, glyphs
+from prumerge.mini.styles import PLAIN, Style
 
 HELD_OUT_SEED = 90_000  # far from any training seed; the digits' scans differ as well
 SIGN_SHARE = 0.4  # share of scenes that carry a sign
 REPEAT_SHARE = 0.2  # share of things that repeat a colour, and share that repeat a kind
-SIGN_ROWS = 3  # height of a sign and width of each of its digits, in patches
+INK, CHALK = (15, 15, 20), (250, 250, 250)  # of digits on signs, and of outlines
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Sign:
-    """A plate with a number on it, three rows high and three columns wide per digit."""
+    """A plate with a number on it, as high as each digit is wide."""
 
     number: str
     row: int
@@ -60,8 +63,9 @@ class Scene:
     corner: tuple[int, int]  # upper left patch of the part shown; 0, 0 unless it is a window
     things: tuple[Thing, ...]
     sign: Sign | None
-    pixels: UInt8[np.ndarray, "height width 3"]
+    pixels: UInt8[np.ndarray, "height width 3"] | None  # None where it was only laid out
     owner: Int[np.ndarray, "rows columns"]
+    style: Style = PLAIN
 
     @property
     def objects(self) -> int:
@@ -82,6 +86,8 @@ def draw_scene(
     held_out: bool = False,
     sign: bool | None = None,
     corner: tuple[int, int] | None = None,
+    style: Style = PLAIN,
+    painted: bool = True,
 ) -> Scene:
     """Draw one scene; the same state of ``rng`` draws the same one.
 
@@ -91,6 +97,7 @@ def draw_scene(
             ``corner`` (None: any); None draws the whole frame.
         objects: Number of things, or its range (ends included). Fewer when they do not fit.
         sign: Whether a sign is there; None leaves it to chance.
+        painted: False tells what is there without drawing it, which is quick.
     """
     shown = window or grid
     if corner is None:
@@ -99,43 +106,46 @@ def draw_scene(
     if not 0 <= low <= high:
         raise ValueError(f"objects must be a number or a range from low to high, got {objects}")
     owner = np.zeros((shown, shown), dtype=np.int64)
-    plate = _place_sign(rng, owner) if _wants_sign(rng, sign, shown) else None
-    things = _place_things(rng, owner, int(rng.integers(low, high + 1)))
+    plate = _place_sign(rng, owner, style) if _wants_sign(rng, sign, shown, style) else None
+    things = _place_things(rng, owner, int(rng.integers(low, high + 1)), style)
     if plate is not None:
         owner[owner == -1] = 1 + len(things)
-    pixels = _paint(rng, shown, things, plate, held_out)
+    pixels = _paint(rng, shown, things, plate, held_out, style) if painted else None
     down, across = corner
     things = tuple(replace(t, row=t.row + down, column=t.column + across) for t in things)
     if plate is not None:
         plate = replace(plate, row=plate.row + down, column=plate.column + across)
-    return Scene(grid, corner, things, plate, pixels, owner)
+    return Scene(grid, corner, things, plate, pixels, owner, style)
 
 
-def _wants_sign(rng: np.random.Generator, sign: bool | None, shown: int) -> bool:
+def _wants_sign(rng: np.random.Generator, sign: bool | None, shown: int, style: Style) -> bool:
     chance = rng.random() < SIGN_SHARE
-    return (chance if sign is None else sign) and shown >= 3 * SIGN_ROWS
+    return (chance if sign is None else sign) and shown >= 3 * style.sign_rows
 
 
-def _place_sign(rng: np.random.Generator, owner: np.ndarray) -> Sign:
+def _place_sign(rng: np.random.Generator, owner: np.ndarray, style: Style) -> Sign:
     number = "".join(rng.choice(DIGITS, size=rng.integers(2, 4)))
-    width = SIGN_ROWS * len(number)
-    row = int(rng.integers(0, len(owner) - SIGN_ROWS + 1))
+    rows, width = style.sign_rows, style.sign_rows * len(number)
+    row = int(rng.integers(0, len(owner) - rows + 1))
     column = int(rng.integers(0, len(owner) - width + 1))
-    owner[row : row + SIGN_ROWS, column : column + width] = -1
+    owner[row : row + rows, column : column + width] = -1
     return Sign(number, row, column)
 
 
-def _place_things(rng: np.random.Generator, owner: np.ndarray, count: int) -> list[Thing]:
+def _place_things(
+    rng: np.random.Generator, owner: np.ndarray, count: int, style: Style
+) -> list[Thing]:
     things: list[Thing] = []
+    colours = list(style.colours)
     for _ in range(20 * count):
         if len(things) == count:
             break
-        kind, colour = KINDS[rng.integers(len(KINDS))], list(COLOURS)[rng.integers(len(COLOURS))]
+        kind, colour = KINDS[rng.integers(len(KINDS))], colours[rng.integers(len(colours))]
         # Repeats make counting and telling apart worth asking about.
         if things and rng.random() < 2 * REPEAT_SHARE:
             model = things[rng.integers(len(things))]
             kind, colour = (kind, model.colour) if rng.random() < 0.5 else (model.kind, colour)
-        size = int(rng.choice(DIGIT_SIZES if kind in DIGITS else SIZES))
+        size = int(rng.choice(style.digit_sizes if kind in DIGITS else style.sizes))
         row, column = (int(v) for v in rng.integers(0, len(owner) - size + 1, size=2))
         if owner[row : row + size, column : column + size].any():
             continue
@@ -145,38 +155,49 @@ def _place_things(rng: np.random.Generator, owner: np.ndarray, count: int) -> li
 
 
 def _paint(
-    rng: np.random.Generator, shown: int, things: list[Thing], plate: Sign | None, held_out: bool
+    rng: np.random.Generator,
+    shown: int,
+    things: list[Thing],
+    plate: Sign | None,
+    held_out: bool,
+    style: Style,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    def mask_of(kind: str, size: int) -> np.ndarray:
-        variants = glyphs(held_out)[kind][size]
-        return variants[rng.integers(len(variants))]
+    patch = style.patch_px
+    digit_sizes = tuple(sorted({*style.digit_sizes, style.sign_rows}))
 
-    canvas = _ground(rng, shown * PATCH_PIXELS)
+    def mask_of(kind: str, size: int) -> np.ndarray:
+        variants = glyphs(held_out, patch, style.sizes, digit_sizes)[kind][size]
+        mask = variants[rng.integers(len(variants))]
+        # Crisp, or strokes would drown in a photograph.
+        return np.clip(2 * mask - 0.5, 0, 1) if style.outline_px else mask
+
+    canvas = style.ground(rng, shown * patch, held_out)
     for thing in things:
-        mask = mask_of(thing.kind, thing.size)
-        colour = np.array(COLOURS[thing.colour]) + rng.normal(0, 8, 3)
-        _blend(canvas, mask, colour, thing.row, thing.column)
+        mask, plain = mask_of(thing.kind, thing.size), np.array(style.colours[thing.colour])
+        colour, corner = plain + rng.normal(0, 8, 3), (thing.row * patch, thing.column * patch)
+        if style.outline_px:
+            line = np.array(CHALK if plain.mean() < 60 else INK)
+            _blend(canvas, _widened(mask, style.outline_px), line, corner)
+        _blend(canvas, mask, colour, corner)
     if plate is not None:
-        height, width = SIGN_ROWS * PATCH_PIXELS, SIGN_ROWS * PATCH_PIXELS * len(plate.number)
-        top, left = plate.row * PATCH_PIXELS, plate.column * PATCH_PIXELS
-        canvas[top : top + height, left : left + width] = (205, 200, 180)
+        edge, top, left = style.sign_rows * patch, plate.row * patch, plate.column * patch
+        colour = style.plates[rng.integers(len(style.plates)) if len(style.plates) > 1 else 0]
+        canvas[top : top + edge, left : left + edge * len(plate.number)] = colour
         for place, digit in enumerate(plate.number):
-            mask, column = mask_of(digit, SIGN_ROWS), plate.column + SIGN_ROWS * place
-            _blend(canvas, mask, np.array((15, 15, 20)), plate.row, column)
+            mask = mask_of(digit, style.sign_rows)
+            _blend(canvas, mask, np.array(INK), (top, left + edge * place))
     return np.clip(canvas + rng.normal(0, 4, canvas.shape), 0, 255).astype(np.uint8)
 
 
-def _ground(rng: np.random.Generator, edge: int) -> Float[np.ndarray, "edge edge 3"]:
-    tint = rng.uniform(45, 95) + rng.normal(0, 10, 3)
-    shape = (edge // 24 + 2, edge // 24 + 2)
-    coarse = rng.normal(0, 16, (*shape, 1)) + rng.normal(0, 5, (*shape, 3))
-    steps = np.linspace(0, len(coarse) - 1.001, edge)
-    whole, part = steps.astype(int), (steps % 1.0)[:, None]
-    rows = coarse[whole] * (1 - part[..., None]) + coarse[whole + 1] * part[..., None]
-    return tint + rows[:, whole] * (1 - part) + rows[:, whole + 1] * part
+def _widened(mask: np.ndarray, by_px: int) -> np.ndarray:
+    """Let a mask grow on all sides, within its square."""
+    picture = Image.fromarray((mask * 255).astype(np.uint8))
+    return np.asarray(picture.filter(ImageFilter.MaxFilter(2 * by_px + 1))) / 255.0
 
 
-def _blend(canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, row: int, column: int) -> None:
-    top, left, edge = row * PATCH_PIXELS, column * PATCH_PIXELS, len(mask)
+def _blend(
+    canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, corner: tuple[int, int]
+) -> None:
+    (top, left), edge = corner, len(mask)
     area = canvas[top : top + edge, left : left + edge]
     area += mask[..., None] * (colour - area)

@@ -33,6 +33,7 @@ from prumerge.experiments.rows import provenance, write_csv
 from prumerge.methods import Method, resolve
 from prumerge.mini.pictures import encode_pictures, to_pixels
 from prumerge.mini.questions import held_out, is_right
+from prumerge.mini.styles import style_of
 from prumerge.models import load
 from prumerge.models.asking import Answer, ask, prompt_of
 from prumerge.models.attachment import attach
@@ -172,7 +173,7 @@ class Quiz:
     def __init__(
         self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, per_family: int
     ) -> None:
-        items = held_out(per_family, grid_of(model), QUIZ_SEED)
+        items = held_out(per_family, grid_of(model), QUIZ_SEED, style_of(model))
         self.families = [item.question.family for item in items]
         self.truth = [item.question.answer for item in items]
         self.encoded = encode_pictures(

@@ -22,6 +22,7 @@ from prumerge.mini.families import Question
 from prumerge.mini.questions import is_right
 from prumerge.mini.relevance import TextReader
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
+from prumerge.mini.styles import PLAIN, Style
 from prumerge.models.asking import answer, ask, prompt_of
 from prumerge.models.inside import inside
 
@@ -68,7 +69,7 @@ def check_questions(name: str, per_family: int) -> None:
         )
 
 
-def draw_questions(name: str, per_family: int, grid: int = 24) -> QuestionSet:
+def draw_questions(name: str, per_family: int, grid: int = 24, style: Style = PLAIN) -> QuestionSet:
     """Draw the set ``choose`` or ``report``, equally many questions of each of the nine families.
 
     The two share no picture, and a larger set begins with the smaller one. ``per_family`` is a
@@ -80,7 +81,7 @@ def draw_questions(name: str, per_family: int, grid: int = 24) -> QuestionSet:
     turns = cycle(_ORDER)
     scenes, rows = [], []
     for picture in range(per_family * len(_ORDER) // PER_PICTURE):
-        scene, asked = _ask_all(list(islice(turns, PER_PICTURE)), grid, rng)
+        scene, asked = _ask_all(list(islice(turns, PER_PICTURE)), grid, style, rng)
         scenes.append(scene)
         rows += [(picture, scene.objects, q.family, q.text, q.answer) for q in asked]
     table = pd.DataFrame(rows, columns=["picture", "objects", "family", "text", "answer"])
@@ -88,13 +89,13 @@ def draw_questions(name: str, per_family: int, grid: int = 24) -> QuestionSet:
 
 
 def _ask_all(
-    families: list[str], grid: int, rng: np.random.Generator
+    families: list[str], grid: int, style: Style, rng: np.random.Generator
 ) -> tuple[Scene, list[Question]]:
     """Draw scenes until one has an unambiguous question of every family."""
     things = int(rng.integers(1, most_objects(grid) + 1))
     sign = "read" in families or None
     while True:
-        scene = draw_scene(rng, grid, objects=things, held_out=True, sign=sign)
+        scene = draw_scene(rng, grid, objects=things, held_out=True, sign=sign, style=style)
         asked = [questions.ask(scene, family, rng) for family in families]
         if None not in asked:
             return scene, asked

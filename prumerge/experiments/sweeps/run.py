@@ -43,6 +43,7 @@ from prumerge.experiments.sweeps.tables import Row, known_rows, table_of
 from prumerge.mini import families, glyphs, questions, scenes
 from prumerge.mini.pictures import grid_of, to_pixels
 from prumerge.mini.relevance import read_text
+from prumerge.mini.styles import style_of
 from prumerge.models import load
 from prumerge.models.loading import fingerprint
 from prumerge.paths import written_whole
@@ -117,7 +118,7 @@ def open_encodings(model: str, name: str, per_family: int, device: str = "cpu") 
     seen.mkdir(parents=True, exist_ok=True)
     pixels, table = drawn / "pixels.npy", drawn / "questions.parquet"
     if not (pixels.exists() and table.exists()):
-        asked = draw_questions(name, per_family, grid_of(llava))
+        asked = draw_questions(name, per_family, grid_of(llava), style_of(llava))
         _write_array(pixels, asked.pixels)
         with written_whole(table) as partial:
             asked.table.to_parquet(partial)
