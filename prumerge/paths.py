@@ -33,6 +33,23 @@ MINI = DATA / "mini-llava"
 TOWERS = DATA / "towers"
 """Pretrained vision towers, converted from packages; not committed."""
 
+POCKET = DATA / "pocket"
+"""The LLaVA behind a pretrained tower: all but the tower's weights."""
+
+EMBEDDED = {"mini": MINI, "pocket": POCKET}
+"""Folders of the models that come with the repository, by the names they are loaded by."""
+
+
+def folder_of(name: str | Path) -> Path:
+    """Return the folder of a model by name, ``@revision`` aside: an embedded one's, or the path.
+
+    Example:
+        >>> folder_of("mini").name, folder_of("models/own").name
+        ('mini-llava', 'own')
+    """
+    embedded = EMBEDDED.get(str(name).partition("@")[0])
+    return Path(name) if embedded is None else embedded
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:

@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prumerge.mini.families import Question
-from prumerge.mini.glyphs import COLOURS, KINDS
+from prumerge.mini.features import Features
+from prumerge.mini.glyphs import KINDS
 from prumerge.mini.model import END, IDS, IMAGE, PAD, token_ids
 from prumerge.mini.questions import FAMILIES, ask, ask_many, caption
-from prumerge.mini.scenes import SIGN_ROWS, Scene, draw_scene
+from prumerge.mini.scenes import Scene, draw_scene
 
 PROMPT_START = ("<s>", "user", ":")  # what stands in front of the visual tokens
 IGNORED = -100
@@ -40,11 +41,12 @@ class Recipe:
 class Batch:
     """Tensors of one training step; ``tokens`` counts prompt start, patches and all turns."""
 
-    pixel_values: Float[Tensor, "pictures 3 height width"]
+    pixel_values: Float[Tensor, "pictures 3 height width"] | None  # None where features are there
+    features: Float[Tensor, "pictures patches width"] | None  # of a frozen tower; None: it is run
     tower_positions: Int[Tensor, " places"]  # class token and the patches shown
     captions: Int[Tensor, "pictures words"]
     kinds: Int[Tensor, "pictures patches"]  # 0 ground, else 1 + index into KINDS
-    colours: Int[Tensor, "pictures patches"]  # 0 none, else 1 + index into COLOURS
+    colours: Int[Tensor, "pictures patches"]  # 0 none, else 1 + index into the style's colours
     kept: Int[Tensor, "pictures seen"]  # patches the language model is shown, in raster order
     input_ids: Int[Tensor, "pictures tokens"]
     targets: Int[Tensor, "pictures tokens"]  # the answer's next token, IGNORED elsewhere
@@ -54,19 +56,25 @@ class Batch:
     practice_targets: Int[Tensor, "conversations practice_words"]
 
     def to(self, device: str) -> "Batch":
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v if v is None else v.to(device) for k, v in held.items()})
 
 
-def make_batch(recipe: Recipe, *seed: int) -> Batch:
-    """Draw the batch that belongs to ``seed``."""
+def make_batch(recipe: Recipe, *seed: int, known: Features | None = None) -> Batch:
+    """Draw the batch that belongs to ``seed``; of pictures whose features are ``known``, if any."""
     rng = np.random.default_rng(seed)
     shown = recipe.window or recipe.grid
     # One window per batch: the tower's position embeddings are then the same for all its pictures.
     corner = tuple(int(c) for c in rng.integers(0, recipe.grid - shown + 1, size=2))
-    scenes = [
-        draw_scene(rng, recipe.grid, recipe.window, recipe.objects, sign=recipe.sign, corner=corner)
-        for _ in range(recipe.pictures)
-    ]
+    if known is None:
+        options = {"window": recipe.window, "sign": recipe.sign, "corner": corner}
+        scenes = [
+            draw_scene(rng, recipe.grid, objects=recipe.objects, **options)
+            for _ in range(recipe.pictures)
+        ]
+    else:
+        numbers = rng.choice(known.pictures.like(recipe.objects, recipe.sign), recipe.pictures)
+        scenes = [known.pictures.scene(number) for number in numbers.tolist()]
     # A turn takes 8 tokens at least; questions that find no room are left out.
     most = recipe.text_tokens // 8
     turns = [ask_many(scene, most, rng, recipe.families) for scene in scenes]
@@ -80,7 +88,8 @@ def make_batch(recipe: Recipe, *seed: int) -> Batch:
     if recipe.tokens and rng.random() < 0.5:  # closed up, as a reduced prompt is, without gaps
         seen, text_place = in_a_row, count
     return Batch(
-        pixel_values=pixel_values(scenes),
+        pixel_values=pixel_values(scenes) if known is None else None,
+        features=None if known is None else known.read(numbers),
         tower_positions=torch.from_numpy(
             np.concatenate([[0], 1 + _places_in_frame(corner, shown, recipe.grid)])
         ),
@@ -105,13 +114,13 @@ def patch_names(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     colours = np.zeros_like(kinds)
     for index, thing in enumerate(scene.things, start=1):
         kinds[index] = 1 + KINDS.index(thing.kind)
-        colours[index] = 1 + list(COLOURS).index(thing.colour)
+        colours[index] = 1 + list(scene.style.colours).index(thing.colour)
     kind_map = kinds[scene.owner]
     if scene.sign is not None:
         rows, columns = np.nonzero(scene.owner == len(scene.things) + 1)
         left = scene.sign.column - scene.corner[1]
         digits = np.array([1 + KINDS.index(digit) for digit in scene.sign.number])
-        kind_map[rows, columns] = digits[(columns - left) // SIGN_ROWS]
+        kind_map[rows, columns] = digits[(columns - left) // scene.style.sign_rows]
     return kind_map.reshape(-1), colours[scene.owner].reshape(-1)
 
 

@@ -9,34 +9,18 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from prumerge.mini.model import IDS, SPECIAL_IDS, Pretraining, build_processor
+from prumerge.mini.model import SPECIAL_IDS, Learner, Pretraining
 from prumerge.models.loading import load_whole
 
 HEADS = "pretraining.safetensors"
-"""CLIP's text tower, projections, the naming and the placing head: what only serves training."""
-
-CARD = """# mini-LLaVA
-
-A real LLaVA, trained from nothing on drawn scenes, small enough to study on a laptop:
-{tokens} visual tokens and a class token, {parameters:.1f} million parameters, stock classes
-(`LlavaForConditionalGeneration`, `LlavaProcessor`). It knows {words} words and answers questions
-about coloured shapes and handwritten digits.
-
-* **Made by** `notebooks/train_mini_llava.ipynb`: {pictures:,} pictures in {hours:.1f} hours on
-  {device}, seed {seed}, torch {torch}. `training.csv` holds the curve, `training.json` the record.
-* **Prompt**: `user : <image> what colour is the circle ? assistant :`
-* **Digits**: scans of the UCI set in scikit-learn (CC BY 4.0); evaluation uses scans held out of
-  training. Everything else is drawn.
-* **Limits**: it has seen nothing but these scenes. Nothing measured on it is a number of the
-  PruMerge paper or of LLaVA-1.5.
-* **Licence**: Apache-2.0.
-"""
+"""Heads that only serve training: naming, placing, and what CLIP has besides its vision tower."""
 
 
-def export(model: Pretraining, folder: Path, curve: list[dict], record: dict) -> None:
+def export(model: Learner, folder: Path, curve: list[dict], record: dict) -> None:
     """Write weights, config, processor, model card and training record; replace ``folder``.
 
-    The LLaVA becomes a stock checkpoint; what only serves training lies beside it. What stands in
+    The LLaVA becomes a stock checkpoint, without the tower where that was frozen from the start;
+    what only serves training lies beside it. What stands in
     ``folder`` is kept until the new one is complete. ``record``: see :func:`training_record`.
     """
     llava = model.llava
@@ -45,13 +29,14 @@ def export(model: Pretraining, folder: Path, curve: list[dict], record: dict) ->
     for left_over in (fresh, former):
         shutil.rmtree(left_over, ignore_errors=True)
     llava.save_pretrained(fresh)
-    build_processor(model.size.grid).save_pretrained(fresh)
+    processor = model.processor()
+    processor.save_pretrained(fresh)
     save_file({name: p.detach().contiguous() for name, p in _heads(model)}, fresh / HEADS)
     pd.DataFrame(curve).drop(columns="left_s").to_csv(fresh / "training.csv", index=False)
     (fresh / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     millions = sum(p.numel() for p in llava.parameters()) / 1e6
-    tokens = model.size.grid**2
-    card = CARD.format(tokens=tokens, parameters=millions, words=len(IDS), **record)
+    told = {"tokens": model.size.grid**2, "words": len(processor.tokenizer)}
+    card = model.card.format(parameters=millions, **told, **record)
     (fresh / "README.md").write_text(card)
     if folder.exists():
         os.replace(folder, former)
@@ -73,7 +58,7 @@ def reopen(model: Pretraining, folder: Path) -> None:
         raise ValueError(f"{folder} holds a model of another size than {model.size}") from error
 
 
-def _heads(model: Pretraining):
+def _heads(model: Learner):
     for name, parameter in model.named_parameters():
         if name.startswith("clip.vision_model."):  # the LLaVA's own tower
             continue

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from prumerge.mini.batches import IGNORED, PROMPT_START, Batch
 from prumerge.mini.glyphs import KINDS
-from prumerge.mini.model import IDS, PAD, Pretraining
+from prumerge.mini.model import IDS, PAD, Learner, Pretraining
 
 SEEING = {"match", "naming", "placing"}  # parts of the loss that train the tower
 GROUND_WEIGHT = 0.1  # most patches are ground; they would drown the things in the naming loss
 
 
-def losses(model: Pretraining, batch: Batch, parts: tuple[str, ...]) -> dict[str, Tensor]:
+def losses(model: Learner, batch: Batch, parts: tuple[str, ...]) -> dict[str, Tensor]:
     """Return the parts of the loss that are asked for, and the shares that are right.
 
     ``match``: CLIP's contrastive loss between pictures and captions; ``matched``, the share of
@@ -24,7 +24,7 @@ def losses(model: Pretraining, batch: Batch, parts: tuple[str, ...]) -> dict[str
     """
     values = {}
     with torch.set_grad_enabled(not SEEING.isdisjoint(parts)):
-        features = _features(model, batch)
+        features = model.see(batch)
     if "match" in parts:
         values |= _match(model, batch, model.tower.encoder.layers[-1](features, None))
     if "naming" in parts:
@@ -38,22 +38,14 @@ def losses(model: Pretraining, batch: Batch, parts: tuple[str, ...]) -> dict[str
     return values
 
 
-def _features(model: Pretraining, batch: Batch) -> Tensor:
-    """Run the tower on a window or a whole frame up to its penultimate hidden state."""
-    tower = model.tower
-    patches = tower.embeddings.patch_embedding(batch.pixel_values).flatten(2).transpose(1, 2)
-    first = tower.embeddings.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-    hidden = torch.cat([first, patches], dim=1)
-    hidden = hidden + tower.embeddings.position_embedding(batch.tower_positions)
-    hidden = tower.pre_layrnorm(hidden)
-    for block in tower.encoder.layers[:-1]:
-        hidden = block(hidden, None)
-    return hidden
+def _patches(batch: Batch, features: Tensor) -> Tensor:
+    """Return the features of patches, which stand behind the class token if there is one."""
+    return features[:, -batch.kinds.shape[1] :]
 
 
-def _answer(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Tensor]:
+def _answer(model: Learner, batch: Batch, features: Tensor) -> dict[str, Tensor]:
     llava = model.llava.model
-    patches = features[:, 1:]
+    patches = _patches(batch, features)
     patches = patches.gather(1, batch.kept[..., None].expand(-1, -1, patches.shape[-1]))
     visual = llava.multi_modal_projector(patches)
     words = llava.language_model.embed_tokens(batch.input_ids)
@@ -69,14 +61,14 @@ def _answer(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Ten
     return {"answer": loss, "right": right}
 
 
-def _practice(model: Pretraining, batch: Batch) -> dict[str, Tensor]:
+def _practice(model: Learner, batch: Batch) -> dict[str, Tensor]:
     language_model = model.llava.model.language_model
     hidden = language_model(input_ids=batch.practice_ids, use_cache=False).last_hidden_state
     loss, right = _predicted(model, hidden, batch.practice_targets)
     return {"practice": loss, "practised": right}
 
 
-def _predicted(model: Pretraining, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _predicted(model: Learner, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return cross entropy and share right of the tokens that are answers."""
     answers = targets != IGNORED
     logits, wanted = model.llava.lm_head(hidden[answers]).float(), targets[answers]
@@ -102,8 +94,8 @@ def _match(model: Pretraining, batch: Batch, last: Tensor) -> dict[str, Tensor]:
     return {"match": loss, "matched": (logits.argmax(-1) == wanted).float().mean().detach()}
 
 
-def _naming(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Tensor]:
-    logits = model.naming(features[:, 1:]).float()
+def _naming(model: Learner, batch: Batch, features: Tensor) -> dict[str, Tensor]:
+    logits = model.naming(model.told(_patches(batch, features))).float()
     kinds, colours = logits.split([len(KINDS) + 1, logits.shape[-1] - len(KINDS) - 1], dim=-1)
     weights = _weights(batch)
     parts = F.cross_entropy(kinds.transpose(1, 2), batch.kinds, reduction="none")
@@ -113,10 +105,10 @@ def _naming(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Ten
     return {"naming": (parts * weights).sum() / weights.sum(), "named": named.detach()}
 
 
-def _placing(model: Pretraining, batch: Batch, features: Tensor) -> dict[str, Tensor]:
+def _placing(model: Learner, batch: Batch, features: Tensor) -> dict[str, Tensor]:
     grid, places = model.size.grid, batch.tower_positions[1:] - 1
     wanted = torch.stack([places // grid, places % grid], dim=-1) / (grid / 2) - 1.0  # -1 to 1
-    apart = model.placing(features[:, 1:]).float() - wanted
+    apart = model.placing(model.told(_patches(batch, features))).float() - wanted
     weights, things = _weights(batch), batch.kinds > 0
     far = apart.detach().norm(dim=-1)[things].mean() * (grid / 2)
     return {"placing": (apart.square().sum(-1) * weights).sum() / weights.sum(), "misplaced": far}

@@ -1,15 +1,18 @@
-"""The mini-LLaVA and its CLIP, in stock transformers classes.
+"""The mini-LLaVA and its CLIP, in stock transformers classes; words and processors of both models.
 
 The proportions follow LLaVA-1.5: a vision tower with class token, its penultimate layer through a
 two-layer projector into a Llama. Sizes are small enough to train on two CPU cores.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -23,6 +26,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from prumerge.mini.glyphs import COLOURS, DIGITS, KINDS, PATCH_PIXELS, SHAPES
+from prumerge.mini.styles import PLAIN, STYLES, Style
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : "
@@ -32,6 +36,24 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %} {% endfor %}"
     "{% if add_generation_prompt %}assistant :{% endif %}"
 )
+
+
+CARD = """# mini-LLaVA
+
+A real LLaVA, trained from nothing on drawn scenes, small enough to study on a laptop:
+{tokens} visual tokens and a class token, {parameters:.1f} million parameters, stock classes
+(`LlavaForConditionalGeneration`, `LlavaProcessor`). It knows {words} words and answers questions
+about coloured shapes and handwritten digits.
+
+* **Made by** `notebooks/train_mini_llava.ipynb`: {pictures:,} pictures in {hours:.1f} hours on
+  {device}, seed {seed}, torch {torch}. `training.csv` holds the curve, `training.json` the record.
+* **Prompt**: `user : <image> what colour is the circle ? assistant :`
+* **Digits**: scans of the UCI set in scikit-learn (CC BY 4.0); evaluation uses scans held out of
+  training. Everything else is drawn.
+* **Limits**: it has seen nothing but these scenes. Nothing measured on it is a number of the
+  PruMerge paper or of LLaVA-1.5.
+* **Licence**: Apache-2.0.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,12 +69,45 @@ class Size:
     heads: int = 4
 
 
-class Pretraining(nn.Module):
+class Learner(nn.Module):
+    """A LLaVA in training, with two heads that are no part of it.
+
+    ``naming`` is a linear map to the kind and colour of what lies on a patch, ``placing`` one to
+    its row and column. What they read, and what the tower does, subclasses say.
+    """
+
+    style: Style
+    card: str  # what the export says about itself
+    size: Any  # ``size.grid`` counts patches along an edge
+    llava: LlavaForConditionalGeneration
+    naming: nn.Linear
+    placing: nn.Linear
+
+    def see(self, batch: Any) -> Float[Tensor, "pictures tokens width"]:
+        """Return the tower's features; patches stand last."""
+        raise NotImplementedError
+
+    def told(self, patches: Tensor) -> Tensor:
+        """Return what the heads read of patches' features."""
+        raise NotImplementedError
+
+    def learning(self, parts: Iterable[str]) -> list[nn.Module]:
+        """Return the modules that parts of the loss train."""
+        raise NotImplementedError
+
+    def processor(self) -> LlavaProcessor:
+        """Make the processor that pictures and words go through."""
+        raise NotImplementedError
+
+
+class Pretraining(Learner):
     """Everything that is trained: CLIP, the LLaVA that shares its tower, and two heads.
 
-    ``naming`` is a linear map from a patch's penultimate feature to the kind and colour of what
-    lies on it, ``placing`` one to its row and column. Neither is part of the LLaVA.
+    The heads read a patch's penultimate feature.
     """
+
+    style = PLAIN
+    card = CARD
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -70,6 +125,35 @@ class Pretraining(nn.Module):
     def tower(self) -> nn.Module:
         """The vision tower, which CLIP and the LLaVA share."""
         return self.llava.model.vision_tower
+
+    def see(self, batch: Any) -> Float[Tensor, "pictures tokens width"]:
+        """Run the tower on a window or a whole frame up to its penultimate hidden state."""
+        embeddings = self.tower.embeddings
+        patches = embeddings.patch_embedding(batch.pixel_values).flatten(2).transpose(1, 2)
+        first = embeddings.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        hidden = torch.cat([first, patches], dim=1)
+        hidden = hidden + embeddings.position_embedding(batch.tower_positions)
+        hidden = self.tower.pre_layrnorm(hidden)
+        for block in self.tower.encoder.layers[:-1]:
+            hidden = block(hidden, None)
+        return hidden
+
+    def told(self, patches: Tensor) -> Tensor:
+        return patches
+
+    def learning(self, parts: Iterable[str]) -> list[nn.Module]:
+        """Return what parts of the loss train: the tower, CLIP and heads, or the LLaVA behind it.
+
+        The vision tower is frozen unless a part is about seeing, as in LLaVA's own training.
+        """
+        heads = {"match": self.clip, "naming": self.naming, "placing": self.placing}
+        learning = [module for part, module in heads.items() if part in parts]
+        if learning:
+            learning.append(self.tower)
+        return learning + (behind_tower(self.llava) if "answer" in parts else [])
+
+    def processor(self) -> LlavaProcessor:
+        return build_processor(self.size.grid)
 
     @torch.no_grad()
     def hand_over_places(self, length: float = 6.0) -> None:
@@ -92,19 +176,29 @@ class Pretraining(nn.Module):
                 second.weight[:, unit] = sign * directions[axis]
 
 
-def build_processor(grid: int) -> LlavaProcessor:
+def behind_tower(llava: LlavaForConditionalGeneration) -> list[nn.Module]:
+    """What LLaVA trains behind its frozen tower: projector, language model and its head."""
+    return [llava.model.multi_modal_projector, llava.model.language_model, llava.lm_head]
+
+
+def build_processor(
+    grid: int,
+    style: Style = PLAIN,
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    deviation: Sequence[float] = (0.5, 0.5, 0.5),
+) -> LlavaProcessor:
     """Return the processor: pictures to ``grid`` patches on an edge, words to tokens."""
-    edge = grid * PATCH_PIXELS
+    edge = grid * style.patch_px
     pictures = CLIPImageProcessorPil(
         size={"shortest_edge": edge},
         crop_size={"height": edge, "width": edge},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
+        image_mean=list(mean),
+        image_std=list(deviation),
     )
     return LlavaProcessor(
         image_processor=pictures,
-        tokenizer=build_tokenizer(),
-        patch_size=PATCH_PIXELS,
+        tokenizer=build_tokenizer(words_of(style)),
+        patch_size=style.patch_px,
         vision_feature_select_strategy="default",
         image_token=IMAGE,
         num_additional_image_tokens=1,
@@ -182,8 +276,15 @@ _SPARE = (
     "choices from"
 )
 WORDS = (*SPECIAL, *_TALK.split(), *COLOURS, *SHAPES, *DIGITS, *_SPARE.split())
-IDS = {word: index for index, word in enumerate(WORDS)}
+MORE_WORDS = tuple(dict.fromkeys(c for s in STYLES.values() for c in s.colours if c not in COLOURS))
+"""Colours that only other styles have, behind the words that the mini-LLaVA knows."""
+IDS = {word: index for index, word in enumerate(WORDS + MORE_WORDS)}
 SPECIAL_IDS = {"bos_token_id": IDS[START], "eos_token_id": IDS[END], "pad_token_id": IDS[PAD]}
+
+
+def words_of(style: Style) -> tuple[str, ...]:
+    """Return the vocabulary of a model that is trained on a style."""
+    return WORDS if style is PLAIN else WORDS + MORE_WORDS
 
 
 def token_ids(text: str) -> list[int]:
@@ -191,15 +292,16 @@ def token_ids(text: str) -> list[int]:
     return [IDS[word] for word in text.split()]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """Return the tokenizer: a word-level vocabulary, start token in front, padding on the left."""
-    if len(IDS) != len(WORDS):
+    ids = {word: index for index, word in enumerate(words)}
+    if len(ids) != len(words):
         raise ValueError("a word stands twice in the vocabulary")
-    tokenizer = Tokenizer(models.WordLevel(IDS, unk_token=UNKNOWN))
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     # Hyphened words stay whole, other punctuation stands alone.
-    words = Regex(r"[\w-]+|[^\w\s]")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
+    parts = Regex(r"[\w-]+|[^\w\s]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(parts, behavior="removed", invert=True)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A", special_tokens=[(START, IDS[START])]
     )

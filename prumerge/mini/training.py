@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from prumerge.mini.batches import Recipe, make_batch
-from prumerge.mini.losses import SEEING, losses
-from prumerge.mini.model import Pretraining
+from prumerge.mini.features import Features
+from prumerge.mini.losses import losses
+from prumerge.mini.model import Learner
 from prumerge.mini.questions import FAMILIES
 from prumerge.paths import written_whole
 
@@ -137,7 +138,7 @@ def _second_round(stage, grid: int) -> list[Stage]:
 
 
 def train(
-    model: Pretraining,
+    model: Learner,
     stages: Iterable[Stage],
     folder: Path,
     device: str = "cpu",
@@ -146,12 +147,14 @@ def train(
     save_every: int = 500,
     report_every: int = 50,
     report: Callable[[dict], None] = print,
+    known: Features | None = None,
 ) -> list[dict]:
     """Train through all stages, or go on where an interrupted run stopped; return the curve.
 
     ``folder`` keeps weights, optimiser state and curve, replaced atomically every ``save_every``
     steps and at each stage's end. ``skip`` is the number of stages that the model, reopened from an
     export, has been through. ``report`` takes a row of the curve every ``report_every`` steps.
+    ``known`` are the features that a model behind a frozen tower learns from.
     """
     model.to(device)
     progress = load_progress(folder, model)
@@ -163,7 +166,7 @@ def train(
         if stage.hand_over and not first:
             model.hand_over_places()
         spent = progress.curve[-1]["seconds"] if first else 0.0
-        run = _run_stage(model, optimiser, stage, (seed, number), first, device, spent)
+        run = _run_stage(model, optimiser, stage, (seed, number), first, device, spent, known)
         for step, values in run:
             if step % report_every == 0 or step == stage.steps:
                 progress.curve.append({"stage": stage.name, "step": step, **values()})
@@ -174,31 +177,24 @@ def train(
     return progress.curve
 
 
-def _optimiser(model: Pretraining, stage: Stage) -> torch.optim.AdamW:
-    """Train what the stage's loss reaches: the tower unless frozen, CLIP's heads, the LLaVA."""
+def _optimiser(model: Learner, stage: Stage) -> torch.optim.AdamW:
+    """Train what the stage's loss reaches."""
     model.requires_grad_(False)
     model.zero_grad(set_to_none=True)  # a former stage's gradients would count when clipping
-    if not SEEING.isdisjoint(stage.parts):
-        model.tower.requires_grad_(True)
-        model.clip.requires_grad_("match" in stage.parts)
-        model.naming.requires_grad_("naming" in stage.parts)
-        model.placing.requires_grad_("placing" in stage.parts)
-    if "answer" in stage.parts:
-        model.llava.model.multi_modal_projector.requires_grad_(True)
-        model.llava.model.language_model.requires_grad_(True)
-        model.llava.lm_head.requires_grad_(True)
+    for module in model.learning(stage.parts):
+        module.requires_grad_(True)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(trained, lr=stage.peak_rate, betas=(0.9, 0.98), weight_decay=0.05)
 
 
-def _run_stage(model, optimiser, stage, seed, first, device, spent):
+def _run_stage(model, optimiser, stage, seed, first, device, spent, known):
     """Yield each finished step with a function that reads its values (reading synchronises)."""
     model.train()
     began = time.perf_counter()
     for step in range(first, stage.steps):
         for group in optimiser.param_groups:
             group["lr"] = stage.rate(step)
-        batch = make_batch(stage.recipe_at(step), *seed, step).to(device)
+        batch = make_batch(stage.recipe_at(step), *seed, step, known=known).to(device)
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
             parts = losses(model, batch, stage.parts)
         loss = sum(WEIGHTS[name] * parts[name] for name in stage.parts)

@@ -1,4 +1,4 @@
-"""LLaVA by name: the embedded mini-LLaVA, a local folder, or a hub id at a revision."""
+"""LLaVA by name: an embedded one, a local folder, or a hub id at a revision."""
 
 import contextlib
 import hashlib
@@ -11,8 +11,12 @@ import torch
 from safetensors import SafetensorError
 
 from prumerge.models.checks import require_loadable_torchvision
-from prumerge.paths import MINI
+from prumerge.paths import EMBEDDED, folder_of
 
+_MADE_BY = {
+    "mini": "notebooks/train_mini_llava.ipynb",
+    "pocket": "python -m prumerge.experiments.pocket",
+}
 _LARGE_BYTES, _PART_BYTES = 1 << 30, 4 << 20
 
 require_loadable_torchvision()  # transformers' own message would not name the cause
@@ -35,7 +39,8 @@ def load(
     Pictures are prepared by Pillow everywhere, since torchvision gives slightly other pixels.
 
     Args:
-        name: ``mini`` for the trained model in ``data/mini-llava``; a folder with a checkpoint in
+        name: ``mini`` for the trained model in ``data/mini-llava``; ``pocket`` for the one behind a
+            pretrained tower in ``data/pocket``; a folder with a checkpoint in
             transformers' format; or a hub id such as ``llava-hf/llava-1.5-7b-hf``, better with a
             revision behind an ``@`` so that the weights cannot change under a result.
         dtype: A torch type or its name; None takes float32 on a CPU and bfloat16 elsewhere.
@@ -46,10 +51,16 @@ def load(
     """
     check_device(device)
     dtype = find_precision(dtype, device)
-    read_config(name)
+    config = read_config(name)
     source, revision = find_source(name)
+    options: dict[str, Any] = {"revision": revision, "dtype": dtype}
+    if hasattr(config, "tower"):
+        from prumerge.models.frozen import beside_tower  # builds on this module
+
+        options |= beside_tower(config, Path(source), _told(name))
+        source = None
     with _told(name):
-        model = load_whole(LlavaForConditionalGeneration, source, revision=revision, dtype=dtype)
+        model = load_whole(LlavaForConditionalGeneration, source, **options)
     return model.to(device).eval(), load_processor(name)
 
 
@@ -77,7 +88,7 @@ def read_config(name: str | Path = "mini") -> LlavaConfig:
     return config
 
 
-def load_whole(kind: type, source: str | Path, **options: Any) -> PreTrainedModel:
+def load_whole(kind: type, source: str | Path | None, **options: Any) -> PreTrainedModel:
     """Load a checkpoint that gives every weight of its model.
 
     transformers alone fills what is missing with random numbers and a warning. Weights that are
@@ -128,7 +139,7 @@ def _told(name: str | Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         remedy = "it needs config, weights, tokenizer and processor; fetch or export it again"
-        if str(name) != "mini" and not Path(name).exists():
+        if str(name) not in EMBEDDED and not Path(name).exists():
             remedy = "HF_HUB_OFFLINE=0 lets it be fetched, or name a local folder"
         raise ValueError(f"cannot load {str(name)!r} ({reason}): {remedy}") from error
 
@@ -178,7 +189,7 @@ def fingerprint(pretrained: str, model: Any) -> str:
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return commit
-    folder = MINI if pretrained.partition("@")[0] == "mini" else Path(pretrained)
+    folder = folder_of(pretrained)
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not files:
         raise ValueError(f"{folder} holds no weights to tell apart: no *.safetensors, no *.bin")
@@ -205,13 +216,14 @@ def _read(file: Path) -> Iterator[bytes]:
 
 def find_source(name: str | Path) -> tuple[str, str]:
     """Return what ``from_pretrained`` is given: a folder or hub id, and a revision."""
-    if str(name) == "mini":
-        if not (MINI / "model.safetensors").exists():
+    if str(name) in EMBEDDED:
+        folder = EMBEDDED[str(name)]
+        if not (folder / "model.safetensors").exists():
             raise ValueError(
-                f"the mini-LLaVA is not in {MINI}; train it with notebooks/train_mini_llava.ipynb "
-                "or name another model"
+                f"the embedded model {name} is not in {folder}: train it with "
+                f"{_MADE_BY[str(name)]}, or name another model"
             )
-        return str(MINI), "main"
+        return str(folder), "main"
     if str(name) and Path(name).exists():
         if not (Path(name) / "config.json").exists():
             raise ValueError(f"{name} holds no config.json: not a checkpoint of transformers")
@@ -219,6 +231,7 @@ def find_source(name: str | Path) -> tuple[str, str]:
     source, _, revision = str(name).partition("@")
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise ValueError(
-            f"no model {name!r}: give 'mini', an existing folder, or a hub id 'owner/name@revision'"
+            f"no model {name!r}: give 'mini', 'pocket', an existing folder, or a hub id "
+            "'owner/name@revision'"
         )
     return source, revision or "main"

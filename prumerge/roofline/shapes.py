@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prumerge.paths import MINI
+from prumerge.paths import folder_of
 
 
 class _Heads:
@@ -117,7 +117,7 @@ def read_shape(model: Any) -> ModelShape:
 
 
 def _load_config(name: str):
-    folder = MINI if name == "mini" else Path(name)
+    folder = folder_of(name)
     source, _, revision = name.partition("@")
     if folder.is_dir():
         source, revision = str(folder), ""

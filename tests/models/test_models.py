@@ -48,7 +48,7 @@ def test_damaged_weights_are_named(whole, tmp_path):
 
 def test_an_empty_folder_or_name_is_no_model(tmp_path):
     assert "holds no config.json" in refusal(tmp_path)
-    assert "give 'mini', an existing folder, or a hub id" in refusal("")
+    assert "give 'mini', 'pocket', an existing folder, or a hub id" in refusal("")
 
 
 def test_a_model_of_the_hub_that_is_not_here_tells_how_to_fetch_it(monkeypatch, tmp_path):
@@ -57,8 +57,13 @@ def test_a_model_of_the_hub_that_is_not_here_tells_how_to_fetch_it(monkeypatch, 
 
 
 def test_a_missing_mini_llava_tells_how_it_is_trained(monkeypatch, tmp_path):
-    monkeypatch.setattr(loading, "MINI", tmp_path)
+    monkeypatch.setitem(loading.EMBEDDED, "mini", tmp_path)
     assert "train it with notebooks/train_mini_llava.ipynb" in refusal("mini")
+
+
+def test_a_missing_pocket_tells_how_it_is_trained(monkeypatch, tmp_path):
+    monkeypatch.setitem(loading.EMBEDDED, "pocket", tmp_path)
+    assert "train it with python -m prumerge.experiments.pocket" in refusal("pocket")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from prumerge.experiments.evaluation.tasks import (
 from prumerge.models.asking import prompt_of
 from prumerge.models.loading import find_precision, find_source, load_processor, read_config
 from prumerge.models.random_weights import RANDOM, build
-from prumerge.paths import MINI
+from prumerge.paths import EMBEDDED, folder_of
 from prumerge.roofline import (
     HARDWARE,
     ModelShape,
@@ -199,8 +199,8 @@ def find_weights(pretrained: str) -> Finding:
     if pretrained in RANDOM:
         return Finding("weights", True, "random, drawn on the device")
     name, _, revision = pretrained.partition("@")
-    folder = MINI if name == "mini" else Path(name)
-    if name == "mini" or folder.exists():
+    folder = folder_of(name)
+    if name in EMBEDDED or folder.exists():
         faults = _faults(lambda file: str(folder / file) if (folder / file).exists() else None)
         return Finding("weights", not faults, f"{folder} {faults}".rstrip())
     faults = _faults(lambda file: try_to_load_from_cache(name, file, revision=revision or None))
@@ -272,7 +272,7 @@ def find_disk(weights: Finding, size: str | ModelShape | None) -> Finding:
 def _size(pretrained: str) -> str | ModelShape | None:
     if pretrained in RANDOM:
         return RANDOM[pretrained]
-    if pretrained == "mini" or Path(pretrained).exists():
+    if pretrained in EMBEDDED or Path(pretrained).exists():
         return pretrained
     return next((name for name in ("7b", "13b") if name in pretrained.lower()), None)
 

@@ -1,0 +1,101 @@
+"""The command line: ``python -m prumerge.experiments.pocket``: make the embedded model ``pocket``.
+
+Features of the frozen tower first, then the training, then the export and its scores. Started
+again, it goes on where it was stopped, at whatever moment. The shipped model:
+
+    python -m prumerge.experiments.pocket --export-to data/pocket
+
+keeps 8.8 GB of features in data/runs/pocket and wants scikit-image (photographs) and the package
+of the tower, see :mod:`prumerge.models.towers`. A trial of some minutes, without export:
+
+    python -m prumerge.experiments.pocket --pictures 96 --scale 0.01 --folder data/runs/pocket-trial
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from prumerge.experiments.rows import provenance
+from prumerge.mini.export import export, training_record
+from prumerge.mini.features import Features, Pictures, compute_features
+from prumerge.mini.pocket import PICTURES, TOWER, Behind, Size, schedule
+from prumerge.mini.questions import write_scores
+from prumerge.mini.scenes import most_objects
+from prumerge.mini.styles import PICTURED
+from prumerge.mini.training import train
+from prumerge.models.checks import needs
+from prumerge.models.frozen import fitted
+from prumerge.models.towers import LoadedTower, load_tower
+from prumerge.paths import RUNS
+
+
+def make(
+    folder: Path,
+    pictures: int = PICTURES,
+    scale: float = 1.0,
+    seed: int = 0,
+    device: str = "cpu",
+    export_to: Path | None = None,
+    size: Size = Size(),  # noqa: B008  frozen
+    tower: LoadedTower | None = None,
+) -> list[dict]:
+    """Train a ``pocket``, or go on with it; return the curve.
+
+    ``folder`` keeps features and progress. ``scale`` is a factor on the steps, and below 0.05 few
+    questions are asked in the end. ``tower``: None loads the one that is shipped with.
+    """
+    stages = schedule(size.grid, scale)
+    if pictures < 2 * most_objects(size.grid):
+        raise ValueError(f"pictures must be at least 24, of every kind one, got {pictures}")
+    tower = tower or load_tower(TOWER, device, "float32", origin="package")
+    wanted = Pictures(pictures, PICTURED, size.grid, seed)
+    known = _features(folder / "features", wanted, size.feature_layer, tower)
+    torch.manual_seed(seed)
+    prepared = tower.processor
+    model = Behind(tower.tower.config, size, prepared.image_mean, prepared.image_std)
+    model.standardise(known.read(np.arange(min(64, pictures))))
+    curve = train(model, stages, folder, device, seed, save_every=100, report=_told, known=known)
+    if export_to is not None:
+        origin = provenance(device) | {"tower": tower.origin, "kept": pictures}
+        export(model, export_to, curve, training_record(stages, curve, seed, origin))
+        print(write_scores(export_to, 100 if scale > 0.05 else 2).round(2).to_string(index=False))
+    return curve
+
+
+def _features(folder: Path, pictures: Pictures, layer: int, tower: LoadedTower) -> Features:
+    shown = fitted(tower.tower, pictures.grid * pictures.style.patch_px)
+    arguments = (shown, tower.processor, layer, tower.origin)
+    return compute_features(folder, pictures, *arguments, report=_told)
+
+
+def _told(row: dict) -> None:
+    print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 1 when something given cannot be used."""
+    parser = argparse.ArgumentParser(prog="prumerge.experiments.pocket", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--folder", type=Path, default=RUNS / "pocket", help="features, progress")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="to learn from")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--export-to", type=Path, help="folder of the finished model")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    chosen = vars(parser.parse_args(arguments))
+    torch.set_num_threads(chosen.pop("threads"))
+    try:
+        make(**chosen)
+    except (ValueError, ModuleNotFoundError) as error:
+        print(f"pocket: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    with needs("notebooks"):
+        sys.exit(main())

@@ -1,0 +1,48 @@
+"""A LLaVA whose vision tower was frozen: its checkpoint holds what was trained, and names the rest.
+
+fitted        a tower for pictures of another size
+beside_tower  what transformers needs to load the whole LLaVA
+"""
+
+import copy
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import LlavaConfig, PreTrainedModel
+
+from prumerge.models.towers import load_tower
+
+
+@torch.no_grad()
+def fitted(tower: PreTrainedModel, image_px: int) -> PreTrainedModel:
+    """Return a DINOv2 whose table of positions is made for pictures of ``image_px`` on an edge.
+
+    The table is interpolated as the tower would at each picture, and what it says stays the same.
+    """
+    other = copy.deepcopy(tower)
+    patches = (image_px // tower.config.patch_size) ** 2
+    tokens = torch.empty(1, 1 + patches, tower.config.hidden_size)
+    table = tower.embeddings.interpolate_pos_encoding(tokens, image_px, image_px)
+    other.embeddings.position_embeddings = nn.Parameter(table.detach().clone())
+    other.config.image_size = image_px
+    return other
+
+
+def beside_tower(config: LlavaConfig, folder: Path, told: AbstractContextManager) -> dict[str, Any]:
+    """Return what ``from_pretrained`` needs instead of a folder: config and all weights.
+
+    The tower is the one that ``config.tower`` names, from the package, wherever a hub can be
+    reached: what was trained behind one tower does not understand another. ``told`` is where the
+    folder is read, to name it in an error.
+    """
+    tower = fitted(
+        load_tower(config.tower, origin="package").tower, config.vision_config.image_size
+    )
+    with told:
+        tensors = load_file(folder / "model.safetensors")
+    tensors |= {f"vision_tower.{name}": value for name, value in tower.state_dict().items()}
+    return {"config": config, "state_dict": tensors}
