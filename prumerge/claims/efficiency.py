@@ -13,6 +13,9 @@ from prumerge.experiments.timing.stages import FULL
 from prumerge.experiments.timing.tables import STATED
 
 FILE = "table_2_efficiency"
+THREADS = "https://github.com/42Shawn/LLaVA-PruMerge/issues"
+"""Where users of the release ask."""
+
 REBUILT = (700, 70)
 """Prompt tokens at which the table comes out; notebook 07 tries every length."""
 
@@ -148,7 +151,8 @@ CLAIMS = (
           "; ".join(f"{model}: " + ", ".join(f"{{}} to {{}} {UNITS[column]}" for column in COLUMNS)
                     for model in MODELS)),
     Claim("2-lengths", COST, "Prompts have 576 + 40 tokens, reduced to about 40 + 40.",
-          "text of Table 2", lengths, (), f"{STATED[0]} and {STATED[1]}"),
+          f"text of Table 2, asked about in {THREADS}/4", lengths, (),
+          f"{STATED[0]} and {STATED[1]}"),
     Claim("2-memory", COST, "The memory needed falls as much as this column.",
           "Table 2, 7B FP16", memory, cells("7B FP16", "total memory"), "{} to {} GB"),
     Claim("2-int4-slower", COST, "INT4 takes longer than FP16 for the full prompt.", "Table 2, 7B",

@@ -33,6 +33,10 @@ GROUPS = (COUNTS, CHOICE, MERGING, PLACES, ANSWERS, TUNING, REDUCERS, COST, VIDE
 """What claims are about: their headings, in this order."""
 
 
+TRUST = ("unconfirmed", "secondary", "primary")
+"""Words of ``data/paper``: how far a number can be trusted, the least first."""
+
+
 class Finding(NamedTuple):
     """What was found about a claim."""
 
@@ -40,6 +44,7 @@ class Finding(NamedTuple):
     found: str  # in words, with its numbers
     on: str = "arithmetic"  # or the model: mini-LLaVA, LLaVA-1.5 7B ...
     ratio: float | None = None  # where the claim's two printed cells make one
+    released: str | None = None  # the verdict as each is released, where it was asked beside
 
 
 class Cell(NamedTuple):
@@ -93,6 +98,12 @@ class Claim:
         return self.printed_as.format(*digits) or " against ".join(digits) or "-"
 
     @property
+    def trust(self) -> str:
+        """How far its printed numbers can be trusted, the least of all; "-" where it has none."""
+        found = {cell.read()["trust"] for cell in self.cells}
+        return next((word for word in TRUST if word in found), "-")
+
+    @property
     def printed_ratio(self) -> float | None:
         """The first cell divided by the second, where there are two."""
         return self.cells[0].value / self.cells[1].value if len(self.cells) == 2 else None
@@ -108,7 +119,8 @@ class Claim:
 def judge(claims: Iterable[Claim], evidence: Evidence) -> pd.DataFrame:
     """Find out about each claim: one row for each, by its name, which must be unique.
 
-    Columns: ``by``, ``group``, ``claim``, ``printed``, ``where``, ``found``, ``on``, ``verdict``,
+    Columns: ``by``, ``group``, ``claim``, ``printed``, ``trust``, ``where``, ``found``, ``on``,
+    ``verdict``, ``released`` (the verdict as each method is released, "-" where none was asked),
     and ``printed_ratio`` and ``found_ratio``, NaN where there is none. What rests on printed
     numbers and computation alone is ``on`` arithmetic; all else was measured on the model named.
     """
@@ -116,10 +128,10 @@ def judge(claims: Iterable[Claim], evidence: Evidence) -> pd.DataFrame:
     for claim in claims:
         if claim.name in rows:
             raise ValueError(f"two claims are called {claim.name!r}: rename one")
-        verdict, found, on, ratio = claim.judge(evidence)
+        verdict, found, on, ratio, released = claim.judge(evidence)
         said = {"by": claim.by, "group": claim.group, "claim": claim.says}
-        said |= {"printed": claim.printed}
-        said |= {"where": claim.where, "found": found, "on": on, "verdict": verdict}
+        said |= {"printed": claim.printed, "trust": claim.trust, "where": claim.where}
+        said |= {"found": found, "on": on, "verdict": verdict, "released": released or "-"}
         said["printed_ratio"] = None if ratio is None else claim.printed_ratio
         rows[claim.name] = said | {"found_ratio": ratio}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")

@@ -58,18 +58,24 @@ def keeps(label: str, benchmark: str, evidence: Evidence) -> Finding:
     if full["low"] <= full["constant"]:
         found = f"all tokens score {full['value']:.1f}, the best constant answer "
         return Finding(UNTESTED, f"{found}{full['constant']:.1f}: nothing to lose", on)
+    handled = evidence.handled(label)
+    own, released = (rows.loc[(name, benchmark)] for name in (handled or label, label))
+    found = _kept(own, full)
+    found += f" with {own['tokens_mean']:.0f} tokens, {tokens_cell(label).value:.0f} printed"
+    found = (
+        f"{found}; as released it {_kept(released, full)}" if handled else f"as released: {found}"
+    )
+    share = float(own["value"] / full["value"])
+    verdict, as_released = (_share_verdict(r, full, label, benchmark) for r in (own, released))
+    return Finding(verdict, found, on, share, as_released if handled else None)
+
+
+def _share_verdict(own: pd.Series, full: pd.Series, label: str, benchmark: str) -> str:
     reduced, whole = _cells("7B", label, COLUMNS[benchmark])
     wanted = min(reduced.value / whole.value, 1.0)
-    own = rows.loc[(evidence.handled(label) or label, benchmark)]
     share, high = own["value"] / full["value"], own["high"] / full["value"]
     verdict = HOLDS if share >= wanted else PART if high >= wanted else FAILS
-    tokens = own["tokens_mean"]
-    found = f"{_kept(own, full)} with {tokens:.0f} tokens, {tokens_cell(label).value:.0f} printed"
-    if evidence.handled(label):
-        found += f"; as released it {_kept(rows.loc[(label, benchmark)], full)}"
-    else:
-        found = f"as released: {found}"
-    return Finding(at_count(verdict, label, tokens), found, on, float(share))
+    return at_count(verdict, label, own["tokens_mean"])
 
 
 def _kept(own: pd.Series, full: pd.Series) -> str:
@@ -110,11 +116,12 @@ def comparable(label: str, evidence: Evidence) -> Finding:
     handled = evidence.handled(label)
     names, of, on = _losing(handled or label, evidence)
     found = f"{len(names)} of {of} benchmarks lose beyond chance{_listed(names)}"
+    lost, _, _ = _losing(label, evidence)
     if handled:
-        released, _, _ = _losing(label, evidence)
-        found += f"; as released {len(released)}{_listed(released)}"
-    verdict = all_or_some(of - len(names), of)
-    return Finding(at_count(verdict, label, mean_tokens(label, evidence)), found, on)
+        found += f"; as released {len(lost)}{_listed(lost)}"
+    tokens = mean_tokens(label, evidence)
+    verdicts = [at_count(all_or_some(of - len(own), of), label, tokens) for own in (names, lost)]
+    return Finding(verdicts[0], found, on, released=verdicts[1] if handled else None)
 
 
 def _losing(label: str, evidence: Evidence) -> tuple[list[str], int, str]:

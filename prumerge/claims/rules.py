@@ -90,9 +90,10 @@ def in_both(rule: Callable[[Mapping], Finding], *, always: bool = False) -> Find
         own = rule(RELEASED)
     except Missing:
         return equal
+    both = equal._replace(released=own.verdict)
     if own.verdict == equal.verdict and not always:
-        return equal
-    return equal._replace(found=f"{equal.found}; as each is released, {own.verdict}: {own.found}")
+        return both
+    return both._replace(found=f"{equal.found}; as each is released, {own.verdict}: {own.found}")
 
 
 def apart(
@@ -127,14 +128,23 @@ def by_budget(
 
 
 def choice_pays(
-    sweep: str, first: Mapping, second: Mapping, evidence: Evidence, *, budgets: tuple = ()
+    sweep: str,
+    first: Mapping,
+    second: Mapping,
+    evidence: Evidence,
+    *,
+    budgets: tuple = (),
+    judged: Callable[[Mapping[str, Interval], str], Finding] = better,
 ) -> Finding:
-    """Judge whether the first of two choices of a sweep answers more, at equal handling."""
+    """Judge whether the first of two choices of a sweep answers more, at equal handling.
+
+    ``judged`` may be :func:`as_good`: then, whether it answers as much.
+    """
     own, on = evidence.sweep(sweep)
 
     def rule(handling: Mapping) -> Finding:
         pair = (sent_as(choice, handling) for choice in (first, second))
-        return better(by_budget(own, *pair, budgets), on)
+        return judged(by_budget(own, *pair, budgets), on)
 
     return in_both(rule)
 

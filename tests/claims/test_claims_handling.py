@@ -124,7 +124,7 @@ def test_one_choice_pays_at_equal_handling_and_says_where_not(write):
         "64 tokens: -50.0 (-63.3 to -38.3) points"
     )
     found = judged("5-supplement-untuned", write("neighbours", rows((ALL, HALF), (ALL, HALF))))
-    assert found.verdict == HOLDS and "released" not in found.found
+    assert found.verdict == found.released == HOLDS and "released" not in found.found
     only = rows((ALL, HALF), (ALL, HALF))[2:]
     found = judged("5-supplement-untuned", write("neighbours", only))
     assert found.verdict == UNTESTED and "no rows of neighbours=32, order=raster" in found.found
@@ -179,6 +179,39 @@ def test_reading_is_judged_at_equal_handling_with_the_released_beside(write):
         "reading keeps 100%, place 4 of 4 from below; as each is released, holds: "
         "reading keeps 0%, place 1 of 4 from below"
     )
+
+
+def test_what_all_tokens_read_is_asked_in_raster_order_only(write):
+    whole = {"questions": "report", "method": "all", **RELEASED}  # as no model was trained
+    rows = [*rivals({"prumerge": READS}, {}), (whole, ~READS, 576)]
+    assert judged("o-reading", write("rivals", rows)).found.startswith("reading keeps 100%")
+
+
+def test_order_and_places_are_worth_signs_that_are_read(write):
+    def at_all(equal, released):
+        return [
+            ({"questions": "report", "method": "prumerge", "budget": budget, **how}, right, budget)
+            for budget in (32, 64, 128)
+            for how, right in ((EQUAL, equal), (RELEASED, released))
+        ]
+
+    found = judged("o-order-reading", write("rivals", at_all(ALL, ~READS)))
+    assert found.verdict == HOLDS and found.found.startswith("32 tokens: +100.0")
+    found = judged("o-order-reading", write("rivals", at_all(READS, ALL)))
+    assert found.verdict == UNTESTED  # other questions do not count
+
+
+def test_top_k_does_as_well_where_it_loses_nothing(write):
+    def at_all(top_k, ours):
+        return [
+            ({"questions": "report", "method": method, "budget": budget, **how}, right, budget)
+            for budget in (32, 64, 128)
+            for method, right, own in (("top_k", top_k, COMPACT), ("prumerge", ours, RELEASED))
+            for how in (EQUAL, own)
+        ]
+
+    assert judged("o-top-k", write("rivals", at_all(HALF, HALF))).verdict == HOLDS
+    assert judged("o-top-k", write("rivals", at_all(HALF, ALL))).verdict == FAILS
 
 
 def test_rivals_are_compared_at_equal_handling_and_as_each_is_released(write):
