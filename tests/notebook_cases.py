@@ -63,7 +63,7 @@ CASES: dict[str, dict[str, dict]] = {
         },
     },
     "05_open_choices": {
-        "another grid looked at closely": {"closer": "order"},
+        "another grid looked at closely": {"closer": "scores"},
     },
     "06_rivals": {
         "the fewest tokens, few questions of one's own": {"budget": 16, "per_family": 4},

@@ -94,13 +94,20 @@ def heat_map(axes: Axes, table: pd.DataFrame, label: str) -> Axes:
     return axes
 
 
-def forest(axes: Axes, table: pd.DataFrame, value: str, low: str, high: str) -> Axes:
+def forest(
+    axes: Axes, table: pd.DataFrame, value: str, low: str, high: str, level: str = ""
+) -> Axes:
     """Draw one line per row: a dot with its interval, the first row on top.
 
-    Lines whose interval holds 0 are grey, those below 0 orange, those above blue.
+    Lines whose interval holds 0 are grey, those below 0 orange, those above blue. ``level`` names a
+    column of significance levels that decides instead of the interval: grey unless below 0.05.
     """
     heights = np.arange(len(table))[::-1]
-    colours = np.where(table[low] > 0, PALETTE[0], np.where(table[high] < 0, PALETTE[5], PLAIN))
+    if level:
+        above, below = (table[level] < 0.05) & (table[value] > 0), table[level] < 0.05
+    else:
+        above, below = table[low] > 0, table[high] < 0
+    colours = np.where(above, PALETTE[0], np.where(below, PALETTE[5], PLAIN))
     axes.hlines(heights, table[low], table[high], color=colours, lw=1.6)
     axes.scatter(table[value], heights, color=colours, s=16, zorder=3)
     axes.set_yticks(heights, table.index.astype(str))

@@ -9,12 +9,13 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
 from prumerge import draw, paths
 from prumerge.draw import figures
-from prumerge.draw.charts import bands
+from prumerge.draw.charts import bands, forest
 from prumerge.draw.pictures import HEAT
 from prumerge.reduction import DROPPED, FILL, OUTLIER, SPATIAL
 
@@ -221,6 +222,19 @@ def test_every_text_has_at_least_eight_points():
     draw.legend(figure).canvas.draw()
     sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
     assert min(sizes) >= 8
+
+
+def test_lines_of_a_forest_are_grey_by_interval_or_by_a_corrected_level():
+    table = pd.DataFrame({"value": [2.0, 1.0, -2.0], "low": [1.0, -1.0, -3.0]})
+    table = table.assign(high=2 * table["value"] - table["low"], p=[0.06, 0.01, 0.01])
+
+    def shown(level):
+        axes = forest(axes_of(), table, "value", "low", "high", level)
+        return [to_hex(colour) for colour in axes.collections[0].get_colors()]
+
+    blue, grey, orange = "#0072b2", "#9aa5b1", "#d55e00"
+    assert shown("") == [blue, grey, orange]
+    assert shown("p") == [grey, blue, orange]
 
 
 def test_saved_figure_is_complete_and_the_same_twice(tmp_path, monkeypatch):

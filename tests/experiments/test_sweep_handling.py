@@ -131,6 +131,10 @@ def test_effects_are_of_one_handling_and_refuse_one_that_was_not_run():
         table = leaderboard.effects("neighbours", SUFFIX, handling=handling)
         assert table["changes"][0] == {"neighbours": 1}
         assert table["difference"][0] == pytest.approx(0.1, abs=0.01) and len(table) == 9
+        assert "p" not in table
+    table = leaderboard.effects("neighbours", SUFFIX, tested=True)
+    released = table["changes"].map(lambda changes: not changes)
+    assert table["p"].isna().equals(released) and table["p"][0] < 0.05
     with pytest.raises(ValueError, match="not hold the release at raster, compact"):
         leaderboard.effects("neighbours", SUFFIX, handling=COMPACT)
 

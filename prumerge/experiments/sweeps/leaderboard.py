@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prumerge.experiments.statistics import compare, paired
+from prumerge.experiments.statistics import compare, paired, significance
 from prumerge.experiments.sweeps.grids import CHOOSING, Point, Sweep, read_sweep
 from prumerge.experiments.sweeps.handling import BUDGETS, COLUMNS, EQUAL, read_handling, told
 from prumerge.experiments.sweeps.run import PointsFailed, open_encodings, run_sweeps
@@ -123,12 +123,16 @@ def choose_handling(suffix: str = "") -> dict[str, str]:
     return {"order": "raster" if apart.low > 0 else "attention", "positions": positions}
 
 
-def effects(name: str, suffix: str = "", *, handling: Mapping[str, str] = EQUAL) -> pd.DataFrame:
+def effects(
+    name: str, suffix: str = "", *, handling: Mapping[str, str] = EQUAL, tested: bool = False
+) -> pd.DataFrame:
     """Compare every combination of a grid with the release, best first, in one handling.
 
     ``changes`` are those to the release in that handling, which is among the rows (else
     ValueError); ``accuracy`` is over all budgets, ``difference``, ``low`` and ``high`` are to the
-    release. ``suffix`` is that of another model's files, such as ``-llava-1.5-7b-hf``.
+    release. ``suffix`` is that of another model's files, such as ``-llava-1.5-7b-hf``. ``tested``
+    adds ``p`` that chance alone explains the difference, empty for the release itself: correct it
+    over all tables that are shown.
     """
     answered = read_sweep_rows(name + suffix)
     scores = _by_changes(name, answered, handling)
@@ -138,9 +142,12 @@ def effects(name: str, suffix: str = "", *, handling: Mapping[str, str] = EQUAL)
         )
     rows = []
     for text, values in scores.items():
-        apart = paired(values, scores["{}"], answered.questions["picture"])
-        rows.append((json.loads(text), values.mean(), *apart))
-    table = pd.DataFrame(rows, columns=["changes", "accuracy", "difference", "low", "high"])
+        pair = values, scores["{}"], answered.questions["picture"]
+        level = significance(*pair) if tested and text != "{}" else np.nan
+        rows.append((json.loads(text), values.mean(), *paired(*pair), level))
+    columns = ["changes", "accuracy", "difference", "low", "high", "p"]
+    table = pd.DataFrame(rows, columns=columns)
+    table = table if tested else table.drop(columns="p")
     return table.sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
 
 
