@@ -45,6 +45,8 @@ def small_png(picture: Pillow.Image) -> bytes:
     coarse = picture.convert("RGB").point(
         lambda value: round(round(value * LEVELS / 255) * 255 / LEVELS)
     )
+    if coarse.getcolors(256):  # a palette holds them all, in half the bytes
+        coarse = coarse.quantize(256, dither=Pillow.Dither.NONE)
     file = io.BytesIO()
     coarse.save(file, "png", optimize=True)
     return file.getvalue()

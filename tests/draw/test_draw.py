@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 from PIL import Image
 
@@ -222,6 +221,15 @@ def test_every_text_has_at_least_eight_points():
     draw.legend(figure).canvas.draw()
     sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
     assert min(sizes) >= 8
+
+
+@pytest.mark.parametrize(("colours", "mode"), [(200, "P"), (300, "RGB")])
+def test_a_small_picture_keeps_every_one_of_its_few_colours(colours, mode):
+    levels = np.round(np.arange(figures.LEVELS + 1) * 255 / figures.LEVELS)
+    grid = np.stack(np.meshgrid(levels, levels), axis=-1).reshape(-1, 2)[:colours]
+    pixels = np.pad(grid, ((0, 0), (0, 1))).astype(np.uint8)[None]
+    small = Image.open(io.BytesIO(figures.small_png(Image.fromarray(pixels))))
+    assert small.mode == mode and np.array_equal(np.asarray(small.convert("RGB")), pixels)
 
 
 def test_lines_of_a_forest_are_grey_by_interval_or_by_a_corrected_level():
