@@ -1,7 +1,8 @@
 """Figures: pictures with what is seen and kept of them, diagrams, one manner for all.
 
     pictures   a picture, its attention map, its kept patches outlined
-    charts     how scores are spread, curves, tables as colours, methods with their intervals
+    charts     how scores are spread, curves, tables as colours, differences with intervals
+    methods    curves and standings of methods, which keep their colours
     figures    fonts and palette; showing in a notebook, writing to ``figures/``
     explorer   widgets that show at once what a method keeps of a picture; ``looking`` finds it
 

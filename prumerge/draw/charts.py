@@ -116,29 +116,6 @@ def forest(
     return axes
 
 
-def bands(
-    axes: Axes, table: pd.DataFrame, names: Sequence[str], x: str, hue: str, base: str
-) -> Axes:
-    """Draw ``accuracy`` with its band, ``low`` to ``high``, over ``x`` on a logarithmic scale.
-
-    One curve per name in ``hue``, at most six, and ``base`` in grey below them, for comparison.
-    """
-    others = [name for name in names if name != base]
-    for name, colour in [(base, "#555555"), *zip(others, PALETTE, strict=False)]:
-        rows = table[table[hue] == name].sort_values(x)
-        dashed = "--" if name == base else "-"
-        axes.plot(rows[x], rows["accuracy"], dashed, color=colour, marker="o", ms=3, label=name)
-        axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.12, lw=0)
-    axes.set_xscale("log", base=2)
-    first, last = np.log2([table[x].min(), table[x].max()]).round().astype(int)
-    ticks = [2**power for power in range(first, last + 1)]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right", ncols=2)
-    return axes
-
-
 def scores_by_tokens(axes: Axes, rows: pd.DataFrame, names: list[str]) -> Axes:
     """Draw a benchmark's score over the visual tokens (logarithmic), a dot and interval per method.
 

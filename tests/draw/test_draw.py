@@ -14,7 +14,8 @@ from PIL import Image
 
 from prumerge import draw, paths
 from prumerge.draw import figures
-from prumerge.draw.charts import bands, forest
+from prumerge.draw.charts import PLAIN, forest
+from prumerge.draw.methods import COLOURS, bands, differences, standings
 from prumerge.draw.pictures import HEAT
 from prumerge.reduction import DROPPED, FILL, OUTLIER, SPATIAL
 
@@ -208,6 +209,31 @@ def test_heat_map_writes_its_numbers():
     assert not draw.heat_map(axes_of(), pd.DataFrame(np.zeros((24, 16))), "share").texts
 
 
+def test_methods_keep_their_colours_and_all_others_are_grey():
+    table = pd.DataFrame({"method": ["divprune", "evit"] * 2, "tokens": [16, 16, 64, 64]})
+    table = table.assign(accuracy=[0.5, 0.4, 0.8, 0.7], low=0.3, high=0.9)
+    curves = {to_rgb(line.get_color()) for line in bands(axes_of(), table, "tokens").lines}
+    assert curves == {to_rgb(COLOURS["divprune"]), to_rgb(PLAIN)}
+    board = table.tail(2).set_index("method").assign(published=[0.6, np.nan])
+    axes = standings(axes_of(), board, "published", "as published")
+    dots = axes.collections[1]
+    assert tuple(dots.get_facecolors()[0][:3]) == to_rgb(COLOURS["divprune"])
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["divprune", "evit"]
+    assert axes.get_legend_handles_labels()[1] == ["as published"]
+
+
+def test_what_a_method_sends_in_two_ways_has_one_colour_and_one_dot_is_hollow():
+    sent = ["prumerge, released", "prumerge, equal"]
+    index = pd.MultiIndex.from_product([sent, ["count", "read"]])
+    table = pd.DataFrame({"difference": [0.0, -5, 1, -1], "low": -6.0, "high": 2.0}, index)
+    axes = differences(axes_of(), table, hollow=sent[0])
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert {to_rgb(dot.get_color()) for dot in dots} == {to_rgb(COLOURS["prumerge"])}
+    assert [to_rgb(dot.get_markerfacecolor()) == (1, 1, 1) for dot in dots] == [True, False]
+    assert [dot.get_xdata().tolist() for dot in dots] == [[0, -5], [1, -1]]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["count", "read"]
+
+
 def test_every_text_has_at_least_eight_points():
     draw.use_style()
     figure, axes = plt.subplots(2, 2, layout="constrained")
@@ -217,7 +243,8 @@ def test_every_text_has_at_least_eight_points():
     draw.curves(axes[1, 0], table, "x", "y", hue="name")
     draw.heat_map(axes[1, 1], table[["x", "y"]], "share")
     values = table.assign(accuracy=0.5, low=0.4, high=0.6)
-    bands(axes[1, 0], values, ["a", "b"], "x", "name", "a")
+    methods = values.assign(method=["top_k", "top_k"])
+    bands(axes[1, 0], methods, "x")
     draw.legend(figure).canvas.draw()
     sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
     assert min(sizes) >= 8

@@ -6,6 +6,7 @@
     run          the points that have no row yet, by Snakemake; a killed run goes on
     handling     order and position ids as a factor: comparisons at one, each method's own and best
     leaderboard  every method at one budget and handling; the preset ``tuned``, chosen by a rule
+    families    what guessing answers; questions split by what a smaller picture answers
     tuning       what the tuned presets add on other questions; what to recommend
     steps        from the released method to all tokens; every reading of the paper
 
