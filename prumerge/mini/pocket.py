@@ -63,10 +63,10 @@ words and answers questions about coloured shapes and handwritten digits that li
 
 STEPS = {
     "name": 800,
-    "talk, few tokens": 4000,
-    "talk, more tokens": 3500,
-    "talk, signs": 800,
-    "talk, any tokens": 2500,
+    "talk, few tokens": 3000,
+    "talk, more tokens": 2500,
+    "talk, signs": 600,
+    "talk, any tokens": 2000,
 }
 
 
