@@ -142,13 +142,16 @@ def evaluation() -> list[str]:
 
 def tuning_arms() -> list[str]:
     """Return the arms of notebook 09: tokens sent, untuned beside tuned, means over the seeds."""
-    answers = pd.read_csv(arms.ROWS / "answers.csv")
-    right = 100 * answers.pivot_table("correct", "question", ["tokens", "tuned"])
+    runs, answers = arms.read_rows()
+    right = arms.right_by_arm(answers)
+    sent = runs.groupby("tokens")["visual_tokens"].first()
     rows = [
-        [tokens, *(_with_interval(right[tokens, tuned]) for tuned in (False, True))]
-        for tokens in arms.TOKENS
+        [sent[tokens], tokens, handling]
+        + [_with_interval(right[tokens, handling, steps]) for steps in (0, arms.Plan.steps)]
+        for tokens, handling in arms.ARMS
     ]
-    return markdown_table(pd.DataFrame(rows, columns=["visual tokens", "untuned", "tuned alike"]))
+    columns = ["visual tokens", "which", "order, positions", "untuned", "tuned alike"]
+    return markdown_table(pd.DataFrame(rows, columns=columns))
 
 
 def _with_interval(values: pd.Series) -> str:

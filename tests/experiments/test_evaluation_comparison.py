@@ -18,6 +18,7 @@ from prumerge.experiments.evaluation.__main__ import main
 from prumerge.experiments.evaluation.answering import Journal
 from prumerge.experiments.evaluation.comparison import COMPARED, method_of
 from prumerge.experiments.evaluation.results import merge_into, read_results
+from prumerge.methods import resolve
 from prumerge.models.random_weights import RANDOM, build
 
 MEASURED = ["seconds", "images_per_s", "peak_mib", "fresh_items", "date"]
@@ -125,6 +126,10 @@ def test_absent_and_broken_results_are_told(killed_and_resumed, tmp_path):
         (["--compare", "release@many"], "'release@many' names no budget"),
         (["--compare", "release@-3"], "budget must be"),
         (["--compare", "full@64"], "reduces nothing and takes no budget"),
+        (["--compare", "release@64:raster"], "'release@64:raster': 'raster' is no name=value"),
+        (["--compare", "release:budget=64"], "'release:budget=64': no setting 'budget'"),
+        (["--compare", "release:orders=raster"], "did you mean 'order'"),
+        (["--compare", "release@64:batch_size=2"], "no setting 'batch_size'"),
     ],
 )
 def test_wrong_methods_are_told_before_anything_is_asked(words, message, capsys):
@@ -179,7 +184,20 @@ def test_contradicting_words_are_refused(words, capsys):
 
 def test_all_compared_methods_exist():
     assert [method_of(label)["method"] for label in COMPARED][:2] == ["full", "release"]
-    assert sum("budget" in method_of(label) for label in COMPARED) == 1
+    handled = [resolve(**method_of(label)).settings for label in COMPARED[6:]]
+    assert [s.budget for s in handled] == [None, *[64] * 5]
+    released = COMPARED.index("release@64") - 6
+    for number, settings in enumerate(handled):
+        pair = ("attention", "compact") if number == released else ("raster", "original")
+        assert (settings.order, settings.positions) == pair
+
+
+def test_a_label_carries_settings():
+    label = "top_k@0.25:order=attention,positions=stretched"
+    settings = resolve(**method_of(label)).settings
+    assert (
+        settings == resolve("top_k", budget=0.25, order="attention", positions="stretched").settings
+    )
 
 
 def test_random_weights_have_the_size_of_llava():

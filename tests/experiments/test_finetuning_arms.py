@@ -1,5 +1,6 @@
 """Arms on a tiny model: equal data for all, nothing finished is done again; costs."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -9,13 +10,19 @@ from test_finetuning import tiny_mini
 from prumerge.experiments.finetuning import __main__ as command
 from prumerge.experiments.finetuning import arms
 from prumerge.experiments.finetuning.arms import (
-    TOKENS,
+    ARMS,
+    EQUAL,
+    RELEASED,
     Plan,
+    Run,
+    read_rows,
+    right_by_arm,
     run_arms,
     training_arguments,
     write_rows,
 )
 from prumerge.experiments.finetuning.tuning import Lora
+from prumerge.methods import resolve
 from prumerge.paths import RUNS
 
 GRID = 9  # the smallest in which all families of questions can be asked
@@ -28,37 +35,51 @@ def plan(tmp_path_factory):
     model, processor = tiny_mini(GRID)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return Plan(str(folder), 7, (3,), steps=2, batch_size=2, per_family=1, lora=LORA)
+    return Plan(str(folder), 7, (3,), 2, 3, batch_size=2, per_family=1, lora=LORA)
 
 
 def test_arms_leave_tidy_rows_and_finished_runs_are_kept(plan, tmp_path):
     told = []
     runs, answers = run_arms(plan, tmp_path, told.append)
-    assert len(told) == len(runs) == 3 + 3 and len(answers) == 9 * len(runs)
+    assert len(told) == len(runs) == 3 * len(ARMS) - 1 and len(answers) == 9 * len(runs)
     assert runs.groupby("tokens")["visual_tokens"].unique().map(list).to_dict() == {
         "all": [GRID**2], "selected": [7], "merged": [7],
     }  # fmt: skip
-    assert runs[["tokens", "tuned", "seed"]].duplicated().sum() == 0
-    assert runs.loc[runs["tuned"], "loss_last"].notna().all()
-    assert runs["loss_last"].nunique() == 3  # each arm is another training
-    right = answers.groupby(["tokens", "tuned", "seed"], sort=False)["correct"].mean()
-    assert (100 * right).tolist() == pytest.approx(runs["right_percent"].tolist())
-    again = next(tmp_path.glob("*/merged-tuned-3.json"))
+    assert runs[["tokens", "handling", "steps", "seed"]].duplicated().sum() == 0
+    assert runs.groupby("steps").size().to_dict() == {0: 5, 2: 5, 3: 4}
+    assert runs.loc[runs["steps"] > 0, "loss_last"].notna().all()
+    assert runs["loss_last"].nunique() == 5 + 4  # each is another training
+    right = right_by_arm(answers).mean()
+    expected = runs.set_index(["tokens", "handling", "steps"])["right_percent"]
+    pd.testing.assert_series_equal(right, expected, check_like=True, check_names=False)
+    again = next(tmp_path.glob("*/merged-raster-original-2-3.json"))
     again.unlink()  # as if killed before its end
     rerun, same = run_arms(plan, tmp_path, told.append)
-    assert len(told) == len(runs) + 1 and told[-1].startswith("merged-tuned-3")
+    assert len(told) == len(runs) + 1 and told[-1].startswith("merged-raster-original-2-3")
     pd.testing.assert_frame_equal(same, answers)
     pd.testing.assert_series_equal(rerun["loss_last"], runs["loss_last"])
-    write_rows({"answers": answers}, tmp_path / "rows")
-    assert len(pd.read_csv(tmp_path / "rows" / "answers.csv")) == len(answers)
+    write_rows({"answers": answers, "runs": runs}, tmp_path / "rows")
+    _, read = read_rows(tmp_path / "rows")
+    assert read["said"].tolist() == answers["said"].tolist()
 
 
-def test_arms_differ_in_tokens_alone(plan, tmp_path):
-    methods = {tokens: plan.method(tokens) for tokens in TOKENS}
-    merged, selected = methods["merged"].settings, methods["selected"].settings
-    assert selected.with_changes(neighbours=32, extra_token=True) == merged
-    first, second = (training_arguments(plan, tmp_path, 3).to_dict() for _ in range(2))
-    assert first == second and first["max_steps"] == plan.steps and first["seed"] == 3
+def test_more_seeds_leave_finished_runs_alone(plan):
+    more = dataclasses.replace(plan, seeds=(3, 4), long_steps=0)
+    assert more.identity() == plan.identity()
+    assert set(more.runs()) - set(plan.runs()) == {Run(*arm, 2, 4) for arm in ARMS}
+
+
+def test_arms_differ_in_tokens_and_handling_alone(plan, tmp_path):
+    few = {arm: plan.method(*arm).settings for arm in ARMS[1:]}
+    for handling in (RELEASED, EQUAL):
+        merged, selected = few["merged", handling], few["selected", handling]
+        assert selected.with_changes(neighbours=32, extra_token=True) == merged
+    for tokens in ("selected", "merged"):
+        changed = few[tokens, RELEASED].with_changes(order="raster", positions="original")
+        assert few[tokens, EQUAL] == changed
+    assert few["merged", RELEASED] == resolve("release", budget=plan.budget).settings
+    first, second = (training_arguments(2, 2, tmp_path, 3).to_dict() for _ in range(2))
+    assert first == second and first["max_steps"] == 2 and first["seed"] == 3
 
 
 def test_costs_are_measured_at_both_lengths(plan):

@@ -36,8 +36,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[
     parser.add_argument(
         "--compare",
         nargs="*",
-        metavar="METHOD[@TOKENS]",
-        help="evaluate several methods; without names: full tokens, the four readings, 64 tokens",
+        metavar="METHOD[@TOKENS][:SETTING=VALUE,...]",
+        help="evaluate several methods; without names: full tokens, the readings, two rivals",
     )
     parser.add_argument("--save", type=Path, help="folder for the compared rows and answers")
     parser.add_argument("--limit", type=int, help="questions per task")

@@ -17,11 +17,12 @@ from loguru import logger
 from tenacity import RetryError
 from tqdm import tqdm
 
+from prumerge.experiments.arguments import named_values
 from prumerge.experiments.evaluation.answering import Answerer
 from prumerge.experiments.evaluation.harness import PruMergeLlava
 from prumerge.experiments.evaluation.memory import reset_peak
 from prumerge.experiments.evaluation.mini_tasks import BENCHMARKS, path_of
-from prumerge.experiments.evaluation.options import read
+from prumerge.experiments.evaluation.options import FIELDS, read
 from prumerge.experiments.evaluation.results import merge_into, questions_of, rows_of
 from prumerge.experiments.evaluation.scoring import MAIN_METRICS, best_constant, score_interval
 from prumerge.experiments.evaluation.tasks import (
@@ -33,9 +34,24 @@ from prumerge.experiments.evaluation.tasks import (
 )
 from prumerge.experiments.statistics import paired
 from prumerge.models.preprocessing import open_picture
+from prumerge.settings import suggestion
 
-COMPARED = ("full", "release", "release+", "paper", "paper+", "release@64")
-"""Full tokens, PruMerge and PruMerge+ as released and as written, and a fixed budget."""
+COMPARED = (
+    "full",
+    "release",
+    "release+",
+    "paper",
+    "paper+",
+    "paper-literal",
+    "tuned-handling",
+    "release@64",
+    "tuned-handling@64",
+    "tuned@64",
+    "top_k@64:positions=original",
+    "divprune@64:positions=original",
+)
+"""Full tokens; PruMerge and PruMerge+ as released and as written; the released tokens as all tokens
+are sent, in raster order at their own position ids; and with 64 tokens, so handled, two rivals."""
 
 CONSTANT = "constant answer"
 NEW_TOKENS = 6  # as the mini tasks allow
@@ -103,20 +119,29 @@ def _no_bar(*arguments: Any, **options: Any) -> tqdm:
 
 
 def method_of(label: str) -> dict[str, Any]:
-    """Read a method, with its budget per picture, a number of tokens or a share below 1.
+    """Read a method, its budget per picture (tokens, or a share below 1) and other settings.
 
     Example:
-        >>> method_of("release@64"), method_of("paper+")
-        ({'method': 'release', 'budget': 64}, {'method': 'paper+'})
+        >>> method_of("paper+"), method_of("top_k@64:positions=original")
+        ({'method': 'paper+'}, {'positions': 'original', 'method': 'top_k', 'budget': 64})
     """
-    method, sign, budget = label.partition("@")
-    if not sign:
-        return {"method": method}
+    name, colon, pairs = label.partition(":")
+    method, sign, budget = name.partition("@")
     try:
-        tokens = float(budget) if "." in budget else int(budget)
-    except ValueError:
-        raise ValueError(f"{label!r} names no budget: write such as {method}@64") from None
-    return {"method": method, "budget": tokens}
+        settings = named_values(pairs.split(",")) if colon else {}
+    except ValueError as error:
+        raise ValueError(f"{label!r}: {error}") from None
+    known = [field for field in FIELDS if field != "budget"]  # that one stands behind @
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"{label!r}: no setting {setting!r}: {suggestion(setting, known)}")
+    settings["method"] = method
+    if sign:
+        try:
+            settings["budget"] = float(budget) if "." in budget else int(budget)
+        except ValueError:
+            raise ValueError(f"{label!r} names no budget: write such as {method}@64") from None
+    return settings
 
 
 def compare(
@@ -129,7 +154,7 @@ def compare(
     """Evaluate one model with several methods on some tasks.
 
     Args:
-        labels: Methods, such as ``release@64``; ``full`` sends all tokens.
+        labels: Methods, such as ``release@64`` or ``release@64:order=raster``; ``full`` sends all.
         tasks: Names; ``mini``, ``mini_full`` or ``real`` for all six.
         limit: Questions per task, from the first on; None asks all.
         save: Folder for ``rows.csv`` and ``questions.parquet``, written after each method; rows

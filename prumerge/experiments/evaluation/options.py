@@ -13,7 +13,7 @@ FULL = "full"
 
 CONVERSATIONS = ("template", "vicuna_v1")
 _WHOLE = ("score_layer", "key_layer", "neighbours", "spatial_factor", "seed")
-_FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
+FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +97,14 @@ def read(arguments: dict[str, Any]) -> Options:
     values, settings = {}, {}
     for name, value in arguments.items():
         value = None if value in ("None", "none", "") else value
-        if name in _FIELDS:
+        if name in FIELDS:
             whole = name in _WHOLE and isinstance(value, float) and value.is_integer()
             settings[name] = int(value) if whole else value
         elif name in (*own, "revision"):
             values[name] = value
         else:
             raise ValueError(
-                f"unknown argument {name!r}: {suggestion(name, [*own, 'revision', *_FIELDS])}"
+                f"unknown argument {name!r}: {suggestion(name, [*own, 'revision', *FIELDS])}"
             )
     revision = values.pop("revision", None)
     if revision is not None:

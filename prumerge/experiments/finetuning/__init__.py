@@ -2,6 +2,6 @@
 
 data      an instruction file with its images, or drawn scenes, as token ids and labels
 tuning    the training itself, through an attached reducer
-arms      four arms on equal steps and data, answered question by question; what a step costs
+arms      five arms on equal steps and data, answered question by question; what a step costs
 __main__  python -m prumerge.finetuning train | arms | cost | scenes | convert
 """

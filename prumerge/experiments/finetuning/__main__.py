@@ -2,7 +2,7 @@
 
     train      --data FILE --images FOLDER --model NAME --reduce method=release budget=40
                --output_dir FOLDER, and every argument of the Trainer (--bf16, --max_steps ...)
-    arms       tune and ask the four arms; rows in data/results/finetuning
+    arms       tune and ask the five arms; rows in data/results/finetuning
     cost       time and memory of a step; a table in data/results/finetuning
                (both with any option in data/runs/finetuning, or where --rows says)
     scenes     write drawn scenes as instruction data in LLaVA's format
@@ -93,7 +93,7 @@ def arms(arguments: list[str]) -> None:
 
     parser = argparse.ArgumentParser(prog="... arms")
     parser.add_argument("--model", default=Plan.model)
-    for name in ("budget", "steps", "batch_size", "turns", "per_family"):
+    for name in ("budget", "steps", "long_steps", "batch_size", "turns", "per_family"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Plan, name))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(Plan.seeds))
     parser.add_argument("--rows", type=Path, help="folder of the tables; see above")

@@ -1,8 +1,11 @@
-"""Four arms on equal steps and data: all or few visual tokens, untuned or tuned alike; their costs.
+"""Five arms on equal steps and data, each untuned and tuned alike; and what a step costs.
 
-The paper compares a tuned model that sees few tokens with an untuned one that sees all. Here every
-tuned model gets the same pictures, questions, steps and rates, also the one that sees all tokens;
-few tokens are selected alone, or selected and merged. Everything is asked about held-out pictures,
+An arm is what the model sees: all visual tokens, or few of them in one of two handlings, selected
+alone or selected and merged. The released handling (by falling attention, at closed-up position
+ids) is one that no model has seen in training; the other sends the same tokens as all tokens are
+sent, in raster order at their own position ids. The paper compares a tuned model that sees few
+tokens with an untuned one that sees all. Here every tuned model gets the same pictures, questions,
+steps and rates, also the one that sees all tokens. Everything is asked about held-out pictures,
 question by question, so that differences can be paired.
 
 Each cost is measured in a process of its own, so that memory is its own; all and few take turns. A
@@ -32,8 +35,8 @@ from prumerge.experiments.finetuning.tuning import Lora, add_lora, parameter_gro
 from prumerge.experiments.rows import provenance, write_csv
 from prumerge.methods import Method, resolve
 from prumerge.mini.pictures import encode_pictures, to_pixels
-from prumerge.mini.questions import held_out, is_right
-from prumerge.mini.styles import style_of
+from prumerge.mini.questions import Item, held_out, is_right
+from prumerge.mini.styles import PLAIN, Style, style_of
 from prumerge.models import load
 from prumerge.models.asking import Answer, ask, prompt_of
 from prumerge.models.attachment import attach
@@ -44,40 +47,74 @@ ROWS = RESULTS / "finetuning"
 """``runs.csv``, one row per tuned or untuned model; ``answers.csv``, one per run and question;
 ``cost.csv``, one per measurement."""
 
-TOKENS = ("all", "selected", "merged")
+RELEASED, EQUAL = "attention, compact", "raster, original"
+HANDLINGS = {
+    RELEASED: {"order": "attention", "positions": "compact"},
+    EQUAL: {"order": "raster", "positions": "original"},
+}
+ARMS = (
+    ("all", EQUAL),
+    ("selected", RELEASED),
+    ("selected", EQUAL),
+    ("merged", RELEASED),
+    ("merged", EQUAL),
+)
+"""Tokens and handling; all tokens have one handling only."""
+
 QUIZ_SEED = 6
 """Of the held-out questions: not those of the checkpoint's own scores."""
 QUESTIONS_AT_ONCE = 25
+_OF_RUN = ["tokens", "handling", "steps", "seed"]
 MINI_LORA = Lora(rank=16, alpha=32, dropout=0.0, rate=5e-4, projector_rate=5e-5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the arms are run; the defaults take about ten minutes on one core."""
+    """How the arms are run; the defaults take about MINUTES minutes on one core."""
 
     model: str = "mini"  # drawn scenes are asked about
     budget: int = 32  # visual tokens where they are few
     seeds: tuple[int, ...] = (0, 1, 2)  # of adapter, pictures and questions; each tunes every arm
     steps: int = 70
+    long_steps: int = 210  # of one more tuning of few tokens, with the first seed; 0: none
     batch_size: int = 8  # conversations in a step
     turns: int = 1  # questions in a conversation
     per_family: int = 50  # held-out questions of each of the nine families
     lora: Lora = MINI_LORA
 
-    def method(self, tokens: str) -> Method:
+    def method(self, tokens: str, handling: str = RELEASED) -> Method:
         """Return what reduces the tokens: ``all``, ``selected`` or ``merged``."""
         if tokens == "all":
             return resolve("all")
         plain = {"neighbours": 0, "extra_token": False} if tokens == "selected" else {}
-        return resolve("release", budget=self.budget, **plain)
+        return resolve("release", budget=self.budget, **HANDLINGS[handling], **plain)
 
-    def runs(self) -> Iterator[tuple[str, bool, int]]:
-        """List tokens, whether tuned, and seed of every run."""
-        for tokens in TOKENS:
-            yield tokens, False, 0
-        for seed in self.seeds:
-            for tokens in TOKENS:
-                yield tokens, True, seed
+    def runs(self) -> Iterator["Run"]:
+        """List the runs: untuned, tuned by seed, and few tokens tuned for longer."""
+        for steps, seed in [(0, 0), *((self.steps, seed) for seed in self.seeds)]:
+            yield from (Run(*arm, steps, seed) for arm in ARMS)
+        if self.long_steps:
+            yield from (Run(*arm, self.long_steps, self.seeds[0]) for arm in ARMS[1:])
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that a run depends on besides its own fields."""
+        own = ("seeds", "steps", "long_steps")
+        return {name: v for name, v in dataclasses.asdict(self).items() if name not in own}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An arm, untuned (0 steps) or tuned."""
+
+    tokens: str
+    handling: str
+    steps: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        words = (self.tokens, *self.handling.split(", "), self.steps, self.seed)
+        return "-".join(map(str, words))
 
 
 def run_arms(
@@ -86,71 +123,82 @@ def run_arms(
     """Return rows by run and by question; runs of the same plan and weights stay in ``folder``."""
     model, processor = load(plan.model)
     weights = fingerprint(plan.model, model)
-    identity = json.dumps([dataclasses.asdict(plan), weights], sort_keys=True)
+    identity = json.dumps([plan.identity(), weights], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder = (folder or RUNS / "finetuning") / key
     folder.mkdir(parents=True, exist_ok=True)
     quiz, runs, answers = None, [], []
-    for tokens, tuned, seed in plan.runs():
-        path = folder / f"{tokens}-{'tuned' if tuned else 'untuned'}-{seed}.json"
+    for run in plan.runs():
+        path = folder / f"{run.name}.json"
         if not path.exists():
             quiz = quiz or Quiz(model, processor, plan.per_family)
-            result = _run(plan, quiz, tokens, tuned, seed, folder)
+            result = _result(plan, quiz, run, folder)
             result["run"]["weights"] = weights
             with written_whole(path) as partial:
                 partial.write_text(json.dumps(result))
-            report(f"{path.stem}: {100 * sum(result['correct']) / len(result['correct']):.1f} %")
+            report(f"{run.name}: {result['run']['right_percent']:.1f} %")
         found = json.loads(path.read_text())
         runs.append(found["run"])
-        asked = pd.DataFrame({"family": found["families"]}).rename_axis("question").reset_index()
-        which = {"tokens": tokens, "tuned": tuned, "seed": seed}
-        answers.append(asked.assign(**which, correct=found["correct"]))
-    return pd.DataFrame(runs), pd.concat(answers, ignore_index=True)
+        asked = pd.DataFrame(found["answers"]).rename_axis("question").reset_index()
+        answers.append(asked.assign(**dataclasses.asdict(run)))
+    table = pd.concat(answers, ignore_index=True)
+    return pd.DataFrame(runs), table[["question", "family", *_OF_RUN, "said", "correct"]]
 
 
-def _run(
-    plan: Plan, quiz: "Quiz", tokens: str, tuned: bool, seed: int, folder: Path
-) -> dict[str, Any]:
+def read_rows(folder: Path = ROWS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the tables of :func:`run_arms`, by run and by question."""
+    runs = pd.read_csv(folder / "runs.csv")
+    return runs, pd.read_csv(folder / "answers.csv", dtype={"said": str}, keep_default_na=False)
+
+
+def right_by_arm(answers: pd.DataFrame) -> pd.DataFrame:
+    """Return how often each question is answered right, in percent, mean over the seeds.
+
+    A row per question; columns by tokens, handling and steps, 0 for the untuned model.
+    """
+    return 100 * answers.pivot_table("correct", "question", ["tokens", "handling", "steps"])
+
+
+def _result(plan: Plan, quiz: "Quiz", run: Run, folder: Path) -> dict[str, Any]:
     model, processor = load(plan.model)
-    method, began = plan.method(tokens), time.perf_counter()
+    method, began = plan.method(run.tokens, run.handling), time.perf_counter()
     losses: list[float] = []
-    if tuned:
-        count = plan.steps * plan.batch_size
-        scenes = SceneInstructions(count, plan.turns, grid_of(model), seed)
-        adapter = folder / f"{tokens}-{seed}"
-        options = training_arguments(plan, adapter, seed)
+    if run.steps:
+        count = run.steps * plan.batch_size
+        scenes = SceneInstructions(count, plan.turns, grid_of(model), run.seed)
+        options = training_arguments(run.steps, plan.batch_size, folder / run.name, run.seed)
         _, log = tune(model, processor, scenes, options, plan.lora, method)
         losses = [row["loss"] for row in log if "loss" in row]
     trained_s = time.perf_counter() - began
     model.eval()
-    correct, kept = quiz.ask(model, method)
+    said, kept = quiz.ask(model, method)
+    correct = [int(is_right(*pair)) for pair in zip(said, quiz.truth, strict=True)]
     tenth = max(1, len(losses) // 10)
-    run = {
+    row = {
         "model": plan.model,
-        "tokens": tokens,
-        "tuned": tuned,
-        "seed": seed,
+        **dataclasses.asdict(run),
         "visual_tokens": kept,
         "questions": len(correct),
         "right_percent": 100 * sum(correct) / len(correct),
         "loss_first": sum(losses[:tenth]) / tenth if losses else None,
         "loss_last": sum(losses[-tenth:]) / tenth if losses else None,
-        "training_s": round(trained_s, 1) if tuned else None,
-        **{name: getattr(plan, name) for name in ("budget", "steps", "batch_size", "turns")},
+        "training_s": round(trained_s, 1) if losses else None,
+        **{name: getattr(plan, name) for name in ("budget", "batch_size", "turns")},
         **dataclasses.asdict(plan.lora),
         **provenance(),
     }
-    return {"run": run, "correct": correct, "families": quiz.families}
+    answers = {"family": quiz.families, "said": said, "correct": correct}
+    return {"run": row, "answers": answers}
 
 
-def training_arguments(plan: Plan, folder: Path, seed: int) -> TrainingArguments:
+def training_arguments(steps: int, batch_size: int, folder: Path, seed: int) -> TrainingArguments:
     """Return the Trainer's arguments of an arm: cosine, 3 % warm-up, bfloat16, as in the paper."""
     return TrainingArguments(
         output_dir=str(folder),
-        max_steps=plan.steps,
-        per_device_train_batch_size=plan.batch_size,
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, round(0.03 * plan.steps)),
+        warmup_steps=max(1, round(0.03 * steps)),
         bf16=True,
         logging_steps=1,
         save_strategy="no",
@@ -167,13 +215,20 @@ def write_rows(tables: dict[str, pd.DataFrame], folder: Path = ROWS) -> None:
         write_csv(table, folder / f"{name}.csv", float_format="%.6g")
 
 
+def quiz_items(
+    per_family: int = Plan.per_family, grid: int = 24, style: Style = PLAIN
+) -> list[Item]:
+    """Draw the held-out questions that the arms are asked, in the order of their numbers."""
+    return held_out(per_family, grid, QUIZ_SEED, style)
+
+
 class Quiz:
     """Held-out questions and their encoded pictures, for all models tuned from this one."""
 
     def __init__(
         self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, per_family: int
     ) -> None:
-        items = held_out(per_family, grid_of(model), QUIZ_SEED, style_of(model))
+        items = quiz_items(per_family, grid_of(model), style_of(model))
         self.families = [item.question.family for item in items]
         self.truth = [item.question.answer for item in items]
         self.encoded = encode_pictures(
@@ -182,8 +237,8 @@ class Quiz:
         self.prompts = [prompt_of(processor, item.question.text) for item in items]
         self.processor = processor
 
-    def ask(self, model: LlavaForConditionalGeneration, method: Method) -> tuple[list[int], int]:
-        """Ask a model; return 1 or 0 per answer, right or wrong, and visual tokens sent."""
+    def ask(self, model: LlavaForConditionalGeneration, method: Method) -> tuple[list[str], int]:
+        """Ask a model; return its answers, and visual tokens sent."""
         answers: list[Answer] = []
         for start in range(0, len(self.prompts), QUESTIONS_AT_ONCE):
             chosen = slice(start, start + QUESTIONS_AT_ONCE)
@@ -191,9 +246,7 @@ class Quiz:
             prompts = self.prompts[chosen]
             asked = (pictures, prompts, range(len(prompts)), method)
             answers += ask(model, self.processor, *asked, max_new_tokens=8)
-        pairs = zip(answers, self.truth, strict=True)
-        right = [int(is_right(answer.text, truth)) for answer, truth in pairs]
-        return right, answers[0].visual_tokens
+        return [answer.text for answer in answers], answers[0].visual_tokens
 
 
 def measure_costs(
