@@ -33,6 +33,7 @@ from prumerge.experiments.evaluation.memory import peak_mib
 from prumerge.experiments.finetuning.data import SceneInstructions, collate, to_sample
 from prumerge.experiments.finetuning.tuning import Lora, add_lora, parameter_groups, tune
 from prumerge.experiments.rows import provenance, write_csv
+from prumerge.experiments.sweeps import handling
 from prumerge.methods import Method, resolve
 from prumerge.mini.pictures import encode_pictures, to_pixels
 from prumerge.mini.questions import Item, held_out, is_right
@@ -47,11 +48,9 @@ ROWS = RESULTS / "finetuning"
 """``runs.csv``, one row per tuned or untuned model; ``answers.csv``, one per run and question;
 ``cost.csv``, one per measurement."""
 
-RELEASED, EQUAL = "attention, compact", "raster, original"
-HANDLINGS = {
-    RELEASED: {"order": "attention", "positions": "compact"},
-    EQUAL: {"order": "raster", "positions": "original"},
-}
+_AS_RELEASED = {"order": "attention", "positions": "compact"}
+HANDLINGS = {handling.told(each): each for each in (_AS_RELEASED, handling.EQUAL)}
+RELEASED, EQUAL = HANDLINGS
 ARMS = (
     ("all", EQUAL),
     ("selected", RELEASED),
@@ -76,7 +75,7 @@ class Plan:
     budget: int = 32  # visual tokens where they are few
     seeds: tuple[int, ...] = (0, 1, 2)  # of adapter, pictures and questions; each tunes every arm
     steps: int = 70
-    long_steps: int = 210  # of one more tuning of few tokens, with the first seed; 0: none
+    long_steps: int = 210  # of one more tuning of every arm, with the first seed; 0: none
     batch_size: int = 8  # conversations in a step
     turns: int = 1  # questions in a conversation
     per_family: int = 50  # held-out questions of each of the nine families
@@ -90,11 +89,11 @@ class Plan:
         return resolve("release", budget=self.budget, **HANDLINGS[handling], **plain)
 
     def runs(self) -> Iterator["Run"]:
-        """List the runs: untuned, tuned by seed, and few tokens tuned for longer."""
+        """List the runs: untuned, tuned by seed, and tuned for longer, all tokens last."""
         for steps, seed in [(0, 0), *((self.steps, seed) for seed in self.seeds)]:
             yield from (Run(*arm, steps, seed) for arm in ARMS)
         if self.long_steps:
-            yield from (Run(*arm, self.long_steps, self.seeds[0]) for arm in ARMS[1:])
+            yield from (Run(*arm, self.long_steps, self.seeds[0]) for arm in reversed(ARMS))
 
     def identity(self) -> dict[str, Any]:
         """Return all that a run depends on besides its own fields."""
