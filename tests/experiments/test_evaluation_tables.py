@@ -17,6 +17,7 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the ext
 from prumerge import attach
 from prumerge.experiments.evaluation import comparison
 from prumerge.experiments.evaluation.answering import Answerer
+from prumerge.experiments.evaluation.beside import titles
 from prumerge.experiments.evaluation.comparison import (
     CONSTANT,
     losses,
@@ -60,17 +61,30 @@ def test_the_larger_sets_stand_alone():
 def test_the_table_weighs_tokens_by_questions_and_ends_with_the_constant_answer():
     rows = pd.DataFrame(
         [
-            row("release", "mini_vqav2", "exact_match", 77.25, 40, items=30),
-            row("release", "mini_pope", "pope_f1_score", 90.0, 80, items=10),
+            row("full", "mini_vqav2", "exact_match", 80.0, 576),
+            row("release:order=grouped", "mini_vqav2", "exact_match", 77.25, 40, items=30),
+            row("release:order=grouped", "mini_pope", "pope_f1_score", 90.0, 80, items=10),
         ]
     )
+    rows[["order", "positions"]] = [[None, None], *[["grouped", "compact"]] * 2]
     table = score_table(rows)
+    assert list(table)[2:] == ["mini VQAv2", "mini POPE"]
+    assert table.loc["full", "order, positions"] == "raster, original"
     assert table.loc["release"].tolist() == [
         "50 (35 to 85)",
+        "grouped, compact",
         "77.2 (75.2 to 79.2)",
         "90.0 (88.0 to 92.0)",
     ]
-    assert table.loc[CONSTANT].tolist() == ["0", "40.0", "40.0"]
+    assert table.loc[CONSTANT].tolist() == ["0", "-", "40.0", "40.0"]
+
+
+def test_tasks_of_one_benchmark_keep_their_own_names():
+    assert titles(["prumerge_textvqa_val", "prumerge_textvqa_val_ocr", "mine"]) == {
+        "prumerge_textvqa_val": "prumerge_textvqa_val",
+        "prumerge_textvqa_val_ocr": "prumerge_textvqa_val_ocr",
+        "mine": "mine",
+    }
 
 
 def test_losses_compare_the_same_questions():
@@ -85,6 +99,7 @@ def test_losses_compare_the_same_questions():
     (found,) = losses(questions.sample(frac=1, random_state=0)).to_dict("records")
     assert found["label"] == "less" and found["mean"] == pytest.approx(-25)
     assert -45 < found["low"] < -25 < found["high"] < -5
+    assert found["p"] == pytest.approx(2 / 2**10)  # ten pictures differ, all the same way
 
 
 def test_ratios_are_taken_within_a_turn_and_of_all_seconds_together():

@@ -1,9 +1,12 @@
 """Measured scores of LLaVA-1.5 beside the numbers printed for it; nothing else is comparable."""
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 import pandas as pd
 
+from prumerge.experiments.evaluation.scoring import benchmark_of
 from prumerge.experiments.printed import read_printed
 
 COLUMNS = {
@@ -40,6 +43,21 @@ def size_of(model: str) -> str | None:
     """
     found = re.search(r"llava-(?:v)?1\.5-(7|13)b", model.lower())
     return f"{found[1]}B" if found else None
+
+
+def titles(tasks: Iterable[str]) -> dict[str, str]:
+    """Name each task by its benchmark; those that share one keep their own names.
+
+    Example:
+        >>> titles(["mini_vqav2_full", "prumerge_mme"])
+        {'mini_vqav2_full': 'mini VQAv2', 'prumerge_mme': 'MME'}
+    """
+    named = {}
+    for task in dict.fromkeys(tasks):
+        of_mini = "mini " if task.startswith("mini_") else ""
+        named[task] = of_mini + COLUMNS.get(benchmark_of(task), task)
+    shared = [title for title, count in Counter(named.values()).items() if count > 1]
+    return {task: task if title in shared else title for task, title in named.items()}
 
 
 def beside_printed(rows: pd.DataFrame) -> pd.DataFrame:

@@ -19,12 +19,17 @@ from tqdm import tqdm
 
 from prumerge.experiments.arguments import named_values
 from prumerge.experiments.evaluation.answering import Answerer
+from prumerge.experiments.evaluation.beside import titles
 from prumerge.experiments.evaluation.harness import PruMergeLlava
 from prumerge.experiments.evaluation.memory import reset_peak
 from prumerge.experiments.evaluation.mini_tasks import BENCHMARKS, path_of
 from prumerge.experiments.evaluation.options import FIELDS, read
 from prumerge.experiments.evaluation.results import merge_into, questions_of, rows_of
-from prumerge.experiments.evaluation.scoring import MAIN_METRICS, best_constant, score_interval
+from prumerge.experiments.evaluation.scoring import (
+    MAIN_METRICS,
+    best_constant,
+    score_interval,
+)
 from prumerge.experiments.evaluation.tasks import (
     is_local,
     parts_of,
@@ -32,7 +37,8 @@ from prumerge.experiments.evaluation.tasks import (
     task_manager,
     tasks_named,
 )
-from prumerge.experiments.statistics import paired
+from prumerge.experiments.statistics import paired, significance
+from prumerge.experiments.sweeps import handling
 from prumerge.models.preprocessing import open_picture
 from prumerge.settings import suggestion
 
@@ -218,9 +224,10 @@ def main_scores(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Show :func:`main_scores` with intervals and tokens, a row per method, a column per task.
+    """Show :func:`main_scores` with intervals, a row per method, a column per benchmark.
 
-    The last row is the best constant answer's.
+    Before them: visual tokens, and handling, as labels need not repeat it. The last row is the best
+    constant answer's.
     """
     rows = rows.assign(
         shown=[
@@ -234,16 +241,33 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
     mean /= sent["items"].sum()
     spread = zip(mean, sent["tokens_min"].min(), sent["tokens_max"].max(), strict=True)
     table.insert(0, "tokens", [f"{m:.0f} ({low:.0f} to {high:.0f})" for m, low, high in spread])
+    # The stock model, which has no settings, sends every token at its own place.
+    used = rows.groupby("label", sort=False)[list(handling.COLUMNS)].first().fillna(handling.EQUAL)
+    table.insert(1, "order, positions", used.apply(handling.told, axis=1))
     constant = rows.groupby("task", sort=False)["constant"].max().map("{:.1f}".format)
-    table.loc[CONSTANT] = pd.Series({"tokens": "0"} | constant.to_dict())
+    table.loc[CONSTANT] = pd.Series({"tokens": "0", "order, positions": "-"} | constant.to_dict())
+    table = table.rename(columns=titles(rows["task"]), index=without_handling)
     return table.rename_axis(None).rename_axis(None, axis=1)
+
+
+def without_handling(label: str) -> str:
+    """Return a label without its order and positions, for tables that have a column for them.
+
+    Example:
+        >>> without_handling("top_k@64:positions=original"), without_handling("ats:seed=1")
+        ('top_k@64', 'ats:seed=1')
+    """
+    method, _, pairs = label.partition(":")
+    rest = [p for p in pairs.split(",") if p and p.partition("=")[0] not in handling.COLUMNS]
+    return ":".join([method, *([",".join(rest)] if rest else [])])
 
 
 def losses(questions: pd.DataFrame, base: str = "full") -> pd.DataFrame:
     """Compare each method with ``base``, question by question, in one row per task and method.
 
     ``mean`` is the difference of right answers in points of a hundred, negative for a loss, between
-    the bounds ``low`` and ``high``; pictures are drawn, with all questions about them.
+    the bounds ``low`` and ``high``; ``p``, not corrected for the number of tests, that chance alone
+    explains it. Pictures are drawn, or their signs flipped, with all questions about them.
     """
     right = questions.pivot_table("right", ["task", "picture", "item"], "label", sort=False)
     rows = []
@@ -252,7 +276,8 @@ def losses(questions: pd.DataFrame, base: str = "full") -> pd.DataFrame:
         for label in own.columns.drop(base):
             found = paired(own[label], own[base], pictures)
             points = {name: 100 * value for name, value in found._asdict().items()}
-            rows.append({"task": task, "label": label} | points)
+            level = significance(own[label], own[base], pictures)
+            rows.append({"task": task, "label": label} | points | {"p": level})
     return pd.DataFrame(rows)
 
 
