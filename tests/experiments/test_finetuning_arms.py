@@ -12,6 +12,7 @@ from prumerge.experiments.finetuning import arms
 from prumerge.experiments.finetuning.arms import (
     ARMS,
     EQUAL,
+    LONGER,
     RELEASED,
     Plan,
     Run,
@@ -41,14 +42,14 @@ def plan(tmp_path_factory):
 def test_arms_leave_tidy_rows_and_finished_runs_are_kept(plan, tmp_path):
     told = []
     runs, answers = run_arms(plan, tmp_path, told.append)
-    assert len(told) == len(runs) == 3 * len(ARMS) and len(answers) == 9 * len(runs)
+    assert len(told) == len(runs) == 2 * len(ARMS) + len(LONGER) and len(answers) == 9 * len(runs)
     assert runs.groupby("tokens")["visual_tokens"].unique().map(list).to_dict() == {
         "all": [GRID**2], "selected": [7], "merged": [7],
     }  # fmt: skip
     assert runs[["tokens", "handling", "steps", "seed"]].duplicated().sum() == 0
-    assert runs.groupby("steps").size().to_dict() == {0: 5, 2: 5, 3: 5}
+    assert runs.groupby("steps").size().to_dict() == {0: 5, 2: 5, 3: 2}
     assert runs.loc[runs["steps"] > 0, "loss_last"].notna().all()
-    assert runs["loss_last"].nunique() == 5 + 5  # each is another training
+    assert runs["loss_last"].nunique() == 5 + 2  # each is another training
     right = right_by_arm(answers).mean()
     expected = runs.set_index(["tokens", "handling", "steps"])["right_percent"]
     pd.testing.assert_series_equal(right, expected, check_like=True, check_names=False)

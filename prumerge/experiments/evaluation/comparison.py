@@ -243,7 +243,7 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
     table.insert(0, "tokens", [f"{m:.0f} ({low:.0f} to {high:.0f})" for m, low, high in spread])
     # The stock model, which has no settings, sends every token at its own place.
     used = rows.groupby("label", sort=False)[list(handling.COLUMNS)].first().fillna(handling.EQUAL)
-    table.insert(1, "order, positions", used.apply(handling.told, axis=1))
+    table.insert(1, "order, positions", [handling.told(row) for row in used.to_dict("records")])
     constant = rows.groupby("task", sort=False)["constant"].max().map("{:.1f}".format)
     table.loc[CONSTANT] = pd.Series({"tokens": "0", "order, positions": "-"} | constant.to_dict())
     table = table.rename(columns=titles(rows["task"]), index=without_handling)

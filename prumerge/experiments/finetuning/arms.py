@@ -59,6 +59,8 @@ ARMS = (
     ("merged", EQUAL),
 )
 """Tokens and handling; all tokens have one handling only."""
+LONGER = (("selected", EQUAL), ("merged", EQUAL))
+"""Arms that one seed tunes for longer as well, to see whether more steps would win more."""
 
 QUIZ_SEED = 6
 """Of the held-out questions: not those of the checkpoint's own scores."""
@@ -75,7 +77,7 @@ class Plan:
     budget: int = 32  # visual tokens where they are few
     seeds: tuple[int, ...] = (0, 1, 2)  # of adapter, pictures and questions; each tunes every arm
     steps: int = 70
-    long_steps: int = 210  # of one more tuning of every arm, with the first seed; 0: none
+    long_steps: int = 210  # of one more tuning of few tokens, with the first seed; 0: none
     batch_size: int = 8  # conversations in a step
     turns: int = 1  # questions in a conversation
     per_family: int = 50  # held-out questions of each of the nine families
@@ -89,11 +91,11 @@ class Plan:
         return resolve("release", budget=self.budget, **HANDLINGS[handling], **plain)
 
     def runs(self) -> Iterator["Run"]:
-        """List the runs: untuned, tuned by seed, and tuned for longer, all tokens last."""
+        """List the runs: untuned, tuned by seed, and tuned for longer."""
         for steps, seed in [(0, 0), *((self.steps, seed) for seed in self.seeds)]:
             yield from (Run(*arm, steps, seed) for arm in ARMS)
         if self.long_steps:
-            yield from (Run(*arm, self.long_steps, self.seeds[0]) for arm in reversed(ARMS))
+            yield from (Run(*arm, self.long_steps, self.seeds[0]) for arm in LONGER)
 
     def identity(self) -> dict[str, Any]:
         """Return all that a run depends on besides its own fields."""
