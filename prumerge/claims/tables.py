@@ -88,12 +88,11 @@ def arms(
         f"{tokens} {'tuned' if is_tuned else 'untuned'}" for tokens, is_tuned in (first, second)
     )
     steps = [count for count in sorted(right.columns.unique("steps")) if count]
-    effects = {
-        f"{words}, {count} steps": points(
-            *(right[tokens, told(EQUAL), count * is_tuned] for tokens, is_tuned in (first, second))
-        )
-        for count in steps
-    }
+    effects = {}
+    for count in steps:
+        pair = [(tokens, told(EQUAL), count * is_tuned) for tokens, is_tuned in (first, second)]
+        if set(pair) <= set(right):  # not every arm was tuned for longer
+            effects[f"{words}, {count} steps"] = points(*(right[arm] for arm in pair))
     if not effects:
         raise Missing("no rows of a tuned model yet: python -m prumerge.finetuning arms")
     return effects, on
