@@ -59,7 +59,7 @@ ARMS = (
     ("merged", EQUAL),
 )
 """Tokens and handling; all tokens have one handling only."""
-LONGER = (("selected", EQUAL), ("merged", EQUAL))
+LONGER = (("selected", RELEASED), ("selected", EQUAL), ("merged", EQUAL))
 """Arms that one seed tunes for longer as well, to see whether more steps would win more."""
 
 QUIZ_SEED = 6
@@ -71,7 +71,7 @@ MINI_LORA = Lora(rank=16, alpha=32, dropout=0.0, rate=5e-4, projector_rate=5e-5)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the arms are run; the defaults take about MINUTES minutes on one core."""
+    """How the arms are run; the defaults take about half an hour on one core."""
 
     model: str = "mini"  # drawn scenes are asked about
     budget: int = 32  # visual tokens where they are few
