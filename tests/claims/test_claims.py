@@ -148,7 +148,7 @@ def test_other_rows_give_other_verdicts(evaluation):
     assert claim.judge(Evidence(evaluation)).verdict == HOLDS  # nothing lost, 8 % printed
     change(evaluation, tokens_mean=87.0)
     many = claim.judge(Evidence(evaluation))
-    assert many.verdict == PART and many.found.endswith("with 87 tokens, 32 printed")
+    assert many.verdict == PART and "with 87 tokens, 32 printed;" in many.found
     change(evaluation, constant=45.0)
     nothing = claim.judge(Evidence(evaluation))
     assert nothing.verdict == UNTESTED and "nothing to lose" in nothing.found

@@ -153,7 +153,9 @@ def test_the_truth_is_what_most_annotators_said():
 def test_committed_rows_of_pope_are_scored_by_both_rules():
     rows, questions = read_results("mini")
     pope = rows[rows["benchmark"] == "pope"]
-    assert len(pope) and (pope["neither"] == 0).all() and rows["limit"].isna().all()
+    assert len(pope) and rows["limit"].isna().all()
+    # Merged to the letter of the formula, the model says other words too.
+    assert set(pope.loc[pope["neither"] > 0, "label"]) == {"paper-literal"}
     for row in pope.to_dict("records"):
         own = questions[(questions["label"] == row["label"]) & (questions["task"] == row["task"])]
         said = own["said"].map(first_sentence)
