@@ -14,7 +14,7 @@ from prumerge.experiments.sweeps.handling import (
     worth,
 )
 from prumerge.experiments.sweeps.tables import read_sweep_rows
-from prumerge.methods import names
+from prumerge.methods import names, resolve
 from prumerge.settings import PRESETS, TUNED
 
 TWICE = {"release", "release+", "release+fixed", "tuned", "tuned-handling"}
@@ -112,7 +112,9 @@ def test_order_and_positions_are_worth_what_was_put_in():
 
 def test_every_registered_method_has_a_row_on_what_its_own_code_does():
     table = published()
-    assert set(names()) - TWICE <= set(table.index) and table.index.is_unique
+    # Other tests register methods of their own, which stay for as long as the process.
+    ours = {name for name in names() if resolve(name).function.__module__.startswith("prumerge.")}
+    assert len(ours) > 25 and ours - TWICE <= set(table.index) and table.index.is_unique
     assert (table["source"].str.len() > 8).all()
     stated = {"attention", "grouped", "raster", "by part", "not stated", "none"}
     assert set(table["order"]) == stated
