@@ -235,20 +235,26 @@ def _clip_config(size: Size) -> CLIPConfig:
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=size.text_width)
 
 
-def _llava_config(size: Size) -> LlavaConfig:
-    language = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=size.language_width,
-        intermediate_size=3 * size.language_width,
-        num_hidden_layers=size.language_blocks,
-        num_attention_heads=size.heads,
+def language_config(words: int, width: int, blocks: int, heads: int) -> LlamaConfig:
+    """Return the sizes of a language model that knows as many ``words``."""
+    return LlamaConfig(
+        vocab_size=words,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
         max_position_embeddings=4096,
         **SPECIAL_IDS,
         tie_word_embeddings=False,
     )
+
+
+def _llava_config(size: Size) -> LlavaConfig:
     return LlavaConfig(
         vision_config=CLIPVisionConfig(**_vision_config(size)),
-        text_config=language,
+        text_config=language_config(
+            len(WORDS), size.language_width, size.language_blocks, size.heads
+        ),
         image_token_index=IDS[IMAGE],
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",

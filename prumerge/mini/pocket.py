@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import (
-    LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -26,10 +25,10 @@ from prumerge.mini.glyphs import KINDS
 from prumerge.mini.model import (
     IDS,
     IMAGE,
-    SPECIAL_IDS,
     Learner,
     behind_tower,
     build_processor,
+    language_config,
     words_of,
 )
 from prumerge.mini.questions import FAMILIES
@@ -143,20 +142,12 @@ def llava_config(tower: PreTrainedConfig, size: Size) -> LlavaConfig:
     Two entries are not stock: ``tower``, by whose name the loader finds the weights that are not in
     the folder, and ``scenes``, the style of pictures to ask about.
     """
-    language = LlamaConfig(
-        vocab_size=len(words_of(PICTURED)),
-        hidden_size=size.language_width,
-        intermediate_size=3 * size.language_width,
-        num_hidden_layers=size.language_blocks,
-        num_attention_heads=size.heads,
-        max_position_embeddings=4096,
-        **SPECIAL_IDS,
-        tie_word_embeddings=False,
-    )
     vision = tower.to_dict() | {"image_size": size.grid * tower.patch_size}
     return LlavaConfig(
         vision_config=vision,
-        text_config=language,
+        text_config=language_config(
+            len(words_of(PICTURED)), size.language_width, size.language_blocks, size.heads
+        ),
         image_token_index=IDS[IMAGE],
         image_seq_length=size.grid**2,
         vision_feature_layer=size.feature_layer,
