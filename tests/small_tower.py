@@ -1,13 +1,16 @@
-"""A tiny random DINOv2, and scenes as ``pocket`` sees them, but quick to draw."""
+"""A tiny random DINOv2, scenes as ``pocket`` sees them, but quick to draw, and an untrained pocket."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+from prumerge.experiments.rows import provenance
 from prumerge.mini import glyphs, grounds
+from prumerge.mini.export import export, training_record
 from prumerge.mini.model import build_processor
-from prumerge.mini.pocket import Size
+from prumerge.mini.pocket import Behind, Size, schedule
 from prumerge.mini.styles import PICTURED
 from prumerge.models.towers import LoadedTower
 
@@ -41,3 +44,15 @@ def draw_few_digits() -> None:
         glyphs.glyphs(False, PLAINER.patch_px, PLAINER.sizes, (2,))
     finally:
         glyphs.TRAIN_VARIANTS = usual
+
+
+def export_untrained(folder: Path, tower: LoadedTower, size: Size = SIZE) -> Path:
+    """Export a model behind a tower as it begins; ``size.grid`` decides how many tokens it has."""
+    torch.manual_seed(0)
+    stages = schedule(size.grid, 0.0001)
+    curve = [{"stage": stage.name, "step": 1, "seconds": 1.0, "left_s": 0.0} for stage in stages]
+    origin = provenance() | {"tower": tower.origin, "kept": 0}
+    export(
+        Behind(tower.tower.config, size), folder, curve, training_record(stages, curve, 0, origin)
+    )
+    return folder

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from prumerge.encoder import Encoded
 from prumerge.models.loading import _told, find_source, load_whole
@@ -101,6 +101,13 @@ def read_text(name: str | Path = "mini", device: str = "cpu") -> TextReader:
         tokenizer = AutoTokenizer.from_pretrained(MINI)
         return TextReader(model.clip.to(device).eval(), tokenizer)
     source, revision = find_source(name)
+    with _told(name):
+        found, _ = CLIPConfig.get_config_dict(source, revision=revision)
+    if (kind := found.get("model_type")) != CLIPConfig.model_type:
+        raise ValueError(
+            f"{str(name)!r} (model_type {kind!r}) holds no text tower of a CLIP: name the CLIP that "
+            "its encoder comes from, or, where that is none, leave out methods that read questions"
+        )
     with _told(name):
         clip = load_whole(CLIPModel, source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)

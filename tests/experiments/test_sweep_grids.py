@@ -5,10 +5,16 @@ import pytest
 from prumerge.experiments.sweeps import grids
 from prumerge.experiments.sweeps.__main__ import main
 from prumerge.experiments.sweeps.grids import Point
-from prumerge.experiments.sweeps.handling import EQUAL
+from prumerge.experiments.sweeps.handling import BUDGETS, EQUAL
 from prumerge.experiments.sweeps.leaderboard import leaderboard_of
 from prumerge.experiments.sweeps.tables import table_of
-from prumerge.paths import MINI, ROOT, RUNS
+from prumerge.paths import MINI, POCKET, ROOT, RUNS
+
+needs_pocket = pytest.mark.skipif(
+    not (POCKET / "config.json").exists(), reason="data/pocket is not trained"
+)
+each_grid = [pytest.param(n, marks=needs_pocket) if n == "ranking" else n for n in grids.names()]
+UNMATCHED = {("attention", "original"), ("grouped", "original")}
 
 
 def written(tmp_path, text):
@@ -95,7 +101,24 @@ def test_the_shell_says_what_is_wrong_in_one_line(arguments, sentence, capsys):
     assert capsys.readouterr().err.startswith(sentence)
 
 
-@pytest.mark.parametrize("name", grids.names())
+@needs_pocket
+def test_the_second_towers_grid_is_that_of_the_rivals_at_three_budgets():
+    """In raster order at two kinds of places, and as the released codes send."""
+    kept = {"budget": (None, *BUDGETS), "positions": ("original", "compact")}
+
+    def asked(name):
+        points = grids.read_sweep(name).points
+        found = {(p.method, p.resolved.settings) for p in points if p.method != "cdpruner"}
+        return {(m, s) for m, s in found if all(getattr(s, n) in v for n, v in kept.items())}
+
+    first, second = asked("rivals"), asked("ranking")
+    assert second < first
+    assert {(m, s) for m, s in first - second if m != "enlarged_picture"} == {
+        (m, s) for m, s in first if (s.order, s.positions) in UNMATCHED
+    }
+
+
+@pytest.mark.parametrize("name", each_grid)
 def test_committed_grid_is_whole(name):
     sweep = grids.read_sweep(name)
     assert sweep.about.endswith("?")
@@ -120,13 +143,20 @@ def test_only_a_committed_grid_as_it_stands_writes_committed_rows(overrides, fil
     assert table_of(grids.read_sweep("neighbours", **overrides)) == ROOT / file
 
 
+def test_a_folder_is_found_from_wherever_a_job_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert Point.of({"model": "data/mini-llava"}).model == str(MINI)
+    monkeypatch.chdir(ROOT / "data")
+    assert Point.of({"model": "mini"}).model == "mini"
+
+
 def test_a_grid_of_ones_own_under_a_committed_name_leaves_the_committed_rows(tmp_path):
     path = tmp_path / "neighbours.yml"
     path.write_text((grids.GRIDS / "neighbours.yml").read_text())
     assert RUNS in table_of(grids.read_sweep(path)).parents
 
 
-@pytest.mark.parametrize("name", grids.names())
+@pytest.mark.parametrize("name", each_grid)
 def test_all_tokens_are_sent_in_raster_order(name):
     """What stands for all tokens must be all tokens as they are, not all by falling attention."""
     points = grids.read_sweep(name).points

@@ -12,6 +12,7 @@ from prumerge.mini.model import END, IDS, START, build_tokenizer
 from prumerge.mini.pictures import to_pixels
 from prumerge.mini.relevance import read_text
 from prumerge.models import load
+from prumerge.paths import MINI
 
 
 def tiny_clip(folder, longest=12):
@@ -71,6 +72,8 @@ def test_what_does_not_fit_is_told(tmp_path):
         reader.relevance(torch.randn(1, 4, 12), ["a"])
     with pytest.raises(ValueError, match=r"cannot load '.*nothing'|no model"):
         read_text(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"type 'llava'\) holds no text tower of a CLIP: name"):
+        read_text(MINI)
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ from prumerge.methods import INSIDE, Method, import_file, resolve
 from prumerge.methods import names as method_names
 from prumerge.models.loading import fingerprint, grid_of, read_config
 from prumerge.models.stages import find_dropping, resolve_inside
+from prumerge.paths import EMBEDDED
 from prumerge.settings import Settings, suggestion
 
 GRIDS = Path(__file__).resolve().with_name("grids")
@@ -41,7 +42,7 @@ GRIDS = Path(__file__).resolve().with_name("grids")
 CHOOSING = ("neighbours", "weights", "candidates", "scores", "spatial")
 """Grids on the questions ``choose`` whose winners make the preset ``tuned``."""
 
-REPORTING = ("rivals", "inside", "printed", "steps", "readings", "tuned")
+REPORTING = ("rivals", "inside", "printed", "steps", "readings", "tuned", "ranking")
 """Grids on the questions ``report``."""
 
 _PARTS = ("about", "common", "jobs")
@@ -84,8 +85,9 @@ class Point:
             if name not in FIELDS:
                 raise ValueError(f"unknown parameter {name!r}: {suggestion(name, FIELDS)}")
         own = {name: value for name, value in values.items() if name not in _SETTINGS}
-        if own.get("module") and Path(own["module"]).is_file():
-            own["module"] = str(Path(own["module"]).resolve())  # workers run in another folder
+        for name in ("module", "model"):
+            if own.get(name) and Path(own[name]).exists() and own[name] not in EMBEDDED:
+                own[name] = str(Path(own[name]).resolve())  # workers run in another folder
         changes = {name: value for name, value in values.items() if name in _SETTINGS}
         point = cls(changes=tuple(sorted(changes.items())), **own)
         # What is spelled out but changes nothing must not make another point.

@@ -40,7 +40,7 @@ from prumerge.experiments.sweeps.answers import (
 )
 from prumerge.experiments.sweeps.grids import Point, Sweep, weights_of
 from prumerge.experiments.sweeps.tables import Row, known_rows, table_of
-from prumerge.mini import families, glyphs, questions, scenes
+from prumerge.mini import families, glyphs, grounds, photographs, questions, scenes, styles
 from prumerge.mini.pictures import grid_of, to_pixels
 from prumerge.mini.relevance import read_text
 from prumerge.mini.styles import style_of
@@ -113,12 +113,14 @@ def open_encodings(model: str, name: str, per_family: int, device: str = "cpu") 
     """Load a model and a question set (two are held); what was encoded before is read from disk."""
     llava, processor = load(model, device)
     weights = fingerprint(model, llava)
-    drawn = paths.RUNS / "encodings" / f"{name}-{per_family}-{_drawing()}-{grid_of(llava)}"
+    style = style_of(llava)
+    asked_of = f"{name}-{per_family}-{_drawing()}-{style.name}-{grid_of(llava)}"
+    drawn = paths.RUNS / "encodings" / asked_of
     seen = drawn / f"{weights}-{next(llava.parameters()).dtype}".replace("torch.", "")
     seen.mkdir(parents=True, exist_ok=True)
     pixels, table = drawn / "pixels.npy", drawn / "questions.parquet"
     if not (pixels.exists() and table.exists()):
-        asked = draw_questions(name, per_family, grid_of(llava), style_of(llava))
+        asked = draw_questions(name, per_family, grid_of(llava), style)
         _write_array(pixels, asked.pixels)
         with written_whole(table) as partial:
             asked.table.to_parquet(partial)
@@ -128,7 +130,7 @@ def open_encodings(model: str, name: str, per_family: int, device: str = "cpu") 
 
 def _drawing() -> str:
     """Name the code that draws, so that an old drawing is not taken for a new one."""
-    modules = (scenes, glyphs, families, questions, answers)
+    modules = (scenes, glyphs, styles, grounds, photographs, families, questions, answers)
     sources = "".join(inspect.getsource(module) for module in modules)
     return hashlib.sha256(sources.encode()).hexdigest()[:8]
 
