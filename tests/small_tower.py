@@ -1,4 +1,4 @@
-"""A tiny random DINOv2, scenes as ``pocket`` sees them, but quick to draw, and an untrained pocket."""
+"""A tiny random DINOv2, scenes as ``pocket`` sees them but quick to draw, an untrained pocket."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -105,8 +105,8 @@ def read_text(name: str | Path = "mini", device: str = "cpu") -> TextReader:
         found, _ = CLIPConfig.get_config_dict(source, revision=revision)
     if (kind := found.get("model_type")) != CLIPConfig.model_type:
         raise ValueError(
-            f"{str(name)!r} (model_type {kind!r}) holds no text tower of a CLIP: name the CLIP that "
-            "its encoder comes from, or, where that is none, leave out methods that read questions"
+            f"{str(name)!r} (model_type {kind!r}) holds no text tower of a CLIP: name the CLIP "
+            "that its encoder comes from, or, without one, leave out methods that read questions"
         )
     with _told(name):
         clip = load_whole(CLIPModel, source, revision=revision)

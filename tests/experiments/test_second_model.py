@@ -1,4 +1,4 @@
-"""What asks the mini-LLaVA asks a model behind a frozen tower as well, in that model's own scenes."""
+"""What asks the mini-LLaVA asks a model behind a frozen tower as well, in its own scenes."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ from small_tower import SIZE, export_untrained, small_tower
 from prumerge import paths
 from prumerge.experiments.sweeps.grids import Point
 from prumerge.experiments.sweeps.run import open_encodings, run_point
-from prumerge.mini.styles import PICTURED
+from prumerge.mini.styles import MORE_COLOURS
 from prumerge.models import frozen
 
 pytestmark = pytest.mark.skipif(
@@ -35,12 +35,8 @@ def test_a_sweep_draws_the_scenes_of_the_model_it_asks(pocket):
     assert mini.folder.parent != other.folder.parent
     again = open_encodings.__wrapped__(str(pocket), "report", 4)
     assert again.questions.table.equals(other.questions.table)
-    words = set(
-        " ".join(
-            open_encodings.__wrapped__(str(pocket), "report", 8).questions.table["text"]
-        ).split()
-    )
-    assert words & (set(PICTURED.colours) - {"red", "green", "blue", "yellow"})
+    asked = open_encodings.__wrapped__(str(pocket), "report", 8).questions.table["text"]
+    assert set(" ".join(asked).split()) & set(MORE_COLOURS)
 
 
 def test_a_row_says_which_model_answered(pocket):
