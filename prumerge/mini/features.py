@@ -1,6 +1,6 @@
 """Features of a frozen vision tower, computed once for training and kept on disk.
 
-    Pictures          numbered scenes: number and seed say all about each
+    Pictures, Clips   numbered scenes, or moving ones: number and seed say all about each
     compute_features  fill a folder, or go on where a killed run stopped
     Features          what is there, read a few pictures at a time
 
@@ -26,8 +26,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from prumerge.encoder import hidden_states
+from prumerge.mini.clips import FRAMES, GRID, MOST_THINGS, Clip, draw_clip
 from prumerge.mini.scenes import Scene, draw_scene, most_objects
-from prumerge.mini.styles import Style
+from prumerge.mini.styles import MOVING, Style
 from prumerge.paths import written_whole
 from prumerge.tower import open_tower
 
@@ -47,6 +48,11 @@ class Pictures:
     style: Style
     grid: int = 24
     seed: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows of features one picture has."""
+        return self.grid**2
 
     def scene(self, number: int, painted: bool = False) -> Scene:
         """Draw a picture, or tell what it holds, which is quick."""
@@ -78,10 +84,43 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Features:
-    """The features of all pictures, on disk."""
+class Clips:
+    """Training clips by number, as :class:`Pictures`; the frames' class tokens are kept too."""
 
-    pictures: Pictures
+    count: int
+    style: Style = MOVING
+    grid: int = GRID
+    seed: int = 0
+    frames: int = FRAMES
+
+    @property
+    def rows(self) -> int:
+        """How many rows of features one clip has: of each frame class token, then patches."""
+        return self.frames * (1 + self.grid**2)
+
+    def scene(self, number: int, painted: bool = False) -> Clip:
+        """Draw a clip, or tell what happens in it, which is quick."""
+        return draw_clip(
+            np.random.default_rng((self.seed, number)),
+            self.frames,
+            self.grid,
+            objects=1 + number % MOST_THINGS,
+            sign=number // MOST_THINGS % 2 == 1,
+            painted=painted,
+            style=self.style,
+        )
+
+    def like(self, objects: tuple[int, int]) -> Int[np.ndarray, " found"]:
+        """Number the clips with so many things, ends included."""
+        things = 1 + np.arange(self.count) % MOST_THINGS
+        return np.flatnonzero((objects[0] <= things) & (things <= objects[1]))
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of all pictures, or of all clips, on disk."""
+
+    pictures: Pictures | Clips
     values: Float16[np.ndarray, "pictures patches width"]
 
     def read(self, numbers: Int[np.ndarray, " some"]) -> Float[Tensor, "some patches width"]:
@@ -90,7 +129,7 @@ class Features:
 
 def compute_features(
     folder: Path,
-    pictures: Pictures,
+    pictures: Pictures | Clips,
     tower: nn.Module,
     prepare: Callable[..., Any],
     layer: int,
@@ -102,7 +141,7 @@ def compute_features(
     A run may be killed at any moment; the next one goes on and ends in the same file.
 
     Args:
-        tower: A stock vision tower with a class token, which is not kept.
+        tower: A stock vision tower with a class token, which is kept of clips only.
         prepare: Its image processor.
         layer: Which of the tower's hidden states is kept, numbered as transformers does.
         origin: Where the tower is from; features of another one do not go on.
@@ -112,12 +151,12 @@ def compute_features(
         ValueError: If the folder holds features of other pictures or of another tower, if the disk
             has no room for them, or if another run is writing them.
     """
-    patches, width = pictures.grid**2, tower.config.hidden_size
+    rows, width = pictures.rows, tower.config.hidden_size
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / VALUES).open("ab") as file:
         _lock(file, folder)
         _check_record(folder, _record_of(pictures, layer, origin, width))
-        size = 2 * patches * width
+        size = 2 * rows * width
         if (whole := file.tell() // size) < pictures.count:
             done = whole // CHUNK * CHUNK
             _check_room(folder, size * (pictures.count - done))
@@ -126,12 +165,12 @@ def compute_features(
                 file.write(values.tobytes())
                 file.flush()
     values = np.memmap(folder / VALUES, np.float16, "r")
-    values = values[: pictures.count * patches * width].reshape(-1, patches, width)
+    values = values[: pictures.count * rows * width].reshape(-1, rows, width)
     return Features(pictures, values)
 
 
 def _encoded(
-    pictures: Pictures, first: int, tower: nn.Module, prepare, layer: int, report
+    pictures: Pictures | Clips, first: int, tower: nn.Module, prepare, layer: int, report
 ) -> Iterator[Float16[np.ndarray, "chunk patches width"]]:
     began = time.perf_counter()
     for start in range(first, pictures.count, CHUNK):
@@ -145,17 +184,20 @@ def _encoded(
 
 @torch.inference_mode()
 def encode_scenes(
-    scenes: list[Scene], tower: nn.Module, prepare: Callable[..., Any], layer: int
-) -> Float16[Tensor, "scenes patches width"]:
-    """Return the features of scenes' patches, rounded to float16."""
-    shown = [Image.fromarray(scene.pixels) for scene in scenes]
+    scenes: list[Scene] | list[Clip], tower: nn.Module, prepare: Callable[..., Any], layer: int
+) -> Float16[Tensor, "scenes rows width"]:
+    """Return the features of scenes' patches, or of all tokens of clips' frames, in float16."""
+    edge = scenes[0].owner.shape[-1]
+    frames = np.concatenate([s.pixels.reshape(-1, *s.pixels.shape[-3:]) for s in scenes])
+    shown = [Image.fromarray(frame) for frame in frames]
     pixels = prepare(shown, return_tensors="pt")["pixel_values"].to(tower.device, tower.dtype)
     number = layer % (len(open_tower(tower).blocks) + 1)
     hidden = hidden_states(tower, pixels, {number})[number]
-    return hidden[:, -scenes[0].owner.size :].to("cpu", torch.float16)
+    tokens = hidden if isinstance(scenes[0], Clip) else hidden[:, -(edge**2) :]
+    return tokens.reshape(len(scenes), -1, hidden.shape[-1]).to("cpu", torch.float16)
 
 
-def _record_of(pictures: Pictures, layer: int, origin: str, width: int) -> dict[str, Any]:
+def _record_of(pictures: Pictures | Clips, layer: int, origin: str, width: int) -> dict[str, Any]:
     first = hashlib.sha256(pictures.scene(0, painted=True).pixels.tobytes()).hexdigest()[:12]
     return {
         "tower": origin,

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from prumerge.mini.glyphs import COLOURS, DIGITS, KINDS, PATCH_PIXELS, SHAPES
-from prumerge.mini.styles import PLAIN, STYLES, Style
+from prumerge.mini.styles import MOVING, PLAIN, STYLES, Style
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : "
@@ -272,6 +272,7 @@ def _waves(grid: int, width: int) -> np.ndarray:
 
 
 PAD, START, UNKNOWN, END, IMAGE = SPECIAL = ("<pad>", "<s>", "<unk>", "</s>", "<image>")
+VIDEO = "<video>"
 _TALK = (
     "user assistant : ? . , a b c d e is there what colour the shape which digit how many objects "
     "are where top-left top-right bottom-left bottom-right on sign number yes no at nothing an it "
@@ -284,12 +285,19 @@ _SPARE = (
 WORDS = (*SPECIAL, *_TALK.split(), *COLOURS, *SHAPES, *DIGITS, *_SPARE.split())
 MORE_WORDS = tuple(dict.fromkeys(c for s in STYLES.values() for c in s.colours if c not in COLOURS))
 """Colours that only other styles have, behind the words that the mini-LLaVA knows."""
-IDS = {word: index for index, word in enumerate(WORDS + MORE_WORDS)}
+VIDEO_WORDS = (
+    VIDEO,
+    *"way does move left right up down nowhere came first last often did blink".split(),
+)
+"""Words for what happens in clips, behind all others."""
+IDS = {word: index for index, word in enumerate(WORDS + MORE_WORDS + VIDEO_WORDS)}
 SPECIAL_IDS = {"bos_token_id": IDS[START], "eos_token_id": IDS[END], "pad_token_id": IDS[PAD]}
 
 
 def words_of(style: Style) -> tuple[str, ...]:
     """Return the vocabulary of a model that is trained on a style."""
+    if style is MOVING:
+        return WORDS + MORE_WORDS + VIDEO_WORDS
     return WORDS if style is PLAIN else WORDS + MORE_WORDS
 
 
@@ -317,6 +325,6 @@ def build_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
         bos_token=START,
         unk_token=UNKNOWN,
         eos_token=END,
-        additional_special_tokens=[IMAGE],
+        additional_special_tokens=[mark for mark in (IMAGE, VIDEO) if mark in ids],
         padding_side="left",
     )

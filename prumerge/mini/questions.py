@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,10 +48,11 @@ def ask(scene: Scene, family: str, rng: np.random.Generator) -> Question | None:
 
 
 def ask_many(
-    scene: Scene,
+    scene: Any,
     count: int,
     rng: np.random.Generator,
     families: Sequence[str] = tuple(FAMILIES),
+    ask: Callable[..., Question | None] = ask,
 ) -> list[Question]:
     """Draw up to ``count`` different questions, ``families`` in turn, from a random one on."""
     found: dict[str, Question] = {}

@@ -177,15 +177,15 @@ def _paint(
         colour, corner = plain + rng.normal(0, 8, 3), (thing.row * patch, thing.column * patch)
         if style.outline_px:
             line = np.array(CHALK if plain.mean() < 60 else INK)
-            _blend(canvas, _widened(mask, style.outline_px), line, corner)
-        _blend(canvas, mask, colour, corner)
+            blend(canvas, _widened(mask, style.outline_px), line, corner)
+        blend(canvas, mask, colour, corner)
     if plate is not None:
         edge, top, left = style.sign_rows * patch, plate.row * patch, plate.column * patch
         colour = style.plates[rng.integers(len(style.plates)) if len(style.plates) > 1 else 0]
         canvas[top : top + edge, left : left + edge * len(plate.number)] = colour
         for place, digit in enumerate(plate.number):
             mask = mask_of(digit, style.sign_rows)
-            _blend(canvas, mask, np.array(INK), (top, left + edge * place))
+            blend(canvas, mask, np.array(INK), (top, left + edge * place))
     return np.clip(canvas + rng.normal(0, 4, canvas.shape), 0, 255).astype(np.uint8)
 
 
@@ -195,9 +195,10 @@ def _widened(mask: np.ndarray, by_px: int) -> np.ndarray:
     return np.asarray(picture.filter(ImageFilter.MaxFilter(2 * by_px + 1))) / 255.0
 
 
-def _blend(
+def blend(
     canvas: np.ndarray, mask: np.ndarray, colour: np.ndarray, corner: tuple[int, int]
 ) -> None:
+    """Lay a colour over a canvas as far as the mask covers it, from a corner in pixels on."""
     (top, left), edge = corner, len(mask)
     area = canvas[top : top + edge, left : left + edge]
     area += mask[..., None] * (colour - area)

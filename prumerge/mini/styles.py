@@ -2,11 +2,12 @@
 
 PLAIN      of the mini-LLaVA: 8-pixel patches, six colours, dark ground
 PICTURED   of ``pocket``: 14-pixel patches, nine colours, mostly on photographs
+MOVING     of ``mini-video``: as PLAIN, asked about in words for what happens
 style_of   that in which a model is asked about scenes
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,8 @@ PICTURED = Style(
     outline_px=2,
     sign_rows=4,
 )
-STYLES = {style.name: style for style in (PLAIN, PICTURED)}
+MOVING = replace(PLAIN, name="moving")
+STYLES = {style.name: style for style in (PLAIN, PICTURED, MOVING)}
 
 
 def style_of(model: Any) -> Style:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from prumerge.mini.batches import Recipe, make_batch
+from prumerge.mini.batches import Batch, Recipe, make_batch
 from prumerge.mini.features import Features
 from prumerge.mini.losses import losses
 from prumerge.mini.model import Learner
@@ -148,13 +148,15 @@ def train(
     report_every: int = 50,
     report: Callable[[dict], None] = print,
     known: Features | None = None,
+    make: Callable[..., Batch] = make_batch,
 ) -> list[dict]:
     """Train through all stages, or go on where an interrupted run stopped; return the curve.
 
     ``folder`` keeps weights, optimiser state and curve, replaced atomically every ``save_every``
     steps and at each stage's end. ``skip`` is the number of stages that the model, reopened from an
     export, has been through. ``report`` takes a row of the curve every ``report_every`` steps.
-    ``known`` are the features that a model behind a frozen tower learns from.
+    ``known`` are the features that a model behind a frozen tower learns from; ``make`` draws the
+    batch of a recipe and a seed.
     """
     model.to(device)
     progress = load_progress(folder, model)
@@ -166,7 +168,7 @@ def train(
         if stage.hand_over and not first:
             model.hand_over_places()
         spent = progress.curve[-1]["seconds"] if first else 0.0
-        run = _run_stage(model, optimiser, stage, (seed, number), first, device, spent, known)
+        run = _run_stage(model, optimiser, stage, (seed, number), first, device, spent, known, make)
         for step, values in run:
             if step % report_every == 0 or step == stage.steps:
                 progress.curve.append({"stage": stage.name, "step": step, **values()})
@@ -187,14 +189,14 @@ def _optimiser(model: Learner, stage: Stage) -> torch.optim.AdamW:
     return torch.optim.AdamW(trained, lr=stage.peak_rate, betas=(0.9, 0.98), weight_decay=0.05)
 
 
-def _run_stage(model, optimiser, stage, seed, first, device, spent, known):
+def _run_stage(model, optimiser, stage, seed, first, device, spent, known, make):
     """Yield each finished step with a function that reads its values (reading synchronises)."""
     model.train()
     began = time.perf_counter()
     for step in range(first, stage.steps):
         for group in optimiser.param_groups:
             group["lr"] = stage.rate(step)
-        batch = make_batch(stage.recipe_at(step), *seed, step, known=known).to(device)
+        batch = make(stage.recipe_at(step), *seed, step, known=known).to(device)
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
             parts = losses(model, batch, stage.parts)
         loss = sum(WEIGHTS[name] * parts[name] for name in stage.parts)

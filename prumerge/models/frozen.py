@@ -46,3 +46,24 @@ def beside_tower(config: LlavaConfig, folder: Path, told: AbstractContextManager
         tensors = load_file(folder / "model.safetensors")
     tensors |= {f"vision_tower.{name}": value for name, value in tower.state_dict().items()}
     return {"config": config, "state_dict": tensors}
+
+
+@torch.no_grad()
+def middle_of(tower: PreTrainedModel, image_px: int) -> PreTrainedModel:
+    """Return a CLIP tower for pictures of ``image_px``, as it sees the middle of its own.
+
+    Each patch keeps the position embedding that it has in the larger picture, so that what the
+    tower says about places stays the same, and nothing is interpolated.
+    """
+    other, patch = copy.deepcopy(tower), tower.config.patch_size
+    grid, edge = tower.config.image_size // patch, image_px // patch
+    embeddings, first = other.embeddings, (grid - edge) // 2
+    weight = embeddings.position_embedding.weight
+    places = torch.arange(grid**2).view(grid, grid)[first : first + edge, first : first + edge]
+    rows = torch.cat([torch.zeros(1, dtype=torch.long), 1 + places.reshape(-1)])
+    embeddings.position_embedding = nn.Embedding.from_pretrained(weight[rows].clone(), freeze=False)
+    embeddings.position_ids = torch.arange(len(rows))[None]
+    embeddings.image_size, embeddings.num_patches = image_px, edge**2
+    embeddings.num_positions = len(rows)
+    other.config.image_size = image_px
+    return other

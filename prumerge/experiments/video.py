@@ -1,0 +1,95 @@
+"""The command line: ``python -m prumerge.experiments.video``: make the embedded ``mini-video``.
+
+Features of the frozen tower first, then the training, then the export. Started again, it goes on
+where it was stopped, at whatever moment. The shipped model:
+
+    python -m prumerge.experiments.video --export-to data/mini-video
+
+keeps 0.9 GB of features in data/runs/video; see ``training.json`` beside it for the time it took.
+A trial of some minutes, without export:
+
+    python -m prumerge.experiments.video --clips 32 --scale 0.01 --folder data/runs/video-trial
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from prumerge.experiments.rows import provenance
+from prumerge.mini.clips import MOST_THINGS
+from prumerge.mini.export import export, training_record
+from prumerge.mini.features import Clips, compute_features
+from prumerge.mini.model import build_processor
+from prumerge.mini.styles import MOVING
+from prumerge.mini.training import train
+from prumerge.mini.video import CLIPS, Filmed, make_clip_batch, schedule
+from prumerge.models import load
+from prumerge.models.checks import needs
+from prumerge.models.frozen import middle_of
+from prumerge.models.loading import fingerprint
+from prumerge.paths import RUNS
+
+
+def make(
+    folder: Path,
+    clips: int = CLIPS,
+    scale: float = 1.0,
+    seed: int = 0,
+    device: str = "cpu",
+    export_to: Path | None = None,
+) -> list[dict]:
+    """Train a ``mini-video``, or go on with it; return the curve.
+
+    ``folder`` keeps features and progress; ``scale`` is a factor on the steps.
+    """
+    stages = schedule(scale)
+    if clips < 2 * MOST_THINGS:
+        raise ValueError(
+            f"clips must be at least {2 * MOST_THINGS}, of every kind one; got {clips}"
+        )
+    mini, _ = load("mini")
+    origin, wanted = f"mini {fingerprint('mini', mini)}", Clips(clips, seed=seed)
+    tower = middle_of(mini.model.vision_tower, wanted.grid * MOVING.patch_px)
+    pictures, layer = build_processor(wanted.grid).image_processor, mini.config.vision_feature_layer
+    arguments = (wanted, tower, pictures, layer, origin)
+    known = compute_features(folder / "features", *arguments, report=_told)
+    torch.manual_seed(seed)
+    options = {"save_every": 50, "report_every": 25, "report": _told, "known": known}
+    model = Filmed(mini)
+    curve = train(model, stages, folder, device, seed, make=make_clip_batch, **options)
+    if export_to is not None:
+        made = provenance(device) | {"tower": origin, "kept": clips}
+        export(model, export_to, curve, training_record(stages, curve, seed, made))
+    return curve
+
+
+def _told(row: dict) -> None:
+    print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 1 when something given cannot be used."""
+    parser = argparse.ArgumentParser(prog="prumerge.experiments.video", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--folder", type=Path, default=RUNS / "video", help="features, progress")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="to learn from")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--export-to", type=Path, help="folder of the finished model")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    chosen = vars(parser.parse_args(arguments))
+    torch.set_num_threads(chosen.pop("threads"))
+    try:
+        make(**chosen)
+    except (ValueError, ModuleNotFoundError) as error:
+        print(f"video: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    with needs("notebooks"):
+        sys.exit(main())

@@ -1,0 +1,147 @@
+"""``mini-video``: a Video-LLaVA made of the mini-LLaVA, trained on clips.
+
+The vision tower stays as it is, for pictures and for frames; projector and language model go on
+from the mini-LLaVA's weights and learn what happens over time. The tower's features are computed
+once (``features``), the stages then read them. ``python -m prumerge.experiments.video`` does all.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import (
+    LlavaForConditionalGeneration,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+)
+
+from prumerge.mini.batches import Batch, Recipe, pack_practice, pack_turns
+from prumerge.mini.clip_questions import CLIP_FAMILIES, CLIP_PRACTICE, ask_clip
+from prumerge.mini.clips import FRAMES, GRID, MOST_THINGS
+from prumerge.mini.features import Features
+from prumerge.mini.model import IDS, IMAGE, VIDEO, Learner, behind_tower, words_of
+from prumerge.mini.questions import ask_many
+from prumerge.mini.styles import MOVING
+from prumerge.mini.training import TALK, Stage
+
+CLIPS = 1_600
+STEPS = {"few tokens": 1600, "more tokens": 900, "any tokens": 200}
+
+
+class Filmed(Learner):
+    """What is trained behind the mini-LLaVA's frozen tower: projector and language model.
+
+    The tower is not here: batches bring its features, class tokens of the frames included.
+    """
+
+    style = MOVING
+
+    def __init__(self, mini: LlavaForConditionalGeneration) -> None:
+        super().__init__()
+        self.llava = VideoLlavaForConditionalGeneration(video_config(mini))
+        self.llava.model.video_tower = self.llava.model.image_tower = nn.Identity()
+        known = mini.state_dict()
+        with torch.no_grad():
+            for name, weight in self.llava.state_dict().items():
+                start = known[name]  # of words, the first ones are the mini-LLaVA's
+                weight[: len(start)] = start
+
+    def see(self, batch: Any) -> Float[Tensor, "clips slots width"]:
+        return batch.features
+
+    def learning(self, parts: Iterable[str]) -> list[nn.Module]:
+        return behind_tower(self.llava)
+
+
+def video_config(mini: LlavaForConditionalGeneration) -> VideoLlavaConfig:
+    """Return the sizes of a mini-video: the mini-LLaVA's, for frames of 16 x 16 patches.
+
+    Two entries are not stock: ``tower``, by whose name the loader finds the weights that are not in
+    the folder, and ``scenes``, the style of pictures to ask about.
+    """
+    vision = mini.config.vision_config.to_dict() | {"image_size": GRID * MOVING.patch_px}
+    text = mini.config.text_config.to_dict() | {"vocab_size": len(words_of(MOVING))}
+    return VideoLlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=IDS[IMAGE],
+        video_token_index=IDS[VIDEO],
+        image_seq_length=GRID**2,
+        video_seq_length=FRAMES * (1 + GRID**2),
+        vision_feature_layer=mini.config.vision_feature_layer,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+        tower="mini",
+        scenes=MOVING.name,
+    )
+
+
+def make_clip_batch(recipe: Recipe, *seed: int, known: Features) -> Batch:
+    """Draw the batch that belongs to ``seed``: clips, questions, and the patches shown.
+
+    The frames' class tokens are always shown. Patches of things are preferred to ground from not
+    at all to entirely, as drawn for each clip.
+    """
+    rng = np.random.default_rng(seed)
+    numbers = rng.choice(known.pictures.like(recipe.objects), recipe.pictures)
+    clips = [known.pictures.scene(number) for number in numbers.tolist()]
+    most = recipe.text_tokens // 8
+    turns = [ask_many(clip, most, rng, recipe.families, ask_clip) for clip in clips]
+    frames, patches = len(clips[0].owner), clips[0].owner[0].size
+    count = int(rng.choice(recipe.tokens)) if recipe.tokens else frames * patches
+    kept = np.stack([draw_slots(clip.owner.reshape(frames, -1) > 0, count, rng) for clip in clips])
+    seen, text_place = kept, frames * (1 + patches)
+    if rng.random() < 0.5:  # closed up, without gaps
+        seen, text_place = np.tile(np.arange(kept.shape[1]), (len(clips), 1)), kept.shape[1]
+    nothing = torch.zeros((len(clips), frames * (1 + patches)), dtype=torch.long)
+    return Batch(
+        pixel_values=None,
+        features=known.read(numbers),
+        tower_positions=torch.zeros(0, dtype=torch.long),
+        captions=torch.zeros((len(clips), 0), dtype=torch.long),
+        kinds=nothing,
+        colours=nothing,
+        kept=torch.from_numpy(kept),
+        **pack_turns(turns, recipe.text_tokens, seen, text_place),
+        **pack_practice([]),
+    )
+
+
+def draw_slots(things: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw ``count`` patches of all frames and add each frame's class token; slots, in order.
+
+    ``things`` tells for each frame which patches lie on one.
+    """
+    frames, patches = things.shape
+    luck = rng.random(things.shape) + things * rng.random()
+    chosen = np.argsort(-luck, axis=None)[:count]
+    slots = chosen // patches * (1 + patches) + 1 + chosen % patches
+    return np.sort(np.concatenate([slots, np.arange(frames) * (1 + patches)]))
+
+
+def schedule(scale: float = 1.0) -> list[Stage]:
+    """Return the stages that lead to a ``mini-video``; ``scale`` is a factor above 0 on the steps.
+
+    Few tokens first, which is quick and leaves room for many questions, then more, then any number.
+    """
+    if scale <= 0:
+        raise ValueError(f"scale must be positive, got {scale}; 1.0 trains the shipped checkpoint")
+    asked = (*CLIP_FAMILIES, "motion", "order", "blinks", *CLIP_PRACTICE)
+    few = Recipe(8, GRID, None, 320, 1, (1, MOST_THINGS), asked, (96, 128, 192))
+    more = replace(few, tokens=(128, 256, 512))
+    whole = FRAMES * GRID**2
+    spread = replace(few, pictures=4, tokens=(128, 256, 512, 1024, whole))
+
+    def stage(name, recipe: Recipe, rates: tuple[float, float], growth: float = 0.0):
+        steps = max(1, round(STEPS[name] * scale))
+        return Stage(name, steps, recipe, TALK, *rates, growth, min(100, max(1, steps // 10)))
+
+    return [
+        stage("few tokens", few, (1e-3, 6e-4), growth=0.3),
+        stage("more tokens", more, (6e-4, 2e-4)),
+        stage("any tokens", spread, (3e-4, 1e-5)),
+    ]
