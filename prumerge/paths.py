@@ -36,7 +36,10 @@ TOWERS = DATA / "towers"
 POCKET = DATA / "pocket"
 """The LLaVA behind a pretrained tower: all but the tower's weights."""
 
-EMBEDDED = {"mini": MINI, "pocket": POCKET}
+MINI_VIDEO = DATA / "mini-video"
+"""The Video-LLaVA made of the mini-LLaVA: all but the tower's weights."""
+
+EMBEDDED = {"mini": MINI, "pocket": POCKET, "mini-video": MINI_VIDEO}
 """Folders of the models that come with the repository, by the names they are loaded by."""
 
 

@@ -5,7 +5,7 @@ where it was stopped, at whatever moment. The shipped model:
 
     python -m prumerge.experiments.video --export-to data/mini-video
 
-keeps 0.9 GB of features in data/runs/video; see ``training.json`` beside it for the time it took.
+keeps 0.4 GB of features in data/runs/video; see ``training.json`` beside it for the time it took.
 A trial of some minutes, without export:
 
     python -m prumerge.experiments.video --clips 32 --scale 0.01 --folder data/runs/video-trial
@@ -45,10 +45,8 @@ def make(
     ``folder`` keeps features and progress; ``scale`` is a factor on the steps.
     """
     stages = schedule(scale)
-    if clips < 2 * MOST_THINGS:
-        raise ValueError(
-            f"clips must be at least {2 * MOST_THINGS}, of every kind one; got {clips}"
-        )
+    if clips < (least := 2 * MOST_THINGS):
+        raise ValueError(f"clips must be at least {least}, of every kind one; got {clips}")
     mini, _ = load("mini")
     origin, wanted = f"mini {fingerprint('mini', mini)}", Clips(clips, seed=seed)
     tower = middle_of(mini.model.vision_tower, wanted.grid * MOVING.patch_px)

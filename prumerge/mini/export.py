@@ -31,7 +31,8 @@ def export(model: Learner, folder: Path, curve: list[dict], record: dict) -> Non
     llava.save_pretrained(fresh)
     processor = model.processor()
     processor.save_pretrained(fresh)
-    save_file({name: p.detach().contiguous() for name, p in _heads(model)}, fresh / HEADS)
+    if heads := {name: p.detach().contiguous() for name, p in _heads(model)}:
+        save_file(heads, fresh / HEADS)
     pd.DataFrame(curve).drop(columns="left_s").to_csv(fresh / "training.csv", index=False)
     (fresh / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     millions = sum(p.numel() for p in llava.parameters()) / 1e6

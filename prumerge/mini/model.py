@@ -22,6 +22,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    VideoLlavaForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -79,7 +80,7 @@ class Learner(nn.Module):
     style: Style
     card: str  # what the export says about itself
     size: Any  # ``size.grid`` counts patches along an edge
-    llava: LlavaForConditionalGeneration
+    llava: LlavaForConditionalGeneration | VideoLlavaForConditionalGeneration
     naming: nn.Linear
     placing: nn.Linear
 
@@ -95,8 +96,8 @@ class Learner(nn.Module):
         """Return the modules that parts of the loss train."""
         raise NotImplementedError
 
-    def processor(self) -> LlavaProcessor:
-        """Make the processor that pictures and words go through."""
+    def processor(self) -> Any:
+        """Make the processor that pictures, or clips, and words go through."""
         raise NotImplementedError
 
 
@@ -176,7 +177,9 @@ class Pretraining(Learner):
                 second.weight[:, unit] = sign * directions[axis]
 
 
-def behind_tower(llava: LlavaForConditionalGeneration) -> list[nn.Module]:
+def behind_tower(
+    llava: LlavaForConditionalGeneration | VideoLlavaForConditionalGeneration,
+) -> list[nn.Module]:
     """What LLaVA trains behind its frozen tower: projector, language model and its head."""
     return [llava.model.multi_modal_projector, llava.model.language_model, llava.lm_head]
 

@@ -1,6 +1,7 @@
 """A LLaVA whose vision tower was frozen: its checkpoint holds what was trained, and names the rest.
 
 fitted        a tower for pictures of another size
+middle_of     a tower for the middle part of its pictures
 beside_tower  what transformers needs to load the whole LLaVA
 """
 
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import LlavaConfig, PreTrainedModel
+from transformers import LlavaConfig, PreTrainedModel, VideoLlavaConfig
 
+from prumerge.models.loading import load
 from prumerge.models.towers import load_tower
 
 
@@ -32,19 +34,25 @@ def fitted(tower: PreTrainedModel, image_px: int) -> PreTrainedModel:
     return other
 
 
-def beside_tower(config: LlavaConfig, folder: Path, told: AbstractContextManager) -> dict[str, Any]:
+def beside_tower(
+    config: LlavaConfig | VideoLlavaConfig, folder: Path, told: AbstractContextManager
+) -> dict[str, Any]:
     """Return what ``from_pretrained`` needs instead of a folder: config and all weights.
 
     The tower is the one that ``config.tower`` names, from the package, wherever a hub can be
-    reached: what was trained behind one tower does not understand another. ``told`` is where the
-    folder is read, to name it in an error.
+    reached: what was trained behind one tower does not understand another. ``mini`` is the
+    mini-LLaVA's. ``told`` is where the folder is read, to name it in an error.
     """
-    tower = fitted(
-        load_tower(config.tower, origin="package").tower, config.vision_config.image_size
-    )
+    edge = config.vision_config.image_size
+    if config.tower == "mini":
+        tower = middle_of(load("mini")[0].model.vision_tower, edge)
+    else:
+        tower = fitted(load_tower(config.tower, origin="package").tower, edge)
     with told:
         tensors = load_file(folder / "model.safetensors")
-    tensors |= {f"vision_tower.{name}": value for name, value in tower.state_dict().items()}
+    moving = isinstance(config, VideoLlavaConfig)
+    for place in ("image_tower", "video_tower") if moving else ("vision_tower",):
+        tensors |= {f"{place}.{name}": value for name, value in tower.state_dict().items()}
     return {"config": config, "state_dict": tensors}
 
 

@@ -16,6 +16,7 @@ from prumerge.paths import EMBEDDED, folder_of
 _MADE_BY = {
     "mini": "notebooks/train_mini_llava.ipynb",
     "pocket": "python -m prumerge.experiments.pocket",
+    "mini-video": "python -m prumerge.experiments.video",
 }
 _LARGE_BYTES, _PART_BYTES = 1 << 30, 4 << 20
 
@@ -57,9 +58,9 @@ def load(
     if hasattr(config, "tower"):
         from prumerge.models.frozen import beside_tower  # builds on this module
 
-        options |= beside_tower(config, Path(source), _told(name))
+        options |= beside_tower(config, Path(source), told(name))
         source = None
-    with _told(name):
+    with told(name):
         model = load_whole(LlavaForConditionalGeneration, source, **options)
     return model.to(device).eval(), load_processor(name)
 
@@ -70,7 +71,7 @@ def read_config(name: str | Path = "mini") -> LlavaConfig:
     Another kind of model is refused: transformers would make a LLaVA of its config, at random.
     """
     source, revision = find_source(name)
-    with _told(name):
+    with told(name):
         found, _ = LlavaConfig.get_config_dict(source, revision=revision)
         config = LlavaConfig.from_pretrained(source, revision=revision)
     kind = found.get("model_type")
@@ -111,7 +112,7 @@ def load_whole(kind: type, source: str | Path | None, **options: Any) -> PreTrai
 def load_processor(name: str | Path = "mini") -> LlavaProcessor:
     """Load the processor alone; see :func:`load` for ``name``."""
     source, revision = find_source(name)
-    with _told(name):
+    with told(name):
         pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
         processor = LlavaProcessor.from_pretrained(
@@ -132,7 +133,7 @@ def load_processor(name: str | Path = "mini") -> LlavaProcessor:
 
 
 @contextlib.contextmanager
-def _told(name: str | Path) -> Iterator[None]:
+def told(name: str | Path) -> Iterator[None]:
     """Name the checkpoint that could not be read, and the remedy."""
     try:
         yield

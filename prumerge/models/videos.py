@@ -1,0 +1,238 @@
+"""Video-LLaVA's inputs: from the frames of videos, and words, to what the model is given.
+
+VideoProcessor   what stock ``VideoLlavaProcessor`` is, which torchvision alone can construct
+load_video       a Video-LLaVA and its processor, by name
+open_frames      frames of a folder of pictures, or of a file of moving pictures
+evenly_spaced    as many frames as the model was trained with
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageSequence, UnidentifiedImageError
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    BatchEncoding,
+    PreTrainedTokenizerBase,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from prumerge.models.loading import (
+    check_device,
+    find_precision,
+    find_source,
+    load_whole,
+    told,
+)
+from prumerge.models.preprocessing import open_picture, to_rgb
+
+Frame = Any  # Pillow image, or array [height, width, 3] of 8-bit values; anything else is told
+IMAGE, VIDEO = "<image>", "<video>"
+FRAMES = 8  # what Video-LLaVA was trained with
+
+
+class VideoProcessor:
+    """Prepares prompts with videos, or pictures, for Video-LLaVA, without torchvision.
+
+    Its pixels and ids are those of the stock processor. Each ``<video>`` becomes a slot for every
+    token of every frame, class tokens included; each ``<image>`` one for every patch.
+    """
+
+    image_token, video_token = IMAGE, VIDEO
+
+    def __init__(
+        self,
+        image_processor: BaseImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        patch_size: int = 14,
+        chat_template: str | None = None,
+    ) -> None:
+        self.image_processor, self.tokenizer = image_processor, tokenizer
+        self.patch_size = patch_size
+        self.chat_template = chat_template or tokenizer.chat_template
+
+    @property
+    def patches(self) -> int:
+        """Patches of one frame."""
+        height, width = (self.image_processor.crop_size[edge] for edge in ("height", "width"))
+        return (height // self.patch_size) * (width // self.patch_size)
+
+    def __call__(
+        self,
+        text: Sequence[str],
+        videos: Sequence[Sequence[Frame]] = (),
+        images: Sequence[Frame] = (),
+        **options: Any,
+    ) -> BatchEncoding:
+        """Return ids, mask and pixels; ``options`` are the tokenizer's.
+
+        Raises:
+            ValueError: If marks and videos differ in number, a frame is no picture, a video has no
+                frames, or videos of a batch have different numbers of them.
+        """
+        text = [text] if isinstance(text, str) else list(text)
+        _check_count(text, self.video_token, len(videos))
+        _check_count(text, self.image_token, len(images))
+        pixels = {}
+        if len(videos):
+            pixels["pixel_values_videos"] = self.video_pixels(videos)
+        if len(images):
+            pixels["pixel_values"] = self._pixels([_picture(i, n) for n, i in enumerate(images)])
+        slots = {self.image_token: self.patches}
+        if len(videos):
+            slots[self.video_token] = len(videos[0]) * (1 + self.patches)
+        for mark, count in slots.items():
+            text = [prompt.replace(mark, mark * count) for prompt in text]
+        encoding = self.tokenizer(text, return_tensors="pt", **options)
+        return BatchEncoding({**encoding, **pixels})
+
+    def video_pixels(
+        self, videos: Sequence[Sequence[Frame]]
+    ) -> Float[Tensor, "videos frames 3 height width"]:
+        """Return the videos' frames, resized, cut and normalised as the stock processor does."""
+        counts = sorted({len(video) for video in videos})
+        if 0 in counts:
+            empty = [len(video) for video in videos].index(0)
+            raise ValueError(f"video {empty} has no frames: give it pictures, or leave it out")
+        if len(counts) > 1:
+            raise ValueError(
+                f"videos of {' and '.join(map(str, counts))} frames in one batch: Video-LLaVA "
+                f"takes equally many of each; evenly_spaced(video, {counts[0]}) chooses some"
+            )
+        frames = [
+            _picture(frame, place, f" of video {number}")
+            for number, video in enumerate(videos)
+            for place, frame in enumerate(video)
+        ]
+        return self._pixels(frames).unflatten(0, (len(videos), counts[0]))
+
+    def _pixels(self, pictures: list[Image.Image]) -> Tensor:
+        return self.image_processor(pictures, return_tensors="pt")["pixel_values"]
+
+    def apply_chat_template(self, conversation: list[dict], **options: Any) -> str:
+        """Return a conversation as the prompt that the model was trained on."""
+        if self.chat_template is None:
+            raise ValueError("the processor has no chat template: write the prompt out, with marks")
+        return self.tokenizer.apply_chat_template(
+            conversation, chat_template=self.chat_template, tokenize=False, **options
+        )
+
+    def batch_decode(self, ids: Tensor, **options: Any) -> list[str]:
+        """Turn ids into words, as the tokenizer does."""
+        return self.tokenizer.batch_decode(ids, **options)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write what :func:`load_video` reads beside the weights."""
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.chat_template = self.chat_template
+        self.tokenizer.save_pretrained(folder)
+
+
+def video_prompt(processor: VideoProcessor, question: str) -> str:
+    """Put a question behind one video as the chat template says."""
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    conversation = [{"role": "user", "content": content}]
+    return processor.apply_chat_template(conversation, add_generation_prompt=True)
+
+
+def evenly_spaced(frames: Sequence[Frame], count: int = FRAMES) -> list[Frame]:
+    """Choose ``count`` frames, first and last among them; fewer frames are a ValueError.
+
+    Example:
+        >>> evenly_spaced([0, 1, 2, 3, 4, 5, 6], 3)
+        [0, 3, 6]
+    """
+    if not 1 <= count <= len(frames):
+        raise ValueError(f"cannot choose {count} of {len(frames)} frames: ask for 1 to all of them")
+    return [frames[place] for place in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+
+
+def open_frames(source: str | Path) -> list[Image.Image]:
+    """Read a folder of pictures in the order of their names, or a GIF, WebP or PNG that moves.
+
+    What cannot be read is a ValueError; a film's frames have to be written out first.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        if not files:
+            raise ValueError(f"{path} holds no frames: write a video's frames there as pictures")
+        return [_opened(file) for file in files]
+    try:
+        with Image.open(path) as moving:
+            return [to_rgb(frame.copy()) for frame in ImageSequence.Iterator(moving)]
+    except FileNotFoundError as error:
+        raise ValueError(f"no video {path}: name a folder of pictures, or a GIF") from error
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(
+            f"{path} is no moving picture that Pillow reads: write its frames into a folder, such "
+            "as ffmpeg does with -i FILM FOLDER/%04d.png"
+        ) from error
+
+
+def _opened(file: Path) -> Image.Image:
+    try:
+        return open_picture(file)
+    except ValueError as error:
+        raise ValueError(f"{file} is no frame of a video ({error})") from error
+
+
+def _picture(frame: Any, place: int, where: str = "") -> Image.Image:
+    kind = "frame" if where else "picture"
+    if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3:
+        frame = Image.fromarray(frame)
+    if not isinstance(frame, Image.Image):
+        raise ValueError(
+            f"{kind} {place}{where} is no picture but {type(frame).__name__}: give a Pillow image, "
+            "or an array [height, width, 3] of 8-bit values"
+        )
+    try:
+        return to_rgb(frame)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{kind} {place}{where} cannot be read: {error}") from error
+
+
+def _check_count(text: list[str], mark: str, given: int) -> None:
+    marks = sum(prompt.count(mark) for prompt in text)
+    if marks != given:
+        raise ValueError(f"the prompts have {marks} marks {mark} and {given} were given: one each")
+
+
+def load_video(
+    name: str | Path = "mini-video", device: str = "cpu", dtype: torch.dtype | str | None = None
+) -> tuple[VideoLlavaForConditionalGeneration, VideoProcessor]:
+    """Load a Video-LLaVA in evaluation mode and its processor, ready to generate.
+
+    ``name`` is ``mini-video`` for the trained model in ``data/mini-video``, a folder, or a hub id
+    such as ``LanguageBind/Video-LLaVA-7B-hf@REVISION``. What is missing or of another kind is a
+    ValueError; ``device`` and ``dtype`` are as in :func:`prumerge.models.load`.
+    """
+    check_device(device)
+    dtype = find_precision(dtype, device)
+    source, revision = find_source(name)
+    with told(name):
+        config = VideoLlavaConfig.from_pretrained(source, revision=revision)
+        found, _ = VideoLlavaConfig.get_config_dict(source, revision=revision)
+        if found.get("model_type") != VideoLlavaConfig.model_type:
+            raise ValueError(f"model_type {found.get('model_type')!r}, where 'video_llava' is read")
+    options: dict[str, Any] = {"revision": revision, "dtype": dtype}
+    place: str | None = source
+    if hasattr(config, "tower"):
+        from prumerge.models.frozen import beside_tower  # builds on this module's neighbours
+
+        options |= beside_tower(config, Path(source), told(name))
+        place = None
+    with told(name):
+        model = load_whole(VideoLlavaForConditionalGeneration, place, **options)
+        pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
+    processor = VideoProcessor(pictures, tokenizer, config.vision_config.patch_size)
+    return model.to(device).eval(), processor
