@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import papermill
 
 from prumerge import paths
 
+VECTOR = ("svg", "pdf")
+"""Formats of figures beside PNG, as values of ``save_figures``."""
 _INJECTED = "# Parameters\n"  # how a cell begins that papermill puts in
 _GIVEN = {bool: "a truth value", str: "text", list: "a list", type(None): "nothing"}
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
@@ -64,7 +67,8 @@ def take_parameters(name: str, namespace: dict[str, Any]) -> str:
     Title and captions are written for the defaults: a run with other values says so. In
     ``namespace``, its ``globals()``, text that stands for a list or a truth value is replaced. The
     result is the folder for :func:`prumerge.draw.show`: empty without ``save_figures``; ``figures``
-    with the defaults, ``data/runs/figures`` with any other value.
+    with the defaults, ``data/runs/figures`` with any other value, also where ``save_figures`` is
+    ``svg`` or ``pdf``, which sets matplotlib's ``savefig.format``.
     """
     notebook = paths.NOTEBOOKS / f"{name}.ipynb"
     declared = declared_parameters(notebook)
@@ -80,9 +84,13 @@ def take_parameters(name: str, namespace: dict[str, Any]) -> str:
             "for the defaults; tables, figures and printed sentences are this run's."
         )
         print(textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False))
-    if not values.get("save_figures"):
+    wanted = values.get("save_figures")
+    if vector := wanted in VECTOR:
+        matplotlib.rcParams["savefig.format"] = wanted
+    if not wanted:
         return ""
-    return str(Path(paths.RUNS.relative_to(paths.ROOT), "figures")) if changed else "figures"
+    usual_place = not (changed or vector)
+    return "figures" if usual_place else str(Path(paths.RUNS.relative_to(paths.ROOT), "figures"))
 
 
 def literal(text: str) -> Any:
@@ -110,6 +118,8 @@ def _fitting(name: str, value: Any, default: Any, where: str) -> Any:
         return [_fitting(name, v, like, where) for v in values]
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
+    if name == "save_figures" and isinstance(value, str) and value in VECTOR:
+        return value
     if kind not in _KINDS or type(value) is kind:
         return value
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -118,6 +128,7 @@ def _fitting(name: str, value: Any, default: Any, where: str) -> Any:
     given = _GIVEN.get(type(value), "a number" if is_number else f"of type {type(value).__name__}")
     wanted = "a number" if kind is int and not is_number else _KINDS[kind]
     hint = "; papermill's -r instead of -p hands text over as it is" if kind is str else ""
+    hint = ", or a vector format: svg, pdf" if name == "save_figures" else hint
     raise ValueError(f"{name}={value!r} is {given} where {where} wants {wanted}{hint}")
 
 

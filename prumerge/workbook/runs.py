@@ -3,7 +3,7 @@
 papermill does the running. Added here are the check of parameters before anything starts, and how
 a run ends: with a final name that only a finished one gets, or kept aside with the failure in
 words. Shell:
-``python -m prumerge.runs NOTEBOOK OUTPUT [--figures] [-p NAME VALUE]...``
+``python -m prumerge.runs NOTEBOOK OUTPUT [--figures [svg|pdf]] [-p NAME VALUE]...``
 """
 
 import argparse
@@ -21,7 +21,12 @@ with needs("notebooks"):
     import nbformat
     import papermill
 
-    from prumerge.experiments.parameters import check_parameters, declared_parameters, read_texts
+    from prumerge.experiments.parameters import (
+        VECTOR,
+        check_parameters,
+        declared_parameters,
+        read_texts,
+    )
 
 KERNEL = "python3"
 
@@ -123,13 +128,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m prumerge.runs", description=__doc__)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--figures", action="store_true", help="set save_figures, where declared")
+    figures = "set save_figures, where declared; a vector format goes to data/runs/figures"
+    parser.add_argument("--figures", nargs="?", const=True, choices=VECTOR, help=figures)
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     chosen = parser.parse_args(arguments)
     try:
         parameters = read_texts(chosen.notebook, dict(chosen.p))
         if chosen.figures and "save_figures" in declared_parameters(chosen.notebook):
-            parameters.setdefault("save_figures", True)
+            parameters.setdefault("save_figures", chosen.figures)
         with told(chosen.notebook.stem):
             run_notebook(chosen.notebook, chosen.output, parameters)
     except (RunError, ValueError) as error:

@@ -1,6 +1,7 @@
 """Figures show what they are given: which patches, how many outliers, in which colours."""
 
 import io
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -250,13 +251,27 @@ def test_every_text_has_at_least_eight_points():
     assert min(sizes) >= 8
 
 
-@pytest.mark.parametrize(("colours", "mode"), [(200, "P"), (300, "RGB")])
-def test_a_small_picture_keeps_every_one_of_its_few_colours(colours, mode):
+def test_a_small_picture_keeps_every_one_of_its_few_colours():
     levels = np.round(np.arange(figures.LEVELS + 1) * 255 / figures.LEVELS)
-    grid = np.stack(np.meshgrid(levels, levels), axis=-1).reshape(-1, 2)[:colours]
+    grid = np.stack(np.meshgrid(levels, levels), axis=-1).reshape(-1, 2)[:200]
     pixels = np.pad(grid, ((0, 0), (0, 1))).astype(np.uint8)[None]
-    small = Image.open(io.BytesIO(figures.small_png(Image.fromarray(pixels))))
-    assert small.mode == mode and np.array_equal(np.asarray(small.convert("RGB")), pixels)
+    for levels in (figures.LEVELS, 255):
+        small = Image.open(io.BytesIO(figures.small_png(Image.fromarray(pixels), levels)))
+        assert small.mode == "P" and np.array_equal(np.asarray(small.convert("RGB")), pixels)
+
+
+def test_a_small_picture_of_a_photograph_stays_near_its_colours():
+    """Thousands of colours and an outline: no pixel goes far, and most bytes go."""
+    photograph = np.asarray(Image.radial_gradient("L")).astype(float)
+    noise = np.random.default_rng(0).normal(0, 6, (*photograph.shape, 3))
+    pixels = (photograph[..., None] * (1.0, 0.8, 0.6) + noise).clip(0, 255).astype(np.uint8)
+    pixels[40:44] = (255, 166, 0)
+    whole = io.BytesIO()
+    Image.fromarray(pixels).save(whole, "png")
+    written = figures.small_png(Image.fromarray(pixels))
+    apart = np.abs(np.asarray(Image.open(io.BytesIO(written)).convert("RGB")) - pixels.astype(int))
+    assert len(written) < len(whole.getvalue()) / 2
+    assert apart.mean() < 6 and apart.max() < 40 and apart[40:44].max() < 12
 
 
 def test_lines_of_a_forest_are_grey_by_interval_or_by_a_corrected_level():
@@ -286,6 +301,21 @@ def test_saved_figure_is_complete_and_the_same_twice(tmp_path, monkeypatch):
         assert "Software" not in image.info
 
 
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_a_vector_figure_is_the_same_twice(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    monkeypatch.setitem(plt.rcParams, "savefig.format", kind)
+    draw.use_style()
+    figure, axes = plt.subplots(figsize=(2, 1))
+    axes.set_title("share of answers")
+    assert draw.save(figure, "07-topic") == f"figures/07-topic.{kind}"
+    first = (tmp_path / f"07-topic.{kind}").read_bytes()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")  # another day
+    draw.save(figure, "07-topic")
+    assert (tmp_path / f"07-topic.{kind}").read_bytes() == first
+    assert first.startswith({"svg": b"<?xml", "pdf": b"%PDF"}[kind]) and b"<image" not in first
+
+
 @pytest.mark.parametrize("name", ["fence", "2-fence", "02-fence.png", "../02-fence", "02-Fence"])
 def test_figure_of_another_name_is_refused(name):
     with pytest.raises(ValueError, match="NN-topic"):
@@ -298,13 +328,14 @@ def test_an_interrupted_save_leaves_the_former_figure(tmp_path, monkeypatch):
     draw.save(figure, "07-topic")
     before = (tmp_path / "07-topic.png").read_bytes()
 
-    def breaks_off(target, **_):
-        target.write_bytes(b"half")
+    def breaks_off(target, data):
+        target.open("wb").write(data[:9])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(figure, "savefig", breaks_off)
+    monkeypatch.setattr(Path, "write_bytes", breaks_off)
     with pytest.raises(KeyboardInterrupt):
         draw.save(figure, "07-topic")
+    assert [path.name for path in tmp_path.iterdir()] == ["07-topic.png"]
     assert (tmp_path / "07-topic.png").read_bytes() == before
 
 

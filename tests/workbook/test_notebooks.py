@@ -12,9 +12,9 @@ import nbformat
 import pytest
 from notebook_cases import CASES, EXPECTED, REFUSED, SAYS, TIMEOUT_S
 from notebook_check import check, in_recording_environment
-from notebook_rules import code_cells, outputs, problems
+from notebook_rules import LARGEST_BYTES, code_cells, outputs, problems
 
-from prumerge.paths import NOTEBOOKS, ROOT
+from prumerge.paths import FIGURES, NOTEBOOKS, ROOT
 from prumerge.workbook.runs import (
     RunError,
     check_parameters,
@@ -42,6 +42,15 @@ def test_notebook_is_expected_and_listed_for_readers(notebook):
 @each_notebook
 def test_committed_state(notebook):
     assert problems(notebook) == []
+
+
+def test_committed_figures_are_small():
+    """One is written again with each recording, and history keeps all of them."""
+    large = {
+        p.name: p.stat().st_size for p in FIGURES.iterdir() if p.stat().st_size > LARGEST_BYTES
+    }
+    assert large == {}, "draw.save writes 256 colours: save again, in less space"
+    assert {p.suffix for p in FIGURES.iterdir()} == {".png"}
 
 
 @each_notebook

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import matplotlib
 import nbformat
 import pytest
 from notebook_check import in_recording_environment
@@ -19,6 +20,7 @@ EVALUATION = NOTEBOOKS / "10_llava_evaluation.ipynb"
     ("notebook", "given", "sentence"),
     [
         (COSTS, {"save_figures": "no"}, "save_figures='no' is text where .* wants True or False"),
+        (COSTS, {"save_figures": "eps"}, "save_figures='eps' .* or a vector format: svg, pdf"),
         (COSTS, {"save_figures": 0}, "save_figures=0 is a number where .* wants True or False"),
         (COSTS, {"card": 100}, "card=100 is a number where .* wants text; papermill's -r"),
         (COSTS, {"new_tokens": "many"}, "new_tokens='many' is text where .* wants a number"),
@@ -40,6 +42,7 @@ def test_a_value_of_another_kind_is_refused_in_a_sentence(notebook, given, sente
     [
         ({"save_figures": "false"}, {"save_figures": False}),
         ({"save_figures": "True"}, {"save_figures": True}),
+        ({"save_figures": "pdf"}, {"save_figures": "pdf"}),
         ({"kept_tokens": "64,32"}, {"kept_tokens": [64, 32]}),
         ({"kept_tokens": "[64]"}, {"kept_tokens": [64]}),
         ({"kept_tokens": 64}, {"kept_tokens": [64]}),
@@ -75,6 +78,13 @@ def test_figures_are_written_over_the_committed_ones_with_the_defaults_only(caps
     assert take_parameters(COSTS.stem, usual | {"new_tokens": 8}) == "data/runs/figures"
     assert "This run has new_tokens = 8. The answer above" in capsys.readouterr().out
     assert take_parameters(COSTS.stem, {"new_tokens": 8, "save_figures": "false"}) == ""
+
+
+def test_vector_figures_are_not_written_beside_the_committed_ones(monkeypatch, capsys):
+    monkeypatch.setitem(matplotlib.rcParams, "savefig.format", "png")
+    assert take_parameters(COSTS.stem, {"save_figures": "svg"}) == "data/runs/figures"
+    assert matplotlib.rcParams["savefig.format"] == "svg"
+    assert capsys.readouterr().out == ""  # the page is as it was
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from notebook_check import in_recording_environment
 from notebook_rules import problems
 
-from prumerge.paths import ROOT
+from prumerge.paths import NOTEBOOKS, ROOT
 from prumerge.workbook import record, runs
 from prumerge.workbook.runs import RunError
 
@@ -128,6 +128,15 @@ def test_the_shell_runs_a_copy_and_refuses_in_one_line(tmp_path, capsys):
     assert "n: 25 patches" in printed(output)
     assert runs.main([str(GRID), str(output), "-p", "sied", "5"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("given", "taken"), [([], True), (["svg"], "svg"), (["pdf"], "pdf")])
+def test_figures_are_png_or_a_vector_format(given, taken, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(runs, "run_notebook", lambda *called: ran.append(called))
+    notebook, output = str(NOTEBOOKS / "07_cost_model.ipynb"), str(tmp_path / "copy.ipynb")
+    assert runs.main([notebook, output, "--figures", *given]) == 0
+    assert ran == [(Path(notebook), Path(output), {"save_figures": taken})]
 
 
 def test_no_bar_is_shown_the_first_time_a_data_set_is_read(monkeypatch):
