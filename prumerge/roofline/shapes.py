@@ -42,7 +42,10 @@ class LanguageShape(_Heads):
 
 @dataclass(frozen=True)
 class VisionShape(_Heads):
-    """Sizes of a CLIP-like vision transformer; ``layers`` count those ``attach`` leaves out too."""
+    """Sizes of a CLIP-like vision transformer; ``layers`` count those ``attach`` leaves out too.
+
+    DINOv2's scaling of each residual, a multiplication a value, is not counted.
+    """
 
     width: int
     layers: int
@@ -87,22 +90,23 @@ NAMED = {
 
 _FIELDS = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
 _LANGUAGE_FIELDS = [*_FIELDS, "vocab_size", "rms_norm_eps"]
-_VISION_FIELDS = [*_FIELDS, "image_size", "patch_size"]
+_VISION_FIELDS = [*_FIELDS[:3], "image_size", "patch_size"]
 # Present in configs whose layers have several paths, a compressed cache, or a recurrent state.
 _OTHER_KINDS = (
     "num_local_experts num_experts n_routed_experts kv_lora_rank ssm_cfg mamba_d_state"
 ).split()
-_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1}
 
 
 def read_shape(model: Any) -> ModelShape:
     """Read the sizes of a model.
 
-    ``model`` is ``7b`` or ``13b`` for LLaVA-1.5, ``mini`` for the embedded mini-LLaVA, a folder or
-    hub id with a config, a config object of transformers (of a language model, or with
+    ``model`` is ``7b`` or ``13b`` for LLaVA-1.5, ``mini`` or ``pocket`` for an embedded one, a
+    folder or hub id with a config, a config object of transformers (of a language model, or with
     ``text_config`` and ``vision_config``), or a :class:`ModelShape`. Layers with sliding windows
     count as full attention, which they are up to their window's length. No config, one that is not
-    Llama-shaped, and a vision tower that is neither CLIP's nor SigLIP's are ValueErrors.
+    Llama-shaped, and a vision tower that is none of CLIP's, SigLIP's and DINOv2's (without gates)
+    are ValueErrors.
 
     Example:
         >>> read_shape("7b").language.key_width
@@ -180,7 +184,10 @@ def _language_shape(config: Any) -> LanguageShape:
 def _vision_shape(config: Any, selected: int) -> VisionShape:
     kind = getattr(config, "model_type", None)
     missing = [field for field in _VISION_FIELDS if not getattr(config, field, None)]
-    if kind not in _CLASS_TOKENS or missing:
+    inner = getattr(config, "intermediate_size", None)
+    if inner is None and not getattr(config, "use_swiglu_ffn", False):
+        inner = int(config.hidden_size * getattr(config, "mlp_ratio", 0))
+    if kind not in _CLASS_TOKENS or missing or not inner:
         raise ValueError(
             f"vision tower {kind!r} is none of {', '.join(_CLASS_TOKENS)}; pass text_config alone "
             "for the language model's costs, or ModelShape(...) with sizes of your own"
@@ -189,7 +196,7 @@ def _vision_shape(config: Any, selected: int) -> VisionShape:
         width=config.hidden_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
-        inner_width=config.intermediate_size,
+        inner_width=inner,
         patches=(config.image_size // config.patch_size) ** 2,
         patch_values=getattr(config, "num_channels", 3) * config.patch_size**2,
         class_tokens=_CLASS_TOKENS[kind],

@@ -6,6 +6,7 @@ from transformers import (
     ApertusConfig,
     ArceeConfig,
     BertConfig,
+    Dinov2Config,
     GPT2Config,
     LlamaConfig,
     LlavaConfig,
@@ -42,6 +43,9 @@ def test_configs_of_a_folder_a_language_model_and_a_llava_are_read(tmp_path):
     )
     assert read_shape(config).vision.class_tokens == 0
     assert read_shape(config).vision.selected == 2
+    tower = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=336)
+    vision = read_shape(LlavaConfig(text_config=small_llama(), vision_config=tower)).vision
+    assert (vision.inner_width, vision.tokens, vision.layers) == (4 * 384, 577, 12)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,11 @@ def test_configs_of_a_folder_a_language_model_and_a_llava_are_read(tmp_path):
         (42, "'int' is not Llama-shaped"),
         (
             LlavaConfig(text_config=small_llama(), vision_config=PixtralVisionConfig()),
-            "vision tower 'pixtral' is none of clip_vision_model, siglip_vision_model; pass text",
+            "vision tower 'pixtral' is none of clip_vision_model, siglip_vision_model, dinov2;",
+        ),
+        (
+            LlavaConfig(text_config=small_llama(), vision_config=Dinov2Config(use_swiglu_ffn=True)),
+            "vision tower 'dinov2' is none of",
         ),
         ("8b", "no config for model '8b': give one of 7b, 13b, 'mini', a folder"),
     ],

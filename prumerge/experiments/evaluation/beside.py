@@ -8,6 +8,7 @@ import pandas as pd
 
 from prumerge.experiments.evaluation.scoring import benchmark_of
 from prumerge.experiments.printed import read_printed
+from prumerge.mini.styles import STYLES
 
 COLUMNS = {
     "vqav2": "VQAv2",
@@ -54,8 +55,9 @@ def titles(tasks: Iterable[str]) -> dict[str, str]:
     """
     named = {}
     for task in dict.fromkeys(tasks):
-        of_mini = "mini " if task.startswith("mini_") else ""
-        named[task] = of_mini + COLUMNS.get(benchmark_of(task), task)
+        style = task.partition("_")[0]
+        drawn = f"{style} " if style in STYLES else ""
+        named[task] = drawn + COLUMNS.get(benchmark_of(task), task)
     shared = [title for title, count in Counter(named.values()).items() if count > 1]
     return {task: task if title in shared else title for task, title in named.items()}
 

@@ -22,7 +22,7 @@ from prumerge.experiments.evaluation.answering import Answerer
 from prumerge.experiments.evaluation.beside import titles
 from prumerge.experiments.evaluation.harness import PruMergeLlava
 from prumerge.experiments.evaluation.memory import reset_peak
-from prumerge.experiments.evaluation.mini_tasks import BENCHMARKS, path_of
+from prumerge.experiments.evaluation.mini_tasks import BENCHMARKS, drawn_file
 from prumerge.experiments.evaluation.options import FIELDS, read
 from prumerge.experiments.evaluation.results import merge_into, questions_of, rows_of
 from prumerge.experiments.evaluation.scoring import (
@@ -31,6 +31,7 @@ from prumerge.experiments.evaluation.scoring import (
     score_interval,
 )
 from prumerge.experiments.evaluation.tasks import (
+    drawn_for,
     is_local,
     parts_of,
     take_inventory,
@@ -39,6 +40,7 @@ from prumerge.experiments.evaluation.tasks import (
 )
 from prumerge.experiments.statistics import paired, significance
 from prumerge.experiments.sweeps import handling
+from prumerge.mini.styles import style_of
 from prumerge.models.preprocessing import open_picture
 from prumerge.settings import suggestion
 
@@ -79,7 +81,7 @@ def evaluate(
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
     manager = task_manager(*folders)
-    names = tasks_named(tasks, manager, limit)
+    names = tasks_named(drawn_for(tasks, read(arguments).pretrained), manager, limit)
     parts = [part for name in names for part in parts_of(name, manager)]
     # Files here are looked at before a model is loaded; what is on the hub may still be fetched.
     if wrong := _unreadable([part for part in parts if is_local(part, manager)], manager):
@@ -161,7 +163,8 @@ def compare(
 
     Args:
         labels: Methods, such as ``release@64`` or ``release@64:order=raster``; ``full`` sends all.
-        tasks: Names; ``mini``, ``mini_full`` or ``real`` for all six.
+        tasks: Names; ``mini``, ``mini_full`` or ``real`` for all six. The first two are drawn in
+            the scenes that the model was trained on.
         limit: Questions per task, from the first on; None asks all.
         save: Folder for ``rows.csv`` and ``questions.parquet``, written after each method; rows
             there of other methods or tasks are kept.
@@ -307,9 +310,10 @@ def take_turns(
     batch = options[labels[0]].batch_size
     reset_peak(arguments.get("device") or "cpu")  # an earlier model may hold on to itself
     answerer = Answerer(options[labels[0]], arguments.get("device") or "cpu")
+    style = style_of(answerer.model).name
     rows = []
     for benchmark in benchmarks:
-        table = pd.read_parquet(path_of(benchmark)).iloc[:questions]
+        table = pd.read_parquet(drawn_file(benchmark, style=style)).iloc[:questions]
         pictures = [open_picture(io.BytesIO(i["bytes"])) for i in table["image"]]
         prompts = [answerer.prompt(question) for question in table["question"]]
         repeats = len(table) / table["image_id"].nunique()

@@ -1,8 +1,9 @@
 """The six mini benchmarks, drawn from seeds with the truth known, and their files.
 
 ``python -m prumerge.evaluation.mini_tasks`` draws the committed ``lite`` files anew, bit for bit,
-``... full`` ten times as many questions. They mirror the benchmarks of the paper's main table, in
-the words of the mini-LLaVA and the columns that the harness reads.
+``... full`` ten times as many questions, ``... lite pocket`` those for ``pocket``, in the scenes
+that it was trained on. They mirror the benchmarks of the paper's main table, in the words of the
+embedded models and the columns that the harness reads.
 """
 
 import io
@@ -22,6 +23,7 @@ from PIL import Image
 from prumerge.mini.families import LETTERS, Question
 from prumerge.mini.questions import ask
 from prumerge.mini.scenes import Scene, draw_scene
+from prumerge.mini.styles import PLAIN, STYLES, Style
 from prumerge.paths import DATA, written_whole
 
 _DICTIONARY_BYTES = 1 << 30  # a picture asked about several times is stored once
@@ -196,7 +198,7 @@ PICTURES = {"lite": LITE, "full": {name: 10 * number for name, number in LITE.it
 """Pictures by size and benchmark."""
 
 
-def draw(benchmark: str, size: str = "lite") -> Iterator[tuple[Scene, list[Row]]]:
+def draw(benchmark: str, size: str = "lite", style: Style = PLAIN) -> Iterator[tuple[Scene, list]]:
     """Yield scenes with 1 to 12 things and held-out digits, and the rows about each."""
     if benchmark not in BENCHMARKS or size not in PICTURES:
         raise ValueError(
@@ -205,29 +207,42 @@ def draw(benchmark: str, size: str = "lite") -> Iterator[tuple[Scene, list[Row]]
         )
     place = (list(PICTURES).index(size), list(BENCHMARKS).index(benchmark))
     rng = np.random.default_rng((SEED, *place))
-    drawn = 0
+    drawn, look = 0, {"held_out": True, "style": style}
     while drawn < PICTURES[size][benchmark]:
         sign = True if benchmark == "textvqa" else None
-        scene = draw_scene(rng, objects=1 + drawn % 12, held_out=True, sign=sign)
+        scene = draw_scene(rng, objects=1 + drawn % 12, sign=sign, **look)
         rows = BENCHMARKS[benchmark](scene, rng)
         if not rows and drawn % 12 < 3:
             # Three different things that are there need three things.
-            scene = draw_scene(rng, objects=4, held_out=True)
+            scene = draw_scene(rng, objects=4, **look)
             rows = BENCHMARKS[benchmark](scene, rng)
         if rows:
             drawn += 1
             yield scene, rows
 
 
-def path_of(benchmark: str, size: str = "lite") -> Path:
-    """Return where the file of a benchmark is; ``full`` ones are not committed."""
-    return MINI_TASKS / ("full" if size == "full" else "") / f"{benchmark}.parquet"
+def path_of(benchmark: str, size: str = "lite", style: str = PLAIN.name) -> Path:
+    """Return where the file of a benchmark is; the plain style's ``lite`` ones are committed."""
+    own = "" if style == PLAIN.name else style
+    return MINI_TASKS / own / ("full" if size == "full" else "") / f"{benchmark}.parquet"
 
 
-def numbered(benchmark: str, size: str) -> Iterator[tuple[bytes, Row]]:
+def drawn_file(benchmark: str, size: str = "lite", style: str = PLAIN.name) -> Path:
+    """Return :func:`path_of` a benchmark; ValueError, with the command, if it is not drawn yet."""
+    path = path_of(benchmark, size, style)
+    if not path.exists():
+        told = size if style == PLAIN.name else f"{size} {style}"
+        raise ValueError(
+            f"the questions of {style}_{benchmark}{'_full' * (size == 'full')} are not drawn yet: "
+            f"python -m prumerge.evaluation.mini_tasks {told}"
+        )
+    return path
+
+
+def numbered(benchmark: str, size: str, style: Style = PLAIN) -> Iterator[tuple[bytes, Row]]:
     """Yield picture file and complete row of every question, numbers and groups included."""
     question_id = 0
-    for picture, (scene, rows) in enumerate(draw(benchmark, size)):
+    for picture, (scene, rows) in enumerate(draw(benchmark, size, style)):
         encoded = encode_picture(scene.pixels)
         for row in rows:
             row = dict(row)
@@ -237,7 +252,7 @@ def numbered(benchmark: str, size: str) -> Iterator[tuple[bytes, Row]]:
             if benchmark == "mmbench":
                 turn = row.pop("turn")
                 row["index"] = question_id // len(LETTERS) + CIRCLE * turn
-                row |= {"hint": "nan", "source": "mini", "split": "dev"}
+                row |= {"hint": "nan", "source": style.name, "split": "dev"}
                 asked = row["question"].split()[1]  # where "is" the red star
                 row |= {"category": {"is": "position"}.get(asked, asked)}
                 row |= {"L2-category": "perception"}
@@ -245,9 +260,12 @@ def numbered(benchmark: str, size: str) -> Iterator[tuple[bytes, Row]]:
             yield encoded, row
 
 
-def make(size: str = "lite") -> list[Path]:
-    """Draw all six benchmarks and write their files, ``lite`` or ``full``."""
-    return [write(path_of(benchmark, size), numbered(benchmark, size)) for benchmark in BENCHMARKS]
+def make(size: str = "lite", style: str = PLAIN.name) -> list[Path]:
+    """Draw all six benchmarks and write their files, ``lite`` or ``full``, in a style by name."""
+    if style not in STYLES:
+        raise ValueError(f"no style {style!r} of scenes: there are {', '.join(STYLES)}")
+    named = (size, STYLES[style])
+    return [write(path_of(name, size, style), numbered(name, *named)) for name in BENCHMARKS]
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from prumerge.experiments.evaluation.results import questions_of
 from prumerge.experiments.evaluation.scoring import benchmark_of
 from prumerge.experiments.evaluation.tasks import (
     Inventory,
+    drawn_for,
     first_question,
     parts_of,
     take_inventory,
@@ -83,7 +84,8 @@ def preflight(
     if hardware not in HARDWARE:
         raise ValueError(f"unknown hardware {hardware!r}: there are {', '.join(HARDWARE)}")
     manager, (options, *_) = task_manager(), methods.values()
-    parts = [p for task in tasks_named(tasks, manager, limit) for p in parts_of(task, manager)]
+    names = tasks_named(drawn_for(tasks, options.pretrained), manager, limit)
+    parts = [part for name in names for part in parts_of(name, manager)]
     data = [take_inventory(part, manager) for part in parts]
     weights, size = find_weights(options.pretrained), _size(options.pretrained)
     return [
@@ -159,8 +161,13 @@ def save_small(pretrained: str, folder: Path) -> None:
 
 
 def shrink(config: LlavaConfig) -> LlavaConfig:
-    """Make layers narrow, and the language model's few; patches and vocabulary stay."""
+    """Make layers narrow, and the language model's few; patches and vocabulary stay.
+
+    A tower that was frozen becomes a random one in the folder, as its pretrained weights are wide.
+    """
     config = copy.deepcopy(config)
+    if hasattr(config, "tower"):
+        del config.tower
     for part in (config.vision_config, config.text_config):
         part.hidden_size, part.intermediate_size = _WIDTH, 2 * _WIDTH
         part.num_attention_heads = _HEADS

@@ -23,12 +23,16 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
-from prumerge.experiments.evaluation.mini_tasks import BENCHMARKS, path_of
+from prumerge.experiments.evaluation.mini_tasks import BENCHMARKS, drawn_file
 from prumerge.experiments.evaluation.scoring import YES_NO, benchmark_of, place_of
+from prumerge.mini.styles import PLAIN, STYLES, style_of
+from prumerge.models.loading import read_config
+from prumerge.models.random_weights import RANDOM
 from prumerge.settings import suggestion
 
 TASKS = Path(__file__).parent / "tasks"
-MINI = tuple(f"mini_{name}" for name in BENCHMARKS)
+SIZES = {"": "lite", "_full": "full"}
+"""Sizes of the drawn sets, by what their names end with."""
 REAL = (
     "prumerge_vqav2_val",
     "prumerge_scienceqa_img",
@@ -38,8 +42,12 @@ REAL = (
     "prumerge_mme",
     "prumerge_mmbench_en_dev",
 )
-SETS = {"mini": MINI, "mini_full": tuple(f"{name}_full" for name in MINI), "real": REAL}
-"""Names that stand for all six benchmarks."""
+SETS = {"real": REAL} | {
+    style + size: tuple(f"{style}_{name}{size}" for name in BENCHMARKS)
+    for style in STYLES
+    for size in SIZES
+}
+"""Names that stand for all six benchmarks; see :func:`drawn_for` for ``mini``."""
 
 COLUMNS = {
     "vqav2": ("image", "question", "answers", "question_id"),
@@ -94,8 +102,24 @@ def task_manager(*folders: str | Path) -> TaskManager:
     return TaskManager("ERROR", included, include_defaults=False)
 
 
+def drawn_for(tasks: Sequence[str], pretrained: str) -> list[str]:
+    """Let ``mini`` and ``mini_full`` stand for the benchmarks in the scenes that a model knows.
+
+    Those of ``pocket``, say, for a model trained on its style. All other names stay: tasks may be
+    asked one by one of any model.
+    """
+    if pretrained in RANDOM or not {PLAIN.name, f"{PLAIN.name}_full"} & set(tasks):
+        return list(tasks)
+    try:
+        style = style_of(read_config(pretrained)).name
+    except ValueError:  # loading the model will say so
+        return list(tasks)
+    own = {PLAIN.name + size: style + size for size in SIZES}
+    return [own.get(name, name) for name in tasks]
+
+
 def tasks_named(names: Sequence[str], manager: TaskManager, limit: int | None = None) -> list[str]:
-    """Check task names, and that mini questions are drawn; names of ``SETS`` stand for all six."""
+    """Check task names, and that scenes are drawn; names of ``SETS`` stand for all six."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}; without it all are asked")
     chosen: list[str] = []
@@ -104,13 +128,9 @@ def tasks_named(names: Sequence[str], manager: TaskManager, limit: int | None = 
     for name in chosen:
         if name not in manager.all_tasks:
             raise ValueError(f"unknown task {name!r}: {suggestion(name, manager.all_tasks)}")
-        benchmark = name.removeprefix("mini_").removesuffix("_full")
-        size = "full" if name.endswith("_full") else "lite"
-        if name.startswith("mini_") and not path_of(benchmark, size).exists():
-            raise ValueError(
-                f"the questions of {name} are not drawn yet: "
-                f"python -m prumerge.evaluation.mini_tasks {size}"
-            )
+        style, _, benchmark = name.removesuffix("_full").partition("_")
+        if style in STYLES and benchmark in BENCHMARKS:
+            drawn_file(benchmark, "full" if name.endswith("_full") else "lite", style)
     return list(dict.fromkeys(chosen))
 
 
