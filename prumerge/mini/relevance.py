@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from prumerge.encoder import Encoded
-from prumerge.models.loading import _told, find_source, load_whole
+from prumerge.models.loading import find_source, load_whole, told
 from prumerge.paths import MINI
 from prumerge.tower import open_tower
 
@@ -101,14 +101,14 @@ def read_text(name: str | Path = "mini", device: str = "cpu") -> TextReader:
         tokenizer = AutoTokenizer.from_pretrained(MINI)
         return TextReader(model.clip.to(device).eval(), tokenizer)
     source, revision = find_source(name)
-    with _told(name):
+    with told(name):
         found, _ = CLIPConfig.get_config_dict(source, revision=revision)
     if (kind := found.get("model_type")) != CLIPConfig.model_type:
         raise ValueError(
             f"{str(name)!r} (model_type {kind!r}) holds no text tower of a CLIP: name the CLIP "
             "that its encoder comes from, or, without one, leave out methods that read questions"
         )
-    with _told(name):
+    with told(name):
         clip = load_whole(CLIPModel, source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     return TextReader(clip.to(device).eval(), tokenizer)
