@@ -1,4 +1,5 @@
 # make run      executed copies of the notebooks with pictures in data/runs, and a report of them
+# make quick    set-up and the first two notebooks alone, with a report of them: some minutes
 # make test     lint, unit tests, doctests and the committed notebooks
 # make launches ten launches of an evaluation in two processes: each must end well
 # make browser  the notebooks in JupyterLab and the report, in a Chromium without a window
@@ -7,6 +8,7 @@
 # make report   the committed notebooks as a site that opens from the disk: data/runs/report
 # make timing   measure every stage of answering on this machine: rows in data/results/timing
 # make bench    measure the reduction against loops: rows in data/results/bench
+# make gpu      all that wants a GPU, nine minutes at most: rows in data/runs/gpu
 # make readme   fill the README's tables from their rows
 # make transformers  models under the oldest, the pinned and the newest transformers allowed
 # make wheel    build the package, install and try it in an empty environment
@@ -32,7 +34,7 @@ IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := $(shell find prumerge -name '*.py') $(wildcard data/mini-llava/*)
 RUNS := $(patsubst notebooks/%.ipynb,data/runs/%.ipynb,$(NOTEBOOKS))
 
-.PHONY: help setup run report test launches browser lab record timing bench readme wheel clean FORCE
+.PHONY: help setup quick run report test launches browser lab record timing bench gpu readme wheel clean FORCE
 
 help:
 	@sed -n 's/^# //p' Makefile | grep '^make'
@@ -41,6 +43,17 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	@.ci/setup $(PYTHON)
+
+.venv/.quick: pyproject.toml constraints.txt
+	@SETUP_FOR=quick .ci/setup $(PYTHON)
+
+QUICK := 00_quickstart 01_attention_sparsity
+
+quick: $(if $(wildcard .venv/.installed),setup,.venv/.quick)
+	@$(IN_ENV) && printf '%s\n' $(QUICK) | xargs -P 2 -I NAME \
+		python -m prumerge.runs notebooks/NAME.ipynb data/runs/NAME.ipynb --figures
+	@$(IN_ENV) && python -m prumerge.report $(QUICK:%=data/runs/%.ipynb)
+	@echo "pictures: figures/00-*.png, figures/01-*.png   more: make run, make lab"
 
 # Notebooks that are up to date are left alone, so an interrupted run goes on where it stopped.
 run: $(RUNS)
@@ -121,6 +134,15 @@ timing: setup
 bench: setup
 	@$(ALL_CORES) && python -m prumerge.timing.bench --device $(DEVICE) \
 		--rows data/results/bench/reduction-$(firstword $(subst :, ,$(DEVICE))).csv
+
+# GPU_PYTHON=python3 takes that interpreter as it is: no set-up, no network.
+GPU_PYTHON ?=
+SCALE ?= full
+OUT ?= data/runs/gpu
+gpu: DEVICE := cuda
+gpu: $(if $(GPU_PYTHON),,setup)
+	@$(IN_ENV) && export OMP_NUM_THREADS=$(THREADS) && $(or $(GPU_PYTHON),python) \
+		-m prumerge.experiments.gpu --device $(DEVICE) --scale $(SCALE) --out $(OUT)
 
 readme: setup
 	@$(IN_ENV) && python -m prumerge.readme

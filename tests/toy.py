@@ -139,7 +139,7 @@ def by_hand(
     parts, places, column, shown = [], [], 0, 0
     while column < len(ids):
         if ids[column] != IMAGE:
-            parts.append(embed(torch.tensor([ids[column]])))
+            parts.append(embed(torch.tensor([ids[column]], device=model.device)))
             places.append(column)
             column += 1
             continue
@@ -160,12 +160,12 @@ def _continue_greedily(model, sequence, places, column, new_tokens):
     for place in range(column, column + new_tokens):
         hidden = model.model.language_model(
             inputs_embeds=sequence[None],
-            attention_mask=torch.ones(1, len(sequence), dtype=torch.long),
-            position_ids=torch.tensor([places]),
+            attention_mask=torch.ones(1, len(sequence), dtype=torch.long, device=model.device),
+            position_ids=torch.tensor([places], device=model.device),
             use_cache=False,
         ).last_hidden_state
         logits.append(model.lm_head(hidden[0, -1]))
         answer.append(int(logits[-1].argmax()))
-        sequence = torch.cat([sequence, embed(torch.tensor(answer[-1:]))])
+        sequence = torch.cat([sequence, embed(torch.tensor(answer[-1:], device=model.device))])
         places = [*places, place]
     return answer, torch.stack(logits)

@@ -1,8 +1,9 @@
 """Rows of results: where each comes from, and how they are written."""
 
 import platform
+import tomllib
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 
 import prumerge
-from prumerge.paths import written_whole
+from prumerge.paths import ROOT, written_whole
 
 
 def provenance(device: str = "cpu") -> dict[str, str]:
@@ -32,8 +33,17 @@ def provenance(device: str = "cpu") -> dict[str, str]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "transformers": version("transformers"),
-        "prumerge": version(prumerge.__name__),
+        "prumerge": _own_version(),
     }
+
+
+def _own_version() -> str:
+    """Return the package's version; a clone that is not installed knows it by its project file."""
+    try:
+        return version(prumerge.__name__)
+    except PackageNotFoundError:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return project["version"]
 
 
 def write_csv(rows: pd.DataFrame, path: Path, **options: Any) -> None:

@@ -137,9 +137,9 @@ def test_a_stopped_run_keeps_finished_batches_and_goes_on(subject, tmp_path, mon
     """The second batch is interrupted while it is timed; the file holds the first, whole."""
     path = tmp_path / "rows.csv"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        # Two budgets, each in warm-up and repeat (in stages, and whole at two lengths) and for
-        # memory (in stages and whole, for each length): one batch. Then one call more.
-        interrupted(patch, 2 * (3 + 3 + 2 + 2) + 1)
+        # Two budgets, each for memory (in stages and whole, for each of two lengths) and once more
+        # (in stages, and whole at both lengths): one batch. Then one call more.
+        interrupted(patch, 2 * (2 + 2 + 3) + 1)
         timing.time_grid(subject, small(), path)
     kept = pd.read_csv(path)
     assert set(kept["batch"]) == {1} and len(kept) == 6 + 7
@@ -154,6 +154,33 @@ def test_budgets_of_a_batch_take_turns(subject, monkeypatch):
     answers = [(case.batch, case.method) for case in made[::2]]  # in stages, and whole
     turn = ["full", "prumerge+"]
     assert answers == [(batch, method) for batch in (1, 2) for _ in range(3) for method in turn]
+
+
+def test_what_takes_long_is_not_repeated_any_more(subject, monkeypatch):
+    """Each answer takes two calls: for memory, and the only repeat that fits."""
+    made = interrupted(monkeypatch, 1000)
+    grid = small(repeats=5, most_s=0.0001, new_tokens=(2,), batches=(1,))
+    rows = timing.time_grid(subject, grid)
+    assert len(made) == 2 * (2 + 2) and set(rows["repeats"]) == {1}
+    assert (rows.loc[rows["stage"] == "whole", "peak_mib"] > 0).all()
+
+
+def test_several_pictures_in_a_prompt_are_tiles_of_one(subject):
+    grid = small(pictures=5, batches=(2,), new_tokens=(3,))
+    rows = timing.time_grid(subject, grid)
+    assert set(rows["prompt_tokens"]) == {4 + 5 * PATCHES, 4 + 5 * 5}
+    answering = Answering(subject, timing.Case("prumerge+", 5, 2, text_tokens=4, pictures=5))
+    state = answering.prefill(answering.method(answering.encode(answering.preprocess())))
+    whole = answering.whole(6)[:, answering.input_ids.shape[1] :]
+    assert torch.equal(whole, answering.decode(state, 6)) and state["mask"].shape[1] == 4 + 25
+    row = {"model": "7b-random", "weights": "random", "layers": 2, "vision_layers": 3} | {
+        "dtype": "bfloat16", "device": "NVIDIA H200", "attention": "sdpa", "method": "full",
+        "budget": 576, "batch": 1, "text_tokens": 40, "pictures": 5, "new_tokens": None,
+        "prompt_tokens": 40 + 2880, "stage": "encode", "median_ms": 10.0,
+    }  # fmt: skip
+    both = timing.beside_roofline(pd.DataFrame([row, row | {"pictures": 1, "prompt_tokens": 616}]))
+    five, one = both["estimated_ms"]
+    assert 3 < five / one <= 5  # weights are read once
 
 
 def test_a_case_timed_anew_replaces_its_rows(subject, tmp_path):
@@ -244,7 +271,7 @@ def test_cases_that_are_timed_already_are_counted(subject, tmp_path, capsys):
 def rows_by_hand():
     """Batch 2: full 10 + 40 ms, 5 per step; reduced 10 + 2 + 8 ms, 4 per step; 3 tokens."""
     constant = dict(zip(KIND[:7], ["m", "random", 2, "float32", "d", "sdpa", 40], strict=True))
-    constant |= {"batch": 2, "out_of_memory_at": None}
+    constant |= {"batch": 2, "pictures": 1, "out_of_memory_at": None}
     stages = {
         ("full", 576): {"encode": 10, "prefill": 40, "decode": 10, "whole": 80},
         ("top_k", 64): {"encode": 10, "reduce": 2, "prefill": 8, "decode": 8, "whole": 40},
@@ -302,6 +329,7 @@ def test_the_estimate_beside_a_measurement_is_the_rooflines():
         "model": "7b-random", "weights": "random", "layers": 2, "vision_layers": 3,
         "dtype": "bfloat16", "device": "NVIDIA H100 80GB HBM3", "attention": "sdpa",
         "method": "prumerge+", "budget": 64, "batch": 4, "text_tokens": 40, "prompt_tokens": 104,
+        "pictures": 1,
         "new_tokens": 8, "stage": "decode", "median_ms": 10.0,
     }  # fmt: skip
     (found,) = timing.beside_roofline(pd.DataFrame([row])).to_dict("records")
@@ -325,6 +353,7 @@ def test_the_highest_peaks_of_a_device_are_the_roofline():
         "model": "7b-random", "weights": "random", "layers": 2, "vision_layers": 3,
         "dtype": "float32", "device": "NVIDIA H100 80GB HBM3", "attention": "sdpa",
         "method": "full", "budget": 576, "batch": 1, "text_tokens": 40, "prompt_tokens": 616,
+        "pictures": 1,
         "new_tokens": None, "stage": "encode", "median_ms": 10.0,
         "peak_gflop_per_s": 150.0, "bandwidth_gb_per_s": 30.0,
     }  # fmt: skip
@@ -408,6 +437,7 @@ def test_the_older_spelling_of_random_weights_is_one_sentence():
         (["--method", "prumrege"], "did you mean 'prumerge'"),
         (["--batches", "0"], "batches must be numbers of at least 1, got [0]"),
         (["--repeats", "0"], "repeats must be at least 1, got 0"),
+        (["--pictures", "0"], "pictures must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments_end_in_one_sentence(arguments, told, capsys, tmp_path):

@@ -30,12 +30,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--dtype", help="such as bfloat16; by default float32 on a CPU, bfloat16 elsewhere")
     add("--method", default=usual.method, help="what reduces")
     add("--budgets", type=int, nargs="+", default=usual.budgets, help="visual tokens per picture")
+    add("--pictures", type=int, default=usual.pictures, help="in each prompt, 5 as LLaVA-NeXT's")
     add("--batches", type=int, nargs="+", default=usual.batches, help="prompts answered together")
     add("--until-full", action="store_true", help="double the batch until memory runs out")
     add("--new-tokens", type=int, nargs="+", default=usual.new_tokens, help="output lengths")
     add("--attention", nargs="+", default=usual.attention, help="sdpa, eager, flash_attention_2")
     add("--text-tokens", type=int, default=usual.text_tokens, help="text tokens of a prompt")
     add("--repeats", type=int, default=usual.repeats, help="timed calls of each stage")
+    add("--most-s", type=float, default=usual.most_s, help="seconds, then no further repeats")
     told = "CSV file; by default data/results/timing/mini-cpu.csv, with any option data/runs/timing"
     add("--rows", type=Path, help=told)
     chosen = parser.parse_args(arguments)
@@ -51,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         grid = Grid(
             method=chosen.method,
             text_tokens=chosen.text_tokens,
+            pictures=chosen.pictures,
             repeats=chosen.repeats,
+            most_s=chosen.most_s,
             until_full=chosen.until_full,
             **{name: tuple(getattr(chosen, name)) for name in lists},
         )

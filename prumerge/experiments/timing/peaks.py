@@ -9,6 +9,7 @@ import torch
 from prumerge import roofline
 from prumerge.experiments.timing.clock import measure
 from prumerge.experiments.timing.tables import KIND
+from prumerge.models.random_weights import RANDOM
 
 # So large that arithmetic waits for nothing else; more than caches hold.
 SIDE, COPIED_BYTES = {"cpu": 2048, "cuda": 8192}, {"cpu": 2**27, "cuda": 2**28}
@@ -89,6 +90,7 @@ def _estimate(row: dict, hardware: roofline.Hardware | str | None) -> tuple[str,
         row["batch"],
         row["attention"] != "eager",
         text_tokens=row["text_tokens"],
+        pictures=row["pictures"],
         new_tokens=int(row["new_tokens"]) if row["stage"] == "decode" else 1,
         # The stock model runs all blocks, a reducer only those before the features.
         vision_layers=row["vision_layers"] - (not stock),
@@ -98,7 +100,8 @@ def _estimate(row: dict, hardware: roofline.Hardware | str | None) -> tuple[str,
 
 
 def _shape(row: dict) -> roofline.ModelShape:
-    shape = roofline.read_shape(row["model"].removesuffix("-random"))
+    name = f"random-{row['model'].removesuffix('-random')}"
+    shape = RANDOM[name] if row["weights"] == "random" else roofline.read_shape(row["model"])
     return dataclasses.replace(
         shape,
         language=dataclasses.replace(shape.language, layers=row["layers"]),

@@ -6,6 +6,7 @@ does in the meantime would look like an effect of the budget.
 
 import dataclasses
 import itertools
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -43,9 +44,11 @@ class Grid:
 
     ``budgets`` are visual tokens per picture; as many as it has or more is the stock model.
     ``attention`` is ``sdpa``, ``eager`` or ``flash_attention_2`` (CUDA). ``text_tokens`` count the
-    opening one. ``memory`` calls each stage once more to see what it holds. ``until_full`` doubles
-    the largest batch until memory runs out, for each budget by itself: meant for a GPU, since a
-    CPU's system may end the process instead of saying no.
+    opening one. ``pictures`` stand in each prompt, ``budgets`` being of one of them. ``memory``
+    calls each stage first to see what it holds, in place of ``warm_ups``. A case is not repeated
+    any more once its repeats took ``most_s`` seconds. ``until_full`` doubles the largest batch
+    until memory runs out, for each budget by itself: meant for a GPU, since a CPU's system may end
+    the process instead of saying no.
     """
 
     method: str = "prumerge+"
@@ -54,7 +57,9 @@ class Grid:
     new_tokens: tuple[int, ...] = (8, 64)
     attention: tuple[str, ...] = ("sdpa",)
     text_tokens: int = 40
+    pictures: int = 1
     repeats: int = 5
+    most_s: float = math.inf
     warm_ups: int = 1
     memory: bool = True
     until_full: bool = False
@@ -68,7 +73,7 @@ class Grid:
             raise ValueError("attention must name at least one implementation, such as sdpa")
         if self.method not in names():
             raise ValueError(f"unknown method {self.method!r}: {suggestion(self.method, names())}")
-        for name in ("text_tokens", "repeats"):
+        for name in ("text_tokens", "pictures", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -89,7 +94,7 @@ class Grid:
     def cases(self, patches: int) -> list[Case]:
         """Return a case of one prompt for each budget, in their order; the stock model once."""
         budgets = dict.fromkeys(min(budget, patches) for budget in self.budgets)
-        how = {"text_tokens": self.text_tokens, "new_tokens": self.new_tokens}
+        how = {name: getattr(self, name) for name in ("text_tokens", "new_tokens", "pictures")}
         return [
             Case(**how) if budget == patches else Case(self.method, budget, **how)
             for budget in budgets
@@ -160,14 +165,16 @@ def time_in_turns(
     """
     warm, times, held = ({case: defaultdict(list) for case in cases} for _ in range(3))
     clock, scales = (partial(call, device=subject.device) for call in (elapsed_ms, peak_mib))
-    rounds = [(clock, warm, None)] * grid.warm_ups + [(clock, times, None)] * grid.repeats
-    rounds += [(scales, held, (length,)) for length in grid.new_tokens if grid.memory]
+    rounds = [(scales, held, (length,)) for length in grid.new_tokens if grid.memory]
+    rounds = rounds or [(clock, warm, None)] * grid.warm_ups
+    rounds += [(clock, times, None)] * grid.repeats
     answering: dict[Case, Answering] = {}
     told = f"batch {cases[0].batch}"
     for (measured, found, lengths), case in tqdm(
         list(itertools.product(rounds, cases)), told, unit=" answers"
     ):
-        if case in times:
+        spent_s = sum(map(sum, times.get(case, {}).values())) / 1e3
+        if case in times and (found is not times or spent_s < grid.most_s):
             try:
                 if case not in answering:
                     answering[case] = Answering(subject, case)
@@ -219,7 +226,8 @@ def parameters_of(subject: Subject, attention: str, case: Case) -> dict[str, Any
         "budget": tokens,
         "batch": case.batch,
         "text_tokens": case.text_tokens,
-        "prompt_tokens": case.text_tokens + tokens,
+        "pictures": case.pictures,
+        "prompt_tokens": case.text_tokens + case.pictures * tokens,
         **provenance(subject.device),
     }
 

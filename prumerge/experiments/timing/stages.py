@@ -20,9 +20,8 @@ from prumerge.models import load
 from prumerge.models.attachment import attach
 from prumerge.models.inputs import shorten_inputs
 from prumerge.models.loading import patches_of
-from prumerge.models.random_weights import build, known_name
+from prumerge.models.random_weights import RANDOM, build, known_name
 from prumerge.reduction import Reduction
-from prumerge.roofline import NAMED
 from prumerge.scores import encode
 from prumerge.settings import suggestion
 
@@ -87,10 +86,10 @@ def load_subject(
     """Load or make a model to time.
 
     ``name`` is ``mini``, a folder or hub id, or ``random-7b`` or ``random-13b``: LLaVA-1.5's shape
-    with random weights, nothing downloaded. ``dtype`` of None is float32 on a CPU, bfloat16
-    elsewhere. ``layers`` cuts random weights to so many language layers (and vision layers, at
-    least 3), to try the path where the whole does not fit; such rows say so. ValueError tells what
-    does not exist.
+    with random weights, nothing downloaded (``random-7b-cut`` has few and narrow layers, to try a
+    command). ``dtype`` of None is float32 on a CPU, bfloat16 elsewhere. ``layers`` cuts random
+    weights to so many language layers (and vision layers, at least 3), to try the path where the
+    whole does not fit; such rows say so. ValueError tells what does not exist.
     """
     name = known_name(name)
     if not (name.startswith("random-") or name.endswith("-random")):
@@ -99,9 +98,8 @@ def load_subject(
         model, processor = load(name, device, dtype)
         return Subject(name, "trained", model, processor.image_processor)
     shape = name.removeprefix("random-").removesuffix("-random")
-    if shape not in NAMED:
-        known = [f"random-{known}" for known in NAMED]
-        raise ValueError(f"no shape {name!r}: {suggestion(f'random-{shape}', known)}")
+    if name not in RANDOM:
+        raise ValueError(f"no shape {name!r}: {suggestion(f'random-{shape}', list(RANDOM))}")
     model, processor = build(name, device, dtype, layers)
     # Rows call it as those do that are committed.
     return Subject(f"{shape}-random", "random", model, processor.image_processor)
@@ -113,6 +111,8 @@ class Case:
 
     ``budget`` is None with ``full``, or to let the picture decide; ``text_tokens`` count the
     opening one; ``new_tokens`` are output lengths, of which decoding starts with the second token.
+    ``pictures`` stand in each prompt, ``budget`` being of one of them: five pictures at 576 tokens
+    cost what LLaVA-NeXT's 2,880 of a picture and its four tiles do.
     """
 
     method: str = FULL
@@ -120,6 +120,7 @@ class Case:
     batch: int = 1
     text_tokens: int = 40
     new_tokens: tuple[int, ...] = (64,)
+    pictures: int = 1
 
 
 Made = Encoded | Float[Tensor, "pictures patches width"]
@@ -130,8 +131,9 @@ class Answering:
 
     def __init__(self, subject: Subject, case: Case) -> None:
         self.subject, self.model, self.case = subject, subject.model, case
-        drawn = [picture.image for picture in load_pictures(None, min(case.batch, DRAWN))]
-        self.images = list(islice(cycle(drawn), case.batch))
+        count = case.batch * case.pictures
+        drawn = [picture.image for picture in load_pictures(None, min(count, DRAWN))]
+        self.images = list(islice(cycle(drawn), count))
         self.input_ids = prompts(subject, case).to(subject.model.device)
         self.method = None
         if case.method != FULL:
@@ -201,11 +203,10 @@ class Answering:
 
 
 def prompts(subject: Subject, case: Case) -> Int[Tensor, "prompts length"]:
-    """Make full prompts: an opening token, a picture's placeholders, words drawn at random."""
-    if case.text_tokens < 1 or case.batch < 1:
-        raise ValueError(
-            f"text_tokens and batch must be at least 1, got {case.text_tokens} and {case.batch}"
-        )
+    """Make full prompts: an opening token, the pictures' placeholders, words drawn at random."""
+    for name in ("text_tokens", "batch", "pictures"):
+        if (value := getattr(case, name)) < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     config = subject.model.config
     text, picture = config.text_config, config.image_token_id
     special = {picture, text.pad_token_id, text.bos_token_id, text.eos_token_id}
@@ -213,5 +214,5 @@ def prompts(subject: Subject, case: Case) -> Int[Tensor, "prompts length"]:
     generator, size = torch.Generator().manual_seed(0), (case.batch, case.text_tokens)
     words = ordinary[torch.randint(len(ordinary), size, generator=generator)]
     words[:, 0] = words[:, 0] if text.bos_token_id is None else text.bos_token_id
-    pictures = torch.full((case.batch, subject.patches), picture)
+    pictures = torch.full((case.batch, case.pictures * subject.patches), picture)
     return torch.cat([words[:, :1], pictures, words[:, 1:]], dim=1)

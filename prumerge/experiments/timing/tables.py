@@ -14,8 +14,8 @@ from prumerge.paths import RESULTS
 TIMING, BENCH = RESULTS / "timing", RESULTS / "bench"
 MODEL = ["model", "weights", "layers", "dtype", "device"]
 """Columns that tell one model on one device from another."""
-KIND = [*MODEL, "attention", "text_tokens", "method", "batch", "budget"]
-"""Columns that tell one case from another."""
+KIND = [*MODEL, "attention", "text_tokens", "pictures", "method", "batch", "budget"]
+"""Columns that tell one case from another; ``budget`` is of one of the ``pictures`` of a prompt."""
 LOOPS = ("plain_loop", "released_loop", "lean_loop", "one_at_a_time")
 PLAIN_FROM = 8
 """Plain loops are timed with pictures that have the mean number of outliers of this batch."""
@@ -24,9 +24,11 @@ STATED = (616, 80)
 
 
 def read_file(path: Path) -> pd.DataFrame:
-    """Read a CSV file of timing rows, also one from before ``out_of_memory_at`` was noted."""
+    """Read a CSV file of timing rows, also one from before its last columns were noted."""
     rows = pd.read_csv(path)
-    return rows if "out_of_memory_at" in rows else rows.assign(out_of_memory_at=np.nan)
+    for name, value in {"out_of_memory_at": np.nan, "pictures": 1}.items():
+        rows = rows if name in rows else rows.assign(**{name: value})
+    return rows
 
 
 def read_rows(folder: Path = TIMING) -> pd.DataFrame:
@@ -72,7 +74,7 @@ def throughput(rows: pd.DataFrame) -> pd.DataFrame:
     _check_single(rows)
     whole = rows[rows["stage"] == "whole"].copy()
     whole["answers_per_s"] = 1e3 * whole["batch"] / whole["median_ms"]
-    same = [*MODEL, "attention", "text_tokens", "new_tokens"]
+    same = [*MODEL, "attention", "text_tokens", "pictures", "new_tokens"]
     largest = whole.groupby([*same, "method", "budget"])["batch"].transform("max")
     whole["largest"] = whole["batch"] == largest
     full = whole[whole["method"] == FULL]
