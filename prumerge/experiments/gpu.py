@@ -6,8 +6,10 @@
 One part after another, each a command of the workbook with a limit of time: what a part has found
 by then stays, and the next begins. Rows go to data/runs/gpu/rows (OUT=FOLDER: elsewhere), laid out
 as in data/results; summary.csv beside them says how each part ended. Started again, parts that are
-done are left out. Nothing is fetched, and prumerge need not be installed: on a machine without a
-network, GPU_PYTHON=python3 takes the Python there; ``--wheels`` names the packages to carry.
+done are left out. Nothing is fetched, and prumerge need not be installed. On a machine without a
+network, ``make gpu GPU_PYTHON=python3`` takes the Python there as it is; what it may lack beside
+torch and transformers is named by ``python -m prumerge.experiments.gpu --wheels``, a list for
+``pip download --no-deps -r`` elsewhere and ``pip install --no-index --no-deps`` there.
 """
 
 import argparse
@@ -41,8 +43,8 @@ DONE, FAILED, STOPPED, LEFT_OUT = "done", "failed", "out of time", "left out"
 BUDGETS = ("576", "144", "64", "32")
 NEXT_BUDGETS = ("576", "128", "64", "32")  # of each of five: 2,880, 640, 320 and 160 in a prompt
 COMPARED = ("full", "release", "release+", "release@64", "tuned-handling@64")
-CARRIED = ("beartype", "hypothesis", "jaxtyping", "lmms-eval", "pandas", "pillow", "pytest",
-           "pytest-benchmark", "scipy", "seaborn")  # fmt: skip
+CARRIED = ("accelerate", "hypothesis", "jaxtyping", "lmms-eval", "pandas", "peft", "pillow",
+           "pytest", "pytest-benchmark", "scipy")  # fmt: skip
 """Packages that parts import beside torch and transformers; theirs follow."""
 
 
@@ -86,7 +88,7 @@ def parts_of(device: str, scale: str, folder: Path) -> list[Part]:
         Part("tests", f"the algorithm and attach on {device}: {told}", 50,
              ("-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider",
               f"--junitxml={junit}", *tests, "-k", f"{kind} or devices_agree"),
-             junit, ("pytest", "hypothesis")),
+             junit, ("pytest", "hypothesis", "accelerate", "peft")),
         Part("bench", "make bench: the reduction against loops and the encoder", 65,
              ("-m", "prumerge.timing.bench", "--device", device, "--rows", str(bench),
               "-k", chosen), bench, ("pytest", "pytest_benchmark", "pandas")),
