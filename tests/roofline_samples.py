@@ -1,6 +1,6 @@
 """Small configs for the tests of the cost model."""
 
-from transformers import CLIPVisionConfig, LlamaConfig
+from transformers import CLIPVisionConfig, Dinov2Config, Dinov2WithRegistersConfig, LlamaConfig
 
 
 def small_llama(**changed) -> LlamaConfig:
@@ -16,3 +16,15 @@ def small_clip() -> CLIPVisionConfig:
         hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40,
         image_size=32, patch_size=8,
     )  # fmt: skip
+
+
+DINOV2_SIZES = {
+    "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "mlp_ratio": 3,
+    "image_size": 56, "patch_size": 14,
+}  # fmt: skip
+DINOV2 = {
+    "MLP": Dinov2Config(**DINOV2_SIZES, use_mask_token=False),
+    "SwiGLU": Dinov2Config(**DINOV2_SIZES, use_mask_token=False, use_swiglu_ffn=True),
+    "registers": Dinov2WithRegistersConfig(**DINOV2_SIZES, num_register_tokens=5),
+}
+"""Small configs of DINOv2 by what they have; the last one's mask token is never used."""

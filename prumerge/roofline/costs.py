@@ -241,11 +241,16 @@ def language_weights(shape: LanguageShape) -> int:
 
 
 def vision_weights(shape: VisionShape, outer: int) -> int:
-    """Count the weights of a CLIP vision tower and of the projector behind it, biases included."""
+    """Count the weights of a vision tower and of the projector behind it, biases included.
+
+    Not counted is what no feature passes: SigLIP's pooling head, DINOv2's mask token.
+    """
     width, inner = shape.width, shape.inner_width
-    block = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
+    products = (1 + shape.gated) * inner
+    block = 4 * (width * width + width) + width * (products + inner) + products + width + 4 * width
+    block += 2 * width * shape.layer_scale
     embedding = width * (shape.patch_values + shape.tokens + shape.class_tokens)
-    tower = shape.layers * block + embedding + 4 * width
+    tower = shape.layers * block + embedding + (4 if shape.norm_first else 3) * width
     return tower + outer * (width * shape.selected + 1) + outer * (outer + 1)
 
 

@@ -13,7 +13,7 @@ from prumerge.roofline.shapes import LanguageShape, VisionShape
 
 SOFTMAX = 5  # operations per score: largest, subtract, exponential, sum, divide
 ROTARY = 3  # operations per value: two products and their sum
-GELU = 5  # per value: multiply, exponential, add, divide, multiply (the sigmoid form)
+GELU = 5  # per value: multiply, exponential, add, divide, multiply (the sigmoid form); SwiGLU too
 LAYER_NORM = 7  # per value: sum, subtract, square, sum, divide, multiply, add
 
 
@@ -250,6 +250,8 @@ def vision_operations(
     rows, hidden = pictures * shape.tokens, pictures * shape.tokens * shape.width
     norm = elementwise("norms", LAYER_NORM, hidden, precision)
     residual = elementwise("residuals", 1, hidden, precision, inputs=2)
+    up = linear("up", shape.width, shape.inner_width, rows, precision)
+    inner_products = [replace(up, name="gate"), up] if shape.gated else [up]
     block = [
         linear("query", shape.width, shape.width, rows, precision),
         linear("key", shape.width, shape.width, rows, precision),
@@ -259,9 +261,10 @@ def vision_operations(
             flash=flash_attention, causal=False,
         ),
         linear("attention_output", shape.width, shape.width, rows, precision),
-        linear("up", shape.width, shape.inner_width, rows, precision),
-        elementwise("activation", GELU, rows * shape.inner_width, precision),
+        *inner_products,
+        elementwise("activation", GELU, rows * shape.inner_width, precision, len(inner_products)),
         linear("down", shape.inner_width, shape.width, rows, precision),
+        *([elementwise("layer_scale", 1, 2 * hidden, precision)] if shape.layer_scale else []),
     ]  # fmt: skip
     patches = linear(
         "patch_embedding", shape.patch_values, shape.width, pictures * shape.patches, precision
@@ -269,7 +272,7 @@ def vision_operations(
     return [
         patches,
         *(replace(each, repeats=layers) for each in block),
-        replace(norm, repeats=2 * layers + 1),
+        replace(norm, repeats=2 * layers + shape.norm_first),
         replace(residual, repeats=2 * layers),
     ]
 

@@ -42,9 +42,9 @@ class LanguageShape(_Heads):
 
 @dataclass(frozen=True)
 class VisionShape(_Heads):
-    """Sizes of a CLIP-like vision transformer; ``layers`` count those ``attach`` leaves out too.
+    """Sizes of a vision transformer: CLIP's unless the last fields say otherwise.
 
-    DINOv2's scaling of each residual, a multiplication a value, is not counted.
+    ``layers`` count those ``attach`` leaves out too.
     """
 
     width: int
@@ -55,6 +55,10 @@ class VisionShape(_Heads):
     patch_values: int  # colours x side x side
     class_tokens: int = 1  # 0 without a class token (SigLIP)
     selected: int = 1  # layers whose features the projector gets side by side
+    registers: int = 0  # tokens that are no patches and have no position (DINOv2)
+    gated: bool = False  # feed-forward layers are SwiGLU: two inner products, one gates the other
+    layer_scale: bool = False  # a weight per value of what a block adds (DINOv2)
+    norm_first: bool = True  # in front of the blocks, instead of biases of the patches (CLIP)
 
     @property
     def key_heads(self) -> int:
@@ -66,8 +70,8 @@ class VisionShape(_Heads):
 
     @property
     def tokens(self) -> int:
-        """Tokens inside the tower: patches and class token."""
-        return self.patches + self.class_tokens
+        """Tokens inside the tower: patches, class token, registers."""
+        return self.patches + self.class_tokens + self.registers
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,14 @@ NAMED = {
 
 _FIELDS = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
 _LANGUAGE_FIELDS = [*_FIELDS, "vocab_size", "rms_norm_eps"]
-_VISION_FIELDS = [*_FIELDS[:3], "image_size", "patch_size"]
+_VISION_FIELDS = [*_FIELDS, "image_size", "patch_size"]
+_DINOV2_FIELDS = [field for field in _VISION_FIELDS if field != "intermediate_size"] + ["mlp_ratio"]
 # Present in configs whose layers have several paths, a compressed cache, or a recurrent state.
 _OTHER_KINDS = (
     "num_local_experts num_experts n_routed_experts kv_lora_rank ssm_cfg mamba_d_state"
 ).split()
-_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1}
+_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+_CLASS_TOKENS |= {"dinov2": 1, "dinov2_with_registers": 1}
 
 
 def read_shape(model: Any) -> ModelShape:
@@ -105,8 +111,8 @@ def read_shape(model: Any) -> ModelShape:
     folder or hub id with a config, a config object of transformers (of a language model, or with
     ``text_config`` and ``vision_config``), or a :class:`ModelShape`. Layers with sliding windows
     count as full attention, which they are up to their window's length. No config, one that is not
-    Llama-shaped, and a vision tower that is none of CLIP's, SigLIP's and DINOv2's (without gates)
-    are ValueErrors.
+    Llama-shaped, and a vision tower that is none of CLIP's, SigLIP's and DINOv2's are ValueErrors.
+    A DINOv2 takes pictures of any size; counted are those of the config's ``image_size``.
 
     Example:
         >>> read_shape("7b").language.key_width
@@ -183,11 +189,10 @@ def _language_shape(config: Any) -> LanguageShape:
 
 def _vision_shape(config: Any, selected: int) -> VisionShape:
     kind = getattr(config, "model_type", None)
-    missing = [field for field in _VISION_FIELDS if not getattr(config, field, None)]
-    inner = getattr(config, "intermediate_size", None)
-    if inner is None and not getattr(config, "use_swiglu_ffn", False):
-        inner = int(config.hidden_size * getattr(config, "mlp_ratio", 0))
-    if kind not in _CLASS_TOKENS or missing or not inner:
+    dinov2 = kind in ("dinov2", "dinov2_with_registers")
+    fields = _DINOV2_FIELDS if dinov2 else _VISION_FIELDS
+    missing = [field for field in fields if not getattr(config, field, None)]
+    if kind not in _CLASS_TOKENS or missing:
         raise ValueError(
             f"vision tower {kind!r} is none of {', '.join(_CLASS_TOKENS)}; pass text_config alone "
             "for the language model's costs, or ModelShape(...) with sizes of your own"
@@ -196,9 +201,19 @@ def _vision_shape(config: Any, selected: int) -> VisionShape:
         width=config.hidden_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
-        inner_width=inner,
+        inner_width=_dinov2_inner_width(config) if dinov2 else config.intermediate_size,
         patches=(config.image_size // config.patch_size) ** 2,
         patch_values=getattr(config, "num_channels", 3) * config.patch_size**2,
         class_tokens=_CLASS_TOKENS[kind],
         selected=selected,
+        registers=getattr(config, "num_register_tokens", 0),
+        gated=dinov2 and config.use_swiglu_ffn,
+        layer_scale=dinov2,
+        norm_first=kind == "clip_vision_model",
     )
+
+
+def _dinov2_inner_width(config: Any) -> int:
+    """Return the inner width: of SwiGLU two thirds of an MLP's, in whole eights."""
+    inner = int(config.hidden_size * config.mlp_ratio)
+    return (int(inner * 2 / 3) + 7) // 8 * 8 if config.use_swiglu_ffn else inner

@@ -60,11 +60,8 @@ def test_configs_of_a_folder_a_language_model_and_a_llava_are_read(tmp_path):
         (42, "'int' is not Llama-shaped"),
         (
             LlavaConfig(text_config=small_llama(), vision_config=PixtralVisionConfig()),
-            "vision tower 'pixtral' is none of clip_vision_model, siglip_vision_model, dinov2;",
-        ),
-        (
-            LlavaConfig(text_config=small_llama(), vision_config=Dinov2Config(use_swiglu_ffn=True)),
-            "vision tower 'dinov2' is none of",
+            "vision tower 'pixtral' is none of clip_vision_model, siglip_vision_model, dinov2, "
+            "dinov2_with_registers; pass text_config alone",
         ),
         ("8b", "no config for model '8b': give one of 7b, 13b, 'mini', a folder"),
     ],
