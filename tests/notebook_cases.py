@@ -111,6 +111,7 @@ CASES: dict[str, dict[str, dict]] = {
         },
         "one object, one token, a model by its folder": {
             "objects": 1, "budget": 1, "model": str(MINI), "method": "prumerge", "costed": "mini",
+            "photograph": "", "tower": "the model's own",
         },
     },
     "08_measured_speed": {
@@ -155,6 +156,12 @@ REFUSED: dict[str, dict[str, dict]] = {
     "00_quickstart": {
         "per_family=0: ask at least 1 question": {"per_family": 0},
         "unknown method 'prumrge': did you mean 'prumerge'": {"method": "prumrge"},
+    },
+    "03_spatial_tokens": {
+        "no model 'dinov9': give": {"tower": "dinov9"},
+    },
+    "explorer": {
+        "photograph='dog' does not work: give one of": {"photograph": "dog"},
     },
     "02_iqr_selection": {
         "whisker must be a finite number of at least 0, got -1.0": {"whisker": -1.0},

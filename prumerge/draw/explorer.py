@@ -1,7 +1,7 @@
 """Try a method on a picture and see at once what it keeps: the widgets of ``explorer.ipynb``.
 
-    Controls    sliders and fields, without any logic
-    Explorer    holds what is chosen, and has pictures and words follow
+    Explorer    holds what is chosen, and has pictures and words follow; ``controls`` are its
+                sliders and lists, ``words`` what it says
 
 Needs the extra ``notebooks``.
 """
@@ -10,31 +10,20 @@ import base64
 import html
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import pandas as pd
-from ipywidgets import (
-    HTML,
-    Button,
-    Dropdown,
-    FileUpload,
-    FloatSlider,
-    HBox,
-    Image,
-    IntSlider,
-    Layout,
-    Text,
-    VBox,
-)
+from ipywidgets import HTML, HBox, Image, Layout, VBox
 from PIL import Image as Pillow
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 import prumerge
+from prumerge.draw import words
+from prumerge.draw.controls import METHOD, OWN_TOWER, PICTURE, ROW, Controls
 from prumerge.draw.figures import small_png
 from prumerge.draw.looking import Look, draw_picture, look, prefill
-from prumerge.draw.pictures import REASONS, paint_attention, paint_kept, paint_origin, to_png
+from prumerge.draw.pictures import paint_attention, paint_kept, paint_origin, to_png
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
 from prumerge.mini.pictures import (
@@ -42,70 +31,36 @@ from prumerge.mini.pictures import (
     as_seen,
     encode_pictures,
     grid_of,
+    read_photograph,
     read_picture,
     to_pixels,
 )
-from prumerge.mini.scenes import most_objects
+from prumerge.mini.styles import style_of
 from prumerge.models.asking import answer
+from prumerge.models.towers import NAME, LoadedTower, load_tower
 from prumerge.roofline import read_shape
 from prumerge.settings import Settings
 
 PANELS = ("kept patches", "attention", "merged into the token")
 TEXT_TOKENS = 40  # of the prompt whose cost is shown
-
-ROW = Layout(flex_flow="row wrap", width="100%")  # narrow windows put what is beside below
-_WIDE = Layout(width="21em")
-PICTURE, METHOD = ("seed", "objects", "file"), ("budget", "whisker", "neighbours")
-
-
-class Controls:
-    """A picture, a method, its settings, a token, a question; ``start`` gives values by name."""
-
-    def __init__(self, grid: int, **start: object) -> None:
-        patches, most = grid**2, most_objects(grid)
-        self.seed = IntSlider(0, 0, 99, description="scene", layout=_WIDE)
-        self.objects = IntSlider(6, 1, most, description="objects", layout=_WIDE)
-        self.file = Text(placeholder="path", description="own file", layout=_WIDE)
-        self.file.continuous_update = False
-        self.upload = FileUpload(accept="image/*", description="upload")
-        # The picture is reduced before anything is asked about it.
-        known = [name for name in prumerge.names() if not prumerge.resolve(name).reads_question]
-        self.method = Dropdown(options=known, description="method", layout=_WIDE)
-        self.budget = IntSlider(0, 0, patches, description="budget", layout=_WIDE)
-        self.whisker = FloatSlider(1.5, min=0, max=6, step=0.25, description="fence", layout=_WIDE)
-        self.neighbours = IntSlider(32, 0, 64, description="neighbours", layout=_WIDE)
-        self.token = IntSlider(1, 1, 1, description="token", layout=Layout(width="95%"))
-        self.question = Text(description="question", layout=Layout(width="26em"))
-        self.ask = Button(description="ask", tooltip="answer with all tokens and with the kept")
-        tips = {
-            "seed": "number of the drawn scene",
-            "budget": "visual tokens to send; 0: the picture decides",
-            "whisker": "distance of the fence, in interquartile ranges; read without a budget",
-            "neighbours": "patches merged into each kept one",
-            "token": "the token whose origin is shown, in the order sent",
-        }
-        for name, tip in tips.items():
-            getattr(self, name).tooltip = tip
-        for name, value in start.items():
-            if name not in vars(self):
-                raise ValueError(f"no control {name!r}: there are {', '.join(vars(self))}")
-            getattr(self, name).value = value
-
-    def row(self, *names: str) -> HBox:
-        return HBox([getattr(self, name) for name in names], layout=ROW)
+# What stays as it was where a choice does not work.
+SHOWN = ("picture", "pixels", "seen", "_encodings", "_tower_name")
 
 
 class Explorer(VBox):
     """Widgets that choose a picture and a method, and show at once what is kept of it.
 
-    What the encoder says is kept per picture, so only a new picture makes it run again. A choice
-    that does not work is told in a line; the last picture stays.
+    What the encoder says is kept per picture, so only a new picture or tower makes it run again. A
+    choice that does not work is told in a line; the last picture stays. Another tower than the
+    model's own has no language model behind it: pictures follow, questions are refused.
 
     ``costed`` is whose prefill is estimated (:func:`prumerge.roofline.read_shape`), ``card`` a name
     of ``prumerge.roofline.HARDWARE``. ``do_pad=False`` crops pictures instead of padding them to
-    squares. ``start`` gives values to begin with, by the name of a control. ``look`` holds what the
-    method does with the picture, ``painted`` the three pictures as pixels, and ``reaction_ms`` how
-    long the last change took, from event to pictures.
+    squares. ``start`` gives values to begin with, by the name of a control; a ``file`` goes before
+    a ``photograph``, and without both a scene is drawn, in the style that the model knows. A
+    ``tower`` whose package is missing is told, and the model's own takes its place. ``look`` holds
+    what the method does with the picture, ``painted`` the three pictures as pixels, and
+    ``reaction_ms`` how long the last change took, from event to pictures.
     """
 
     def __init__(
@@ -122,14 +77,26 @@ class Explorer(VBox):
         self.choose = Controls(grid_of(model), **start)
         self.pictures = [Image(format="png", layout=Layout(width="100%")) for _ in PANELS]
         self.painted = [np.zeros((1, 1, 3), np.uint8)] * len(PANELS)
-        self.said = {name: HTML() for name in ("trouble", "counts", "origin", "costs", "answers")}
+        told = ("trouble", "tower", "counts", "origin", "costs", "answers")
+        self.said = {name: HTML() for name in told}
         self.reaction_ms, self._held, self._encodings = 0.0, False, {}
+        own = LoadedTower(model, processor, "")
+        self._towers, self._tower_name = {OWN_TOWER: own}, OWN_TOWER
         super().__init__(self._lay_out())
         self._take_method()
-        for name in start.keys() & METHOD:
-            getattr(self.choose, name).value = start[name]
-        self._take_file() if self.choose.file.value else self._take_scene()
+        for name in start.keys() & set(METHOD):
+            self.choose.give(name, start[name])
+        self._begin()
         self._listen()
+
+    def _begin(self) -> None:
+        """Open the first picture with the first tower, or with the model's own where that fails."""
+        try:
+            self._take_tower()
+        except ModuleNotFoundError as error:
+            self._show_tower()
+            self.said["trouble"].value = words.trouble(error)
+        self._take_file()
 
     @property
     def method(self) -> Method:
@@ -138,6 +105,11 @@ class Explorer(VBox):
             self.choose.method.value, **chosen | {"budget": chosen["budget"] or None}
         )
 
+    @property
+    def tower(self) -> LoadedTower:
+        """What looks at the picture; the whole model where that is the model's own tower."""
+        return self._towers[self._tower_name]
+
     def _lay_out(self) -> list:
         frame = Layout(flex="1 1 15em", min_width="15em", max_width="24em", padding="0 0.5em")
         frames = [
@@ -145,15 +117,19 @@ class Explorer(VBox):
             for name, picture in zip(PANELS, self.pictures, strict=True)
         ]
         choose, said = self.choose, self.said
-        chosen = [choose.row(*PICTURE, "upload"), choose.row("method", *METHOD)]
-        above = [*chosen, said["trouble"], said["counts"]]
-        middle = [HBox(frames, layout=ROW), HTML(_legend()), choose.token, said["origin"]]
+        chosen = [choose.row(*PICTURE, "upload", "tower"), choose.row("method", *METHOD)]
+        above = [*chosen, said["trouble"], said["tower"], said["counts"]]
+        middle = [HBox(frames, layout=ROW), HTML(words.legend()), choose.token, said["origin"]]
         return [*above, *middle, said["costs"], choose.row("question", "ask"), said["answers"]]
 
     def _listen(self) -> None:
-        act = {name: self._take_scene for name in PICTURE[:2]} | {
-            "file": lambda: self._take_file() if self.choose.file.value else self._take_scene(),
+        act = {
+            "photograph": self._take_photograph,
+            "seed": self._take_scene,
+            "objects": self._take_scene,
+            "file": self._take_file,
             "upload": self._take_upload,
+            "tower": lambda: (self._take_tower(), self._open(self.picture)),
             "method": lambda: (self._take_method(), self._reduce()),
             "token": self._show_token,
         }
@@ -167,43 +143,84 @@ class Explorer(VBox):
         if self._held:
             return
         self._held, started = True, time.perf_counter()
+        before = {name: getattr(self, name) for name in SHOWN}
         try:
             action()
             self.said["trouble"].value = ""
-        except ValueError as error:
-            told = f'<b style="color: #A34800">{html.escape(str(error))}</b>'
-            self.said["trouble"].value = told
+        except (ValueError, ModuleNotFoundError) as error:
+            vars(self).update(before)
+            self._show_tower()
+            self.said["trouble"].value = words.trouble(error)
         finally:
             self._held = False
         self.reaction_ms = 1e3 * (time.perf_counter() - started)
 
     def _take_scene(self) -> None:
-        choose = self.choose
-        self._open(draw_picture(choose.seed.value, choose.objects.value, grid_of(self.model)))
+        choose, model = self.choose, self.model
+        picture = draw_picture(
+            choose.seed.value, choose.objects.value, grid_of(model), style_of(model)
+        )
+        self._open(picture)
+        choose.photograph.value = choose.file.value = ""
+
+    def _take_photograph(self) -> None:
+        name = self.choose.photograph.value
+        if not name:
+            return self._take_scene()
+        self._open(read_photograph(name))
+        self.choose.file.value = ""
 
     def _take_file(self) -> None:
-        self._open(read_picture(self.choose.file.value))
+        path = self.choose.file.value
+        if not path:
+            return self._take_photograph()
+        self._open(read_picture(path))
+        self.choose.photograph.value = ""
 
     def _take_upload(self) -> None:
         for file in self.choose.upload.value:
             self._open(read_picture(io.BytesIO(bytes(file["content"])), file["name"]))
+            self.choose.photograph.value = self.choose.file.value = ""
+
+    def _take_tower(self) -> None:
+        name = self.choose.tower.value
+        if name not in self._towers:
+            # The package's, so that the same is seen wherever it is installed.
+            origin = "package" if name == NAME else "any"
+            self._towers[name] = load_tower(name, str(self.model.device), origin=origin)
+        self._tower_name = name
+        self._show_tower()
+
+    def _show_tower(self) -> None:
+        """Say what looks at the picture, and close what needs a language model where none is."""
+        choose, alone = self.choose, self._tower_name != OWN_TOWER
+        choose.tower.value = self._tower_name
+        for control in (choose.positions, choose.question, choose.ask):
+            control.disabled = alone
+        told = f"Seen by {self.tower.origin}. No language model is behind it that could be asked."
+        self.said["tower"].value = html.escape(told) if alone else ""
 
     def _open(self, picture: Picture) -> None:
-        self.picture, self._encodings = picture, {}
-        self.pixels = to_pixels(self.processor, [picture], self.do_pad)
-        self.seen = as_seen(self.processor, self.pixels)[0]
+        pixels = to_pixels(self.tower.processor, [picture], self.do_pad)
+        self.picture, self.pixels, self._encodings = picture, pixels, {}
+        self.seen = as_seen(self.tower.processor, pixels)[0]
+        self.choose.budget.max = self._encoded(self.method.settings).scores.shape[1]
         self._reduce()
 
     def _take_method(self) -> None:
-        """Set the sliders to the settings that the method comes with; the budget stays."""
+        """Set the controls to the settings that the method comes with; the budget stays."""
         settings = prumerge.resolve(self.choose.method.value).settings
-        self.choose.whisker.value = settings.whisker
-        self.choose.neighbours.value = settings.neighbours
+        for name in METHOD:
+            control, value = getattr(self.choose, name), getattr(settings, name)
+            if name != "budget":
+                if hasattr(control, "max"):
+                    control.max = max(control.max, value)
+                self.choose.give(name, value)
 
     def _encoded(self, settings: Settings) -> Encoded:
         read = (settings.score, settings.softmax_class, settings.score_layer, settings.key_layer)
         if read not in self._encodings:
-            self._encodings[read] = encode_pictures(self.model, self.pixels, settings)
+            self._encodings[read] = encode_pictures(self.tower.tower, self.pixels, settings)
         return self._encodings[read]
 
     def _reduce(self) -> None:
@@ -213,10 +230,10 @@ class Explorer(VBox):
         grid = self.look.encoded.grid
         self.painted[0] = paint_kept(self.seen, self.look.reason, grid)
         self.painted[1] = paint_attention(self.seen, self.look.scores, grid)
-        self.said["counts"].value = _counts(self.look, self.picture.name, method.name)
+        self.said["counts"].value = words.counts(self.look, self.picture, method.name)
         patches = self.look.encoded.scores.shape[1]
         table = prefill(self.shape, patches, self.look.kept, TEXT_TOKENS, self.card)
-        self.said["costs"].value = _costs(table, f"{self.shape.name} on one {self.card}")
+        self.said["costs"].value = words.costs(table, f"{self.shape.name} on one {self.card}")
         self.said["answers"].value = ""
         self._show_token()
 
@@ -224,11 +241,15 @@ class Explorer(VBox):
         token, grid = self.choose.token.value - 1, self.look.encoded.grid
         weights, place = self.look.origin(token), self.look.place(token)
         self.painted[2] = paint_origin(self.seen, weights, place, grid)
-        self.said["origin"].value = _origin(self.look, token)
+        self.said["origin"].value = words.origin(self.look, token)
         for picture, canvas in zip(self.pictures, self.painted, strict=True):
             picture.value = to_png(canvas)
 
     def _answer(self) -> None:
+        if self._tower_name != OWN_TOWER:
+            raise ValueError(
+                f"{self._tower_name} has no language model behind it: choose {OWN_TOWER} as tower"
+            )
         given, method = {}, self.method
         asked = ([self.picture.image], [self.choose.question.value])
         ask = partial(answer, self.model, self.processor, *asked, do_pad=self.do_pad)
@@ -240,7 +261,7 @@ class Explorer(VBox):
                 with prumerge.attach(self.model, method) as reducer:
                     text, (sent,) = ask(), reducer.kept
             given[name] = (sent, text[0], time.perf_counter() - started)
-        self.said["answers"].value = _answers(given)
+        self.said["answers"].value = words.answers(given)
 
     def still(self) -> bytes:
         """Return the three pictures side by side as one small PNG."""
@@ -253,60 +274,3 @@ class Explorer(VBox):
         bundle = super()._repr_mimebundle_(**kwargs)
         bundle["text/plain"] = f"Explorer: {self.picture.name}, {self.look.kept} tokens"
         return bundle | {"image/png": base64.b64encode(self.still()).decode()}
-
-
-_CELL = 'style="text-align: left; padding: 0 1.5em 0 0"'
-
-
-def _legend() -> str:
-    """Explain the colours of the outlines."""
-    marks = [(colour, words) for words, colour in REASONS.values()]
-    return " &ensp; ".join(
-        f'<span style="border: 3px solid {colour}; background: #333">&emsp;</span> {words}'
-        for colour, words in [*marks, ("#555", "dropped")]
-    )
-
-
-def _counts(look: Look, name: str, method: str) -> str:
-    """Say how many tokens a picture sends under a method."""
-    patches = look.encoded.scores.shape[1]
-    return (
-        f"<b>{html.escape(name)}</b>: <b>{html.escape(method)}</b> sends <b>{look.kept}</b> of "
-        f"{patches} visual tokens ({look.kept / patches:.1%})"
-    )
-
-
-def _origin(look: Look, token: int) -> str:
-    """Say where a token stands and how many patches are merged into it; tokens count from 0."""
-    weights, place = look.origin(token), look.place(token)
-    row, column = divmod(place, look.encoded.grid[1])
-    merged = int((weights != 0).sum() - (weights[place] != 0))
-    return (
-        f"Token {token + 1} of {look.kept} stands at row {row + 1}, column {column + 1}: its own "
-        f"patch with weight {weights[place]:.3g}, and {merged} others, together "
-        f"{weights.sum() - weights[place]:.3g}."
-    )
-
-
-def _costs(table: pd.DataFrame, of: str) -> str:
-    """Write the two rows of :func:`prumerge.draw.looking.prefill`, and their ratio."""
-    ratio = table["prefill_ms"].iloc[0] / table["prefill_ms"].iloc[1]
-    names = ["prompt tokens", "10¹² operations", "prefill, ms", "KV cache, MiB"]
-    lines = [[f"{of}, on paper", *names]]
-    for row in table.itertuples():
-        lines.append([row.Index, str(row.tokens), *(f"{value:.3g}" for value in row[2:])])
-    return _rows(lines) + f"Prefill with the kept tokens is {ratio:.1f} times faster."
-
-
-def _answers(given: Mapping[str, tuple[int, str, float]]) -> str:
-    """Write answers side by side; given by name are visual tokens, answer, seconds."""
-    lines = [["", "visual tokens", "answer", "seconds"]]
-    lines += [[name, str(n), text, f"{s:.2f}"] for name, (n, text, s) in given.items()]
-    return _rows(lines)
-
-
-def _rows(lines: list[list[str]]) -> str:
-    head, *body = [[html.escape(text) for text in line] for line in lines]
-    rows = ["".join(f"<th {_CELL}>{text}</th>" for text in head)]
-    rows += ["".join(f"<td {_CELL}>{text}</td>" for text in line) for line in body]
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"

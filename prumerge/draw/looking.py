@@ -18,6 +18,7 @@ from prumerge.encoder import Encoded
 from prumerge.methods import Method
 from prumerge.mini.pictures import Picture
 from prumerge.mini.scenes import HELD_OUT_SEED, draw_scene
+from prumerge.mini.styles import PLAIN, Style
 from prumerge.reduction import Reduction
 from prumerge.roofline import ModelShape, estimate_costs
 
@@ -68,10 +69,10 @@ class Look:
         return nothing if found is None else found[0].float().mean(dim=-1).cpu().numpy()
 
 
-def draw_picture(seed: int, objects: int, grid: int = 24) -> Picture:
+def draw_picture(seed: int, objects: int, grid: int = 24, style: Style = PLAIN) -> Picture:
     """Draw a scene that training never saw, of 1 or more objects; a sign may come on top."""
     rng = np.random.default_rng((HELD_OUT_SEED, seed, objects))
-    scene = draw_scene(rng, grid, objects=objects, held_out=True)
+    scene = draw_scene(rng, grid, objects=objects, held_out=True, style=style)
     name = f"scene {seed} with {objects} object{'s' * (objects > 1)}"
     return Picture(name, Image.fromarray(scene.pixels), scene)
 

@@ -1,6 +1,7 @@
 """A picture, and on it what the encoder attends to and what a method keeps and merges.
 
-    picture, attention, kept, outline, legend    on the axes of a figure, in units of patches;
+    picture, attention, similarity, merged, kept, outline, legend
+                                                 on the axes of a figure, in units of patches;
                                                  ``colour_bar`` explains the colours of maps
     paint_attention, paint_kept, paint_origin    as pixels, in a few milliseconds, to follow a
                                                  slider; ``to_png`` writes them
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image, ImageColor
@@ -32,7 +33,8 @@ REASONS = {
     FILL: ("fills the budget", "#FF8AD8"),
     DISTINCT: ("kept for its features", "#35E0A8"),
 }
-HEAT = "inferno"  # rises evenly in lightness, also in grey
+HEAT = "inferno"  # of attention and weights; rises evenly in lightness, also in grey
+ALIKE = "viridis"  # of similarities, as evenly
 DIMMED = 0.62  # share of light taken from dropped patches
 EDGE_PX = 336  # of a painted picture, about
 LINE_PX = 2
@@ -73,9 +75,59 @@ def attention(
     return _cover(picture(axes, grey, grid, title), colours)
 
 
-def colour_bar(panels: Sequence[Axes], largest: float, label: str) -> Colorbar:
-    """Explain the colours of :func:`attention` beside panels drawn with the same ``largest``."""
-    scale = ScalarMappable(PowerNorm(0.5, vmin=0, vmax=largest), HEAT)
+def similarity(
+    axes: Axes,
+    pixels: UInt8[np.ndarray, "height width 3"],
+    values: Float[np.ndarray, " patches"],
+    grid: tuple[int, int],
+    title: str = "",
+    limits: tuple[float, float] = (-1.0, 1.0),
+) -> Axes:
+    """Draw how alike each patch is to one of them, such as cosines of keys, over a grey picture.
+
+    Evenly from dark at the lower limit to yellow at the upper; values beyond them count as they.
+    :func:`colour_bar` with the same limits explains the colours.
+    """
+    grey = _darkened(pixels).repeat(3, axis=2).astype(np.uint8)
+    colours = plt.get_cmap(ALIKE)(Normalize(*limits, clip=True)(values.reshape(grid)))
+    colours[..., 3] = 0.75
+    return _cover(picture(axes, grey, grid, title), colours)
+
+
+def merged(
+    axes: Sequence[Axes] | np.ndarray,
+    pixels: UInt8[np.ndarray, "height width 3"],
+    alike: Float[np.ndarray, " patches"],
+    weights: Float[np.ndarray, " patches"],
+    place: int,
+    grid: tuple[int, int],
+    limits: tuple[float, float],
+    largest: float,
+) -> Sequence[Axes] | np.ndarray:
+    """Draw what is merged into the patch at ``place``, which is framed in blue.
+
+    On the first axes how ``alike`` every patch is (:func:`similarity`, with ``limits``), on the
+    second the weights (:func:`attention`, with ``largest``), whose patches have a white frame.
+    """
+    similarity(axes[0], pixels, alike, grid, f"alike: mean {alike.mean():.2f}", limits)
+    attention(axes[1], pixels, weights, grid, f"weights: sum {weights.sum():.2g}", largest)
+    outline(axes[1], (weights > 0).reshape(grid), "white", 0.5)
+    for each in axes:
+        outline(each, (np.arange(weights.size) == place).reshape(grid), REASONS[SPATIAL][1], 2.0)
+    return axes
+
+
+def colour_bar(
+    panels: Sequence[Axes], largest: float | tuple[float, float], label: str
+) -> Colorbar:
+    """Explain the colours beside panels of one scale.
+
+    ``largest`` of those that :func:`attention` drew, or the ``limits`` of :func:`similarity`.
+    """
+    if isinstance(largest, tuple):
+        scale = ScalarMappable(Normalize(*largest), ALIKE)
+    else:
+        scale = ScalarMappable(PowerNorm(0.5, vmin=0, vmax=largest), HEAT)
     return panels[0].figure.colorbar(scale, ax=list(panels), label=label, aspect=15, pad=0.02)
 
 

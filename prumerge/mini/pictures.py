@@ -2,7 +2,7 @@
 
 load_pictures     read or draw them
 PHOTOGRAPHS       those that come with installed packages
-read_picture      read one
+read_picture      read one; ``read_photograph`` of those
 to_pixels         as the encoder takes them, and
 as_seen           back again, to draw on
 encode_pictures   features, keys and scores of many
@@ -26,6 +26,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from prumerge.encoder import Encoded
 from prumerge.mini.photographs import PHOTOGRAPHS, Photograph  # noqa: F401  handed on
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
+from prumerge.mini.styles import PLAIN, Style
 from prumerge.models.loading import grid_of  # noqa: F401  handed on
 from prumerge.models.preprocessing import of_pictures, open_picture, prepare
 from prumerge.scores import encode
@@ -55,7 +56,11 @@ class Picture:
 
 
 def load_pictures(
-    folder: str | Path | None, count: int, seed: int = 0, grid: int = 24
+    folder: str | Path | None,
+    count: int,
+    seed: int = 0,
+    grid: int = 24,
+    style: Style = PLAIN,
 ) -> list[Picture]:
     """Read a user's pictures or photographs, or draw scenes that training never saw.
 
@@ -66,6 +71,7 @@ def load_pictures(
             draws scenes with 1, 2, ... up to 12 objects in turn (6 on grids below 20).
         count: Most pictures to read; scenes to draw. ValueError where none can be had.
         seed: Of the drawn scenes. A longer list begins with the shorter one.
+        style: Of the drawn scenes: :func:`prumerge.mini.styles.style_of` the model that sees them.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1 picture, got {count}")
@@ -75,7 +81,8 @@ def load_pictures(
         return [read_picture(path) for path in _files(_path(folder))[:count]]
     rng = np.random.default_rng((HELD_OUT_SEED, seed, 1000))
     most = most_objects(grid)
-    scenes = [draw_scene(rng, grid, objects=1 + i % most, held_out=True) for i in range(count)]
+    how = {"held_out": True, "style": style}
+    scenes = [draw_scene(rng, grid, objects=1 + i % most, **how) for i in range(count)]
     return [
         Picture(f"scene {number}", Image.fromarray(scene.pixels), scene)
         for number, scene in enumerate(scenes)
@@ -99,6 +106,21 @@ def read_picture(source: str | Path | io.IOBase, name: str = "") -> Picture:
         raise ValueError(
             f"{shown} is no readable picture ({error}): remove or replace it"
         ) from error
+
+
+def read_photograph(name: str) -> Picture:
+    """Read one of :data:`PHOTOGRAPHS`, cropped to the square in its middle.
+
+    ValueError if there is none of that name, or if its package is missing.
+    """
+    known = {photograph.name: photograph for photograph in PHOTOGRAPHS}
+    if name not in known:
+        raise ValueError(f"there is no photograph {name!r}: choose one of {', '.join(known)}")
+    photograph = known[name]
+    path = photograph.find()
+    if path is None:
+        raise ValueError(f"there is no photograph {name!r} {_without({photograph.package})}")
+    return Picture(name, _square(read_picture(path).image), licence=photograph.licence)
 
 
 def to_pixels(
@@ -162,17 +184,17 @@ def _photographs(count: int) -> list[Picture]:
     """Read those that are here, and tell which packages would bring the others."""
     found = [(photograph, photograph.find()) for photograph in PHOTOGRAPHS]
     missing = {photograph.package for photograph, path in found[:count] if path is None}
-    here = [(photograph, path) for photograph, path in found if path is not None][:count]
-    remedy = f"without {', '.join(sorted(missing))}: pip install 'prumerge[notebooks,tower]'"
+    here = [photograph for photograph, path in found if path is not None][:count]
     if not here:
-        raise ValueError(f"there are no photographs {remedy}")
+        raise ValueError(f"there are no photographs {_without(missing)}")
     if missing:
         names = ", ".join(photograph.name for photograph, path in found[:count] if path is None)
-        warnings.warn(f"the photographs lack {names} {remedy}", stacklevel=3)
-    return [
-        Picture(photograph.name, _square(read_picture(path).image), licence=photograph.licence)
-        for photograph, path in here
-    ]
+        warnings.warn(f"the photographs lack {names} {_without(missing)}", stacklevel=3)
+    return [read_photograph(photograph.name) for photograph in here]
+
+
+def _without(packages: set[str]) -> str:
+    return f"without {', '.join(sorted(packages))}: pip install 'prumerge[notebooks,tower]'"
 
 
 def _square(image: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ import re
 import time
 
 from running_lab import SHOTS, wait_for
+from small_tower import with_package
 
 OPEN_S, RUN_S, MOVE_S = 90, 240, 30
 # What the browser holds of each picture of the explorer, as text.
@@ -58,9 +59,41 @@ def test_the_quickstart_runs_and_shows_its_figures(lab, chromium):
     page.close()
 
 
+def choose(page, name, label):
+    """Pick an entry of one of the explorer's lists."""
+    found = page.locator(".widget-dropdown", has=page.locator(f"label:text-is('{name}')"))
+    found.locator("select").select_option(label=label)
+
+
+@with_package
+def test_the_explorer_opens_on_a_photograph_that_the_pretrained_tower_sees(lab, chromium):
+    page, errors = open_page(chromium)
+    run_all(lab, page, "explorer", photograph="'flower'")
+    page.wait_for_selector("img.widget-image >> nth=2", timeout=1e3 * MOVE_S)
+    counted = page.locator(".widget-html-content", has_text="visual tokens (").first
+    assert "flower (CC BY 2.0" in counted.inner_text()
+    assert page.locator(".widget-html-content", has_text="tuned for saliency").count() == 1
+    assert page.locator("button:text-is('ask')").is_disabled()
+    page.screenshot(path=SHOTS / "explorer-photograph.png")
+    before = page.evaluate(PICTURES)
+    choose(page, "photograph", "temple")
+    wait_for(lambda: "temple" in counted.inner_text(), MOVE_S, "the temple is shown")
+    wait_for(lambda: page.evaluate(PICTURES)[1] != before[1], MOVE_S, "the map changed", 0.01)
+    before = page.evaluate(PICTURES)
+    choose(page, "tower", "the model's own")
+    wait_for(lambda: page.evaluate(PICTURES)[1] != before[1], MOVE_S, "the map changed", 0.01)
+    wait_for(page.locator("button:text-is('ask')").is_enabled, MOVE_S, "one may ask")
+    choose(page, "order", "raster")
+    page.click("button:text-is('ask')")
+    page.wait_for_selector("td:text-is('all tokens') >> nth=1", timeout=1e3 * MOVE_S)
+    page.screenshot(path=SHOTS / "explorer-photograph-asked.png")
+    assert errors == []
+    page.close()
+
+
 def test_the_explorer_follows_a_slider_and_answers(lab, chromium):
     page, errors = open_page(chromium)
-    run_all(lab, page, "explorer")
+    run_all(lab, page, "explorer", photograph="''", tower='"the model\'s own"')
     page.wait_for_selector("img.widget-image >> nth=2", timeout=1e3 * MOVE_S)
     before = page.evaluate(PICTURES)
     counted = page.locator(".widget-html-content", has_text="visual tokens (").first

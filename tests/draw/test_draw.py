@@ -274,6 +274,21 @@ def test_a_small_picture_of_a_photograph_stays_near_its_colours():
     assert apart.mean() < 6 and apart.max() < 40 and apart[40:44].max() < 12
 
 
+def test_similarities_share_a_scale_that_the_bar_explains():
+    axes = plt.subplots(2)[1]
+    alike = np.array([0.5, 0.75, 1.0, 0.2], dtype=np.float32)
+    weights = np.array([0.0, 0.1, 0.2, 0.0], dtype=np.float32)
+    draw.merged(axes, light((2, 2)), alike, weights, 3, (2, 2), (0.5, 1.0), 0.2)
+    shown = axes[0].images[1].get_array()[..., :3].reshape(4, 3)
+    np.testing.assert_allclose(shown[[0, 2]], [plt.get_cmap("viridis")(x)[:3] for x in (0.0, 1.0)])
+    assert (shown[3] == shown[0]).all() and shown[1].sum() > shown[0].sum()
+    assert [axis.get_title() for axis in axes] == ["alike: mean 0.61", "weights: sum 0.3"]
+    bar = draw.colour_bar([axes[0]], (0.5, 1.0), "cosine")
+    assert (bar.vmin, bar.vmax, bar.cmap.name) == (0.5, 1.0, "viridis")
+    bar = draw.colour_bar([axes[1]], 0.2, "weight")
+    assert (bar.vmin, bar.vmax, bar.cmap.name) == (0, 0.2, "inferno")
+
+
 def test_lines_of_a_forest_are_grey_by_interval_or_by_a_corrected_level():
     table = pd.DataFrame({"value": [2.0, 1.0, -2.0], "low": [1.0, -1.0, -3.0]})
     table = table.assign(high=2 * table["value"] - table["low"], p=[0.06, 0.01, 0.01])

@@ -4,19 +4,23 @@ import io
 import statistics
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageColor
+from small_tower import PLAINER, draw_few_digits, small_tower
 
 import prumerge
 from prumerge.draw import REASONS
+from prumerge.draw import explorer as explorer_module
 from prumerge.draw.explorer import Explorer
 from prumerge.draw.looking import draw_picture, look, prefill
 from prumerge.draw.pictures import paint_attention, paint_kept, paint_origin
 from prumerge.mini.pictures import encode_pictures, to_pixels
-from prumerge.models import load
+from prumerge.mini.styles import STYLES
+from prumerge.models import load, towers
 from prumerge.models.attachment import attachment_of
 from prumerge.supplement import key_similarity
 
@@ -228,3 +232,98 @@ def test_without_widgets_the_pictures_are_shown(explorer):
 def test_a_control_that_is_not_there_is_refused(llava):
     with pytest.raises(ValueError, match="no control 'budgett'"):
         Explorer(*llava, budgett=3)
+
+
+@pytest.mark.parametrize(
+    ("start", "sentence"),
+    [
+        ({"objects": 99}, "objects=99 does not work: give 1 to 12"),
+        ({"budget": 577}, "budget=577 does not work: give 0 to 576"),
+        ({"order": "rasta"}, "order='rasta' does not work: give one of 'attention', 'grouped'"),
+        ({"photograph": "dog"}, "photograph='dog' does not work: give one of '', .*'temple'"),
+        ({"method": "prumrge"}, "method='prumrge' does not work: give one of 'prumerge', "),
+        ({"tower": "dinov9"}, "no model 'dinov9'"),
+    ],
+    ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",
+)
+def test_a_value_that_a_control_does_not_take_is_refused(llava, start, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Explorer(*llava, **start)
+
+
+def test_a_photograph_a_file_and_a_scene_take_each_others_place(llava, tmp_path):
+    own = tmp_path / "own.png"
+    Image.linear_gradient("L").save(own)
+    shown = Explorer(*llava, method="top_k", budget=20, photograph="temple")
+    assert shown.picture.name == "temple" and shown.picture.scene is None
+    assert "CC BY 2.0" in shown.said["counts"].value
+    shown.choose.file.value = str(own)
+    assert shown.picture.name == "own.png" and shown.choose.photograph.value == ""
+    shown.choose.photograph.value = "flower"
+    assert shown.picture.name == "flower" and shown.choose.file.value == ""
+    shown.choose.seed.value = 5
+    assert shown.picture.scene is not None and shown.choose.photograph.value == ""
+    assert shown.look.kept == 20
+
+
+def test_order_and_positions_are_those_of_the_method_until_chosen(explorer, llava):
+    explorer.choose.method.value = "tuned-handling"
+    assert explorer.method.settings == explorer.method.settings.with_changes(
+        order="raster", positions="original"
+    )
+    assert explorer.choose.order.value == "raster"
+    explorer.choose.method.value, explorer.choose.budget.value = "prumerge", 33
+    assert explorer.choose.order.value == "attention"
+    places = explorer.look.reduction.positions[0].tolist()
+    explorer.choose.order.value = "raster"
+    assert places != sorted(places)
+    assert explorer.look.reduction.positions[0].tolist() == sorted(places)
+    with prumerge.attach(llava[0], "prumerge", budget=33, order="raster") as reducer:
+        sent = reducer.method(reducer.encode(to_pixels(llava[1], [explorer.picture])))
+    torch.testing.assert_close(explorer.look.reduction.tokens[0], sent.tokens[0])
+    explorer.choose.order.value = "attention"
+
+
+def test_a_tower_alone_shows_pictures_and_answers_nothing(llava, monkeypatch):
+    draw_few_digits()
+    monkeypatch.setattr(explorer_module, "load_tower", lambda *_, **__: small_tower())
+    shown = Explorer(*llava, method="prumerge", budget=20, photograph="temple")
+    own = [image.copy() for image in shown.painted]
+    shown.choose.tower.value = "dinov2-small"
+    assert shown.look.encoded.grid == (12, 12) and shown.look.kept == 20
+    assert shown.choose.budget.max == 144
+    assert "a tower of random weights. No language model" in shown.said["tower"].value
+    assert shown.choose.ask.disabled and shown.choose.positions.disabled
+    shown.choose.ask.click()
+    assert "dinov2-small has no language model behind it" in shown.said["trouble"].value
+    for method in ("visionzip", "tome_in_encoder", "small_picture", "prumerge"):
+        shown.choose.method.value = method
+        assert shown.said["trouble"].value == "", method
+    shown.choose.tower.value = "the model's own"
+    assert all(np.array_equal(*pair) for pair in zip(own, shown.painted, strict=True))
+    assert shown.said["tower"].value == "" and not shown.choose.ask.disabled
+
+
+def test_a_missing_tower_is_told_and_the_models_own_looks(llava, monkeypatch, tmp_path):
+    monkeypatch.setattr(towers, "TOWERS", tmp_path)
+    monkeypatch.setattr(towers, "_find_package", partial(raising, ModuleNotFoundError("no tower")))
+    shown = Explorer(*llava, tower="dinov2-small")
+    assert "no tower" in shown.said["trouble"].value
+    assert shown.choose.tower.value == "the model's own" and shown.look.kept > 1
+    shown.choose.seed.value = 2
+    assert shown.said["trouble"].value == ""
+    shown.choose.tower.value = "dinov2-small"
+    assert "no tower" in shown.said["trouble"].value
+    assert shown.choose.tower.value == "the model's own" and not shown.choose.ask.disabled
+
+
+def raising(error):
+    raise error
+
+
+def test_scenes_are_in_the_style_of_the_model(llava, monkeypatch):
+    draw_few_digits()
+    monkeypatch.setitem(STYLES, "pocket", PLAINER)
+    monkeypatch.setattr(llava[0].config, "scenes", "pocket", raising=False)
+    shown = Explorer(*llava, seed=3, objects=2)
+    assert shown.picture.scene.style is PLAINER

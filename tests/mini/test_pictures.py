@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from small_tower import PLAINER, draw_few_digits
 from test_finetuning import tiny_mini
 from toy import PATCHES, pictures, tiny_llava
 
 from prumerge import Settings, attach, encode, names, resolve
 from prumerge.draw.explorer import Explorer
+from prumerge.draw.looking import draw_picture
 from prumerge.experiments.finetuning.data import Record, to_sample
 from prumerge.mini.model import build_processor
 from prumerge.mini.pictures import (
@@ -25,6 +27,7 @@ from prumerge.mini.pictures import (
     read_picture,
     to_pixels,
 )
+from prumerge.mini.styles import PLAIN
 from prumerge.models.asking import answer
 from prumerge.models.preprocessing import open_picture, to_rgb
 
@@ -242,6 +245,14 @@ def test_small_grids_hold_fewer_objects():
     found = load_pictures(None, count=7, grid=12)
     assert max(len(picture.scene.things) for picture in found) == 6
     assert found[0].covered.shape == (144,)
+
+
+def test_scenes_are_in_the_style_of_the_model_that_sees_them():
+    draw_few_digits()
+    plain = load_pictures(None, 1, grid=12)[0]
+    for own in (load_pictures(None, 1, grid=12, style=PLAINER)[0], draw_picture(0, 1, 12, PLAINER)):
+        assert own.scene.style is PLAINER and own.image.size == (12 * 14, 12 * 14)
+    assert plain.scene.style is PLAIN and plain.image.size == (12 * 8, 12 * 8)
 
 
 def test_photographs_are_squares_with_name_and_licence():

