@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from prumerge.models.checks import looks_through_tower, tower_problem
+
 collect_ignore_glob = ["*.failed.ipynb", "*.partial.ipynb"]
 
 
@@ -15,3 +17,14 @@ def pytest_collectstart(collector):
         # Bars, thread counts and notices would differ in cells that are right.
         raise pytest.UsageError("checking notebooks needs their variables: source .ci/env.sh")
     collector.skip_compare += ("image/svg+xml",)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip pages of a pretrained tower where it or its photographs are missing."""
+    if (problem := tower_problem()) is None:
+        return
+    pages = {item.path for item in items if item.path.suffix == ".ipynb"}
+    pages = {path for path in pages if looks_through_tower(path)}
+    for item in items:
+        if item.path in pages:
+            item.add_marker(pytest.mark.skip(reason=problem))

@@ -61,7 +61,8 @@ def keep_outliers(
     by :func:`prumerge.reduce_tokens`.
 
     Raises:
-        ValueError: If a score is NaN or infinite.
+        ValueError: If a score is NaN or infinite, or there are too few patches for any to be an
+            outlier, see :func:`count_outliers`.
 
     Source:
         Paper, equation of the IQR bound. The release pools the quartiles over the batch and turns
@@ -74,7 +75,9 @@ def keep_outliers(
     """
     if not torch.isfinite(scores).all():
         raise ValueError("scores hold NaN or infinity: check the pixel values and the encoder")
-    return scores.float() > fence(scores, whisker, lower_quantile, upper_quantile)
+    bounds = (whisker, lower_quantile, upper_quantile)
+    check_enough(scores.shape[1], bounds)
+    return scores.float() > fence(scores, *bounds)
 
 
 def count_outliers(
@@ -102,7 +105,7 @@ def count_outliers(
     scores = scores.float()
     rows = scores.reshape(1, -1) if settings.pooling == "batch" and images else scores
     bounds = (settings.whisker, settings.lower_quantile, settings.upper_quantile)
-    _check_enough(rows.shape[1], bounds)
+    check_enough(rows.shape[1], bounds)
     limits = fence(rows, *bounds)
     counts = (scores > limits).sum(dim=1)
     if settings.pooling == "batch" and settings.outlier_rule == "count" and images:
@@ -111,8 +114,11 @@ def count_outliers(
 
 
 @functools.lru_cache(maxsize=64)
-def _check_enough(patches: int, bounds: tuple[float, float, float]) -> None:
-    """Refuse a picture in which not even one patch that has all the attention stands out."""
+def check_enough(patches: int, bounds: tuple[float, float, float]) -> None:
+    """Refuse a picture in which not even one patch that has all the attention stands out.
+
+    ``bounds``: whisker, lower and upper quantile. ValueError, also from the functions that call it.
+    """
     alone = torch.zeros(1, patches)
     alone[:, :1] = 1
     if patches > 1 and not (alone > fence(alone, *bounds)).any():

@@ -46,20 +46,20 @@ CASES: dict[str, dict[str, dict]] = {
         "a budget beyond the picture": {"budget": 1000, "method": "top_k", "per_family": 1},
     },
     "01_attention_sparsity": {
-        "one picture": {"count": 1, "seed": 3},
-        "photographs of one's own, a model by its folder": {
-            "images": PHOTOGRAPHS, "model": str(MINI),
+        "one photograph and one scene": {"count": 1, "scenes": 1, "seed": 3},
+        "drawn scenes on top, the model's own tower, a model by its folder": {
+            "images": "", "tower": "model", "model": str(MINI), "count": 2, "scenes": 5,
         },
     },
     "02_iqr_selection": {
-        "one picture, no distance to the fence": {"count": 1, "whisker": 0.0},
-        "no outliers at all": {"count": 4, "whisker": 1.0e6},
-        "photographs of one's own, the mean of the heads": {
-            "images": PHOTOGRAPHS, "score": "head_mean",
+        "one photograph, no distance to the fence": {"count": 1, "scenes": 1, "whisker": 0.0},
+        "no outliers at all": {"count": 2, "scenes": 4, "whisker": 1.0e6, "tower": "model"},
+        "photographs of one's own, all heads as one": {
+            "images": PHOTOGRAPHS, "score": "full_width", "tower": "model", "scenes": 4,
         },
-        "other quartiles, no class token": {
-            "lower_quantile": 0.4, "upper_quantile": 0.6, "score": "received", "count": 5,
-            "model": str(MINI),
+        "other quartiles, no class token, a tower by its folder": {
+            "lower_quantile": 0.4, "upper_quantile": 0.6, "score": "received", "count": 2,
+            "tower": str(MINI), "scenes": 4,
         },
     },
     "05_open_choices": {
@@ -162,6 +162,14 @@ REFUSED: dict[str, dict[str, dict]] = {
     },
     "explorer": {
         "photograph='dog' does not work: give one of": {"photograph": "dog"},
+    },
+    "01_attention_sparsity": {
+        "tower='dinov2-smal' is no tower: did you mean 'dinov2-small'": {"tower": "dinov2-smal"},
+        "broken.jpg is no readable picture": {
+            "images": str(FIXTURES / "broken"),
+            "tower": "model",
+            "scenes": 1,
+        },
     },
     "02_iqr_selection": {
         "whisker must be a finite number of at least 0, got -1.0": {"whisker": -1.0},

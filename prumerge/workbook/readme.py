@@ -13,14 +13,16 @@ Markdown, put the two markers into the README, and run ``python -m prumerge.read
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prumerge.models.checks import needs
-from prumerge.paths import MINI, ROOT, written_whole
+from prumerge.paths import MINI, NOTEBOOKS, ROOT, written_whole
 from prumerge.settings import suggestion
 
 with needs("notebooks"):
+    import nbformat
     import pandas as pd
 
     from prumerge.experiments.evaluation.comparison import main_scores, score_table
@@ -46,6 +48,15 @@ REDUCING = ["exact", "at most", "on average"]
 """What methods send that save tokens; ``enlarged_picture`` sends all whatever the budget."""
 
 _BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n)(.*?)(<!-- end of rows -->)", re.DOTALL)
+
+
+def photographs() -> list[str]:
+    """Return what notebook 01 has printed below its photographs, as it is committed."""
+    path = NOTEBOOKS / "01_attention_sparsity.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    (cell,) = (cell for cell in cells if cell.id == "attention-sparsity-pictures-claim")
+    told = "".join(output.text for output in cell.outputs)
+    return textwrap.fill(told, 100, break_on_hyphens=False).splitlines()
 
 
 def mini_scores() -> list[str]:
@@ -159,6 +170,7 @@ def _with_interval(values: pd.Series) -> str:
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
+    "photographs": photographs,
     "mini-scores": mini_scores,
     "leaderboard": leaderboard,
     "handling": handling,

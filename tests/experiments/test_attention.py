@@ -11,14 +11,17 @@ from hypothesis.extra.numpy import arrays
 from toy import pictures, tiny_llava
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from prumerge import Settings
 from prumerge.experiments.attention import (
     distance_to_kept,
     effective_patches,
     gini,
     head_attention,
+    heads_as_one,
     share_of_objects,
     top_share,
 )
+from prumerge.scores import encode
 
 MEASURES = [top_share, gini, effective_patches]
 rows = arrays("float32", (3, 20), elements=st.floats(2**-10, 100, width=32)).map(torch.from_numpy)
@@ -100,6 +103,15 @@ def test_head_attention_is_the_encoders_own(batch_size):
     for block, attention in enumerate(own):
         torch.testing.assert_close(found[block], attention[:, :, 0, 1:])
     assert not found.requires_grad
+
+
+def test_heads_as_one_are_the_released_score_of_every_block():
+    tower, pixel_values = tiny_llava().model.vision_tower, pictures(3)
+    for block, attention in enumerate(head_attention(tower, pixel_values)):
+        with torch.no_grad():
+            released = encode(tower, pixel_values, Settings(score_layer=block)).scores
+        released = released / released.sum(dim=1, keepdim=True)
+        torch.testing.assert_close(heads_as_one(attention), released)
 
 
 def test_encoder_without_class_token_is_refused():

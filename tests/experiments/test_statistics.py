@@ -12,6 +12,7 @@ from prumerge.experiments.statistics import (
     beyond_chance,
     bounds,
     compare,
+    correlation,
     holm,
     interval,
     paired,
@@ -287,3 +288,12 @@ def test_the_agreement_of_many_methods_is_drawn():
     assert found.methods == 9 and found.p == pytest.approx(1 / 40_321)
     ties = rank_agreement(scores, dict.fromkeys(names, 1), PICTURES, draws=10)
     assert (ties.mean, ties.p) == (0.0, 1.0)
+
+
+def test_a_correlation_has_fishers_interval_or_is_unknown():
+    found = correlation([1, 2, 3, 4, 5], [1, 3, 2, 5, 4])
+    half = stats.norm.ppf(0.975) / np.sqrt(2)
+    assert found.mean == pytest.approx(0.8)
+    assert found[1:] == pytest.approx(np.tanh(np.arctanh(0.8) + np.array([-half, half])))
+    for first, second in (([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4])):
+        assert np.isnan(correlation(first, second)).all()

@@ -112,3 +112,9 @@ def test_too_few_patches_for_any_outlier_are_refused(whisker, fewest):
     with pytest.raises(ValueError, match=rf"^{fewest - 1} patches are too few.*set a budget"):
         count_outliers(few, settings)
     assert reduce_tokens(few[None], few[None], few[:1], budget=1, extra_token=False).kept == [1]
+
+
+@pytest.mark.parametrize("patches", [2, 3])
+def test_marking_refuses_too_few_patches_as_counting_does(patches):
+    with pytest.raises(ValueError, match=f"{patches} patches are too few for the fence"):
+        keep_outliers(torch.eye(patches))
