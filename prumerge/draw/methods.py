@@ -1,5 +1,7 @@
 """Diagrams of methods: a few in colours of their own, the same in every figure, all others grey."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -82,4 +84,31 @@ def differences(axes: Axes, table: pd.DataFrame, hollow: str = "") -> Axes:
     axes.tick_params(axis="y", length=0)
     axes.axvline(0, color="black", lw=0.8)
     axes.legend(loc="lower left")
+    return axes
+
+
+def two_models(axes: Axes, tables: Mapping[str, pd.DataFrame], lines: Sequence[str]) -> Axes:
+    """Draw a line per method with its ``difference`` on two models, in points, with intervals.
+
+    Filled for the first of ``tables``, hollow for the second; ``lines`` are the methods, the first
+    one on top. What lies below the axis' limit, to be set before, is an arrow at its edge.
+    """
+    least, heights = axes.get_xlim()[0], np.arange(len(lines))[::-1]
+    colours = [COLOURS.get(name, "#555555") for name in lines]
+    faces = (colours, "white")
+    for number, (model, table) in enumerate(tables.items()):
+        rows, at = table.loc[list(lines)], heights + 0.17 - 0.34 * number
+        axes.hlines(at, rows["low"].clip(lower=least), rows["high"], color=colours, lw=1.1)
+        dots = {"edgecolors": colours, "facecolors": faces[number], "zorder": 3, "clip_on": False}
+        inside = (rows["difference"] >= least).to_numpy()
+        for marker, drawn in (("o", inside), ("<", ~inside)):
+            own = {n: np.array(v)[drawn] if isinstance(v, list) else v for n, v in dots.items()}
+            x = rows["difference"].clip(lower=least)[drawn]
+            axes.scatter(x, at[drawn], s=12, marker=marker, **own)
+        axes.scatter([], [], s=12, edgecolors="#555555", label=model,
+                     facecolors=["#555555", "white"][number])  # fmt: skip
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_yticks(heights, list(lines))
+    axes.set_ylim(-0.7, len(lines) - 0.3)
+    axes.tick_params(axis="y", length=0)
     return axes

@@ -287,28 +287,34 @@ class Agreement(NamedTuple):
 
 def rank_agreement(
     scores: Mapping[str, ArrayLike],
-    printed: Mapping[str, int | float],
+    other: Mapping[str, ArrayLike | int | float],
     pictures: Iterable[Hashable],
+    other_pictures: Iterable[Hashable] | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> Agreement:
-    """Return Spearman's rank correlation with a printed table, and how sure it is.
+    """Return Spearman's rank correlation of two tables of methods, and how sure it is.
 
-    ``scores`` has one number per question, by method; of those in both tables three must remain,
-    else it is a ValueError. ``low`` and ``high`` are what the choice of pictures leaves, by
-    ``draws``, and say nothing of how few methods there are. That is in ``p``, one-sided: of all
-    orders of the printed numbers, the share that agrees at least as well; beyond eight methods
-    :data:`ORDERS` random ones. Three methods in the very same order give 1/6; four give 1/24, the
-    smallest ``p`` there is for them, and 1/6 in any other order.
+    ``scores`` has one number per question, by method; ``other`` too, about ``other_pictures``, or
+    one printed number each. Of the methods in both three must remain, else it is a ValueError.
+    ``low`` and ``high`` are what the choice of pictures leaves, by ``draws``, and say nothing of
+    how few methods there are. That is in ``p``, one-sided: of all orders of the other table, the
+    share that agrees at least as well; beyond eight methods :data:`ORDERS` random ones. Three
+    methods in the very same order give 1/6; four give 1/24, the smallest ``p`` there is for them,
+    and 1/6 in any other order.
     """
-    common = [name for name in printed if name in scores]
+    common = [name for name in other if name in scores]
     if len(common) < 3:
         raise ValueError(f"a rank correlation needs 3 methods in both tables, got {common}")
     columns = np.stack([np.asarray(scores[name], dtype=float) for name in common], axis=1)
-    theirs = rankdata([printed[name] for name in common])
-    ours = rankdata(columns.mean(0))
+    printed = np.stack([np.atleast_1d(np.asarray(other[n], dtype=float)) for n in common], axis=1)
+    ours, theirs = rankdata(columns.mean(0)), rankdata(printed.mean(0))
+    drawn_ours = rankdata(resampled_sums(columns, pictures, draws, seed), axis=1)
+    drawn_theirs = theirs[None]
+    if other_pictures is not None:
+        drawn_theirs = rankdata(resampled_sums(printed, other_pictures, draws, seed + 1), axis=1)
     # Ties in a draw make a rank vector constant now and then; those say nothing and count as 0.
-    drawn = _correlate(rankdata(resampled_sums(columns, pictures, draws, seed), axis=1), theirs)
+    drawn = _correlate(drawn_ours, drawn_theirs)
     chance = permutation_test(
         (theirs,),
         lambda orders, axis: (orders * ours).sum(axis=axis),
@@ -318,14 +324,16 @@ def rank_agreement(
         alternative="greater",
         rng=seed,
     )
-    mean = float(_correlate(ours[None], theirs)[0])
+    mean = float(_correlate(ours[None], theirs[None])[0])
     return Agreement(mean, *bounds(drawn), float(chance.pvalue), len(common))
 
 
-def _correlate(rows: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    rows, ranks = rows - rows.mean(axis=1, keepdims=True), ranks - ranks.mean()
-    length = np.sqrt((rows**2).sum(axis=1) * (ranks**2).sum())
-    return np.divide(rows @ ranks, length, out=np.zeros(len(rows)), where=length > 0)
+def _correlate(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    others = others - others.mean(axis=1, keepdims=True)
+    length = np.sqrt((rows**2).sum(axis=1) * (others**2).sum(axis=1))
+    together = (rows * others).sum(axis=1)
+    return np.divide(together, length, out=np.zeros(len(rows)), where=length > 0)
 
 
 def beyond_chance(table: pd.DataFrame, low: str = "low", high: str = "high") -> pd.Series:

@@ -43,13 +43,14 @@ REDUCED = "the model's visual tokens are reduced already: detach, or end the blo
 RECORD = "_dropped_inside"  # hangs on the cache, so that copies of a cache have it too
 
 
-def inside(model: nn.Module, method: str, budget: int | float | None = None) -> "Inside":
+def inside(model: nn.Module, method: str | Dropping, budget: int | float | None = None) -> "Inside":
     """Let a LLaVA drop visual tokens between its layers until the block ends.
 
     Args:
         model: A ``LlavaForConditionalGeneration``, nothing attached, with attention backend
             ``sdpa`` or ``eager``.
-        method: ``fastv``, ``pyramiddrop`` or ``sparsevlm``.
+        method: ``fastv``, ``pyramiddrop`` or ``sparsevlm``, or one of these with parts changed:
+            ``dataclasses.replace(find_dropping("sparsevlm"), recycles=False)``.
         budget: Visual tokens that the layers read on average, an int or a share of all. None: the
             published shares.
 

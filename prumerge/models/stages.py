@@ -140,8 +140,10 @@ DROPPINGS = {
 }
 
 
-def find_dropping(name: str) -> Dropping:
-    """Find one of the three by name; ValueError lists them."""
+def find_dropping(name: str | Dropping) -> Dropping:
+    """Find one of the three by name; ValueError lists them. One of your own stays as it is."""
+    if isinstance(name, Dropping):
+        return name
     if name not in DROPPINGS:
         raise ValueError(f"unknown method {name!r}: {suggestion(str(name), DROPPINGS)}")
     return DROPPINGS[name]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 from PIL import Image
@@ -16,7 +16,7 @@ from PIL import Image
 from prumerge import draw, paths
 from prumerge.draw import figures
 from prumerge.draw.charts import PLAIN, forest
-from prumerge.draw.methods import COLOURS, bands, differences, standings
+from prumerge.draw.methods import COLOURS, bands, differences, standings, two_models
 from prumerge.draw.pictures import HEAT
 from prumerge.reduction import DROPPED, FILL, OUTLIER, SPATIAL
 
@@ -233,6 +233,22 @@ def test_what_a_method_sends_in_two_ways_has_one_colour_and_one_dot_is_hollow():
     assert [to_rgb(dot.get_markerfacecolor()) == (1, 1, 1) for dot in dots] == [True, False]
     assert [dot.get_xdata().tolist() for dot in dots] == [[0, -5], [1, -1]]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["count", "read"]
+
+
+def test_two_models_stand_filled_and_hollow_and_what_is_far_below_is_an_arrow():
+    lines = ["divprune", "prumerge", "paper-literal"]
+    values = pd.DataFrame({"difference": [4.0, 0.0, -50.0]}, index=lines)
+    table = values.assign(low=values["difference"] - 2, high=values["difference"] + 2)
+    axes = axes_of()
+    axes.set_xlim(-30, 10)
+    two_models(axes, {"one": table, "other": table + 1}, lines)
+    assert [label.get_text() for label in axes.get_yticklabels()] == lines
+    dots = [c for c in axes.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
+    assert [len(dot.get_offsets()) for dot in dots] == [2, 1, 2, 1]
+    assert [dot.get_offsets()[0, 0] for dot in dots] == [4, -30, 5, -30]
+    assert to_hex(dots[0].get_facecolors()[0]) == COLOURS["divprune"].lower()
+    assert to_hex(dots[2].get_facecolors()[0]) == "#ffffff"
+    assert [text.get_text() for text in axes.legend().get_texts()] == ["one", "other"]
 
 
 def test_every_text_has_at_least_eight_points():

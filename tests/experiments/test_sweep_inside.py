@@ -7,7 +7,6 @@ from prumerge.experiments.sweeps import grids, run
 from prumerge.experiments.sweeps.answers import answer_set, answer_set_inside
 from prumerge.experiments.sweeps.grids import Point
 from prumerge.methods import INSIDE, resolve
-from prumerge.models.stages import resolve_inside
 
 
 @pytest.fixture
@@ -22,8 +21,7 @@ def test_dropping_nothing_answers_as_all_tokens_do(seen):
     method = resolve("all")
     table, encoded = seen.questions.table, seen.read(method.settings)
     wanted = answer_set(seen.model, seen.processor, table, encoded, method)
-    nothing = resolve_inside("fastv", budget=576)
-    found = answer_set_inside(seen.model, seen.processor, seen.questions, nothing)
+    found = answer_set_inside(seen.model, seen.processor, seen.questions, "fastv", 576)
     assert found.right.tolist() == wanted.right.tolist() and any(found.right)
     assert found.kept.tolist() == wanted.kept.tolist()
 

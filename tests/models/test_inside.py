@@ -1,6 +1,7 @@
 """Masks inside the language model give what really dropping the tokens gives, at any batch."""
 
 import copy
+import dataclasses
 import functools
 
 import pytest
@@ -291,6 +292,19 @@ def test_a_cache_from_elsewhere_is_refused():
             with pytest.raises(ValueError, match="pass a new turn as one whole prompt"):
                 model(input_ids=torch.tensor([[7, 8]]), past_key_values=own)
             model(input_ids=new, past_key_values=own)
+
+
+def test_a_method_with_a_part_changed_is_another_method():
+    model, inputs = llava(), batch(PROMPTS[0]) | {"pixel_values": PIXELS[:1]}
+
+    def logits(method):
+        with torch.no_grad(), inside(model, method, budget=9):
+            return model(**inputs).logits[:, -1]
+
+    published, own = logits("sparsevlm"), dataclasses.replace(DROPPINGS["sparsevlm"], name="own")
+    assert logits(own).equal(published)
+    for part in ({"rated_by": "last"}, {"recycles": False}):
+        assert not logits(dataclasses.replace(own, **part)).allclose(published)
 
 
 def test_text_alone_is_answered_as_by_the_stock_model():

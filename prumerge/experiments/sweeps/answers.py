@@ -25,6 +25,7 @@ from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
 from prumerge.mini.styles import PLAIN, Style
 from prumerge.models.asking import answer, ask, prompt_of
 from prumerge.models.inside import inside
+from prumerge.models.stages import Dropping
 
 SETS = {"choose": 2001, "report": 2002}
 """Seeds of the sets; their digits are scans that training never sees."""
@@ -142,15 +143,17 @@ def answer_set_inside(
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
     asked: QuestionSet,
-    method: Method,
+    method: str | Dropping,
+    budget: int | float | None,
 ) -> Outcome:
-    """Answer a set of questions while a method drops tokens inside the language model, greedily.
+    """Answer a set of questions while tokens are dropped inside the language model, greedily.
 
-    What is dropped depends on the question, so each prompt is read anew with its picture.
+    What is dropped depends on the question, so each prompt is read anew with its picture. For
+    ``method`` and ``budget`` see :func:`prumerge.models.inside.inside`.
     """
     table = asked.table
     shown = [Image.fromarray(asked.pixels[picture]) for picture in table["picture"]]
-    with inside(model, method.name, method.settings.budget) as at_work:
+    with inside(model, method, budget) as at_work:
         said = answer(model, processor, shown, list(table["text"]), MAX_NEW_TOKENS)
     right = [is_right(text, truth) for text, truth in zip(said, table["answer"], strict=True)]
     return Outcome(np.array(right), np.full(len(asked.pixels), at_work.mean_tokens))

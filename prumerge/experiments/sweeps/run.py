@@ -155,7 +155,8 @@ def run_point(point: Point, device: str = "cpu") -> Row:
     seen = open_encodings(point.model, point.questions, point.per_family, device)
     if point.inside:
         started = time.perf_counter()
-        outcome = answer_set_inside(seen.model, seen.processor, seen.questions, method)
+        how = (method.name, method.settings.budget)
+        outcome = answer_set_inside(seen.model, seen.processor, seen.questions, *how)
     else:
         encoded, table = seen.read(method.settings), seen.questions.table
         reader = read_text(point.model, device) if method.reads_question else None
