@@ -14,6 +14,7 @@ Shapes
     images   pictures in the batch
     patches  visual tokens of one picture, class token excluded
     width    of the encoder
+    depth    of all its heads' keys side by side
 """
 
 import contextlib
@@ -63,7 +64,7 @@ class Encoded:
     """
 
     features: Float[Tensor, "images patches width"]
-    keys: Float[Tensor, "images patches width"]
+    keys: Float[Tensor, "images patches depth"]
     scores: Float[Tensor, "images patches"]
     grid: tuple[int, int]
     class_feature: Float[Tensor, "images width"] | None = None

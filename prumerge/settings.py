@@ -65,8 +65,9 @@ class Settings:
     Args:
         budget: Visual tokens sent per picture, the extra token included. ``None``: the picture
             decides, as in the paper; an int: exactly that many, or all patches if there are fewer;
-            a float in (0, 1]: that share of the patches, rounded, at least one. Neither paper nor
-            release can be told a number of tokens.
+            a float in (0, 1]: that share of the patches, rounded, at least one. Of a picture in
+            tiles the patches that are shown count, of a video those of all frames; newlines and
+            class tokens do not. Neither paper nor release can be told a number of tokens.
         whisker: Fence distance in interquartile ranges; larger keeps fewer patches. Paper: 1.5.
         lower_quantile: Level of the lower quartile, in [0, 1] and below the upper. Paper: 0.25.
         upper_quantile: Level of the upper quartile; no more than one minus this share of the
@@ -130,6 +131,22 @@ class Settings:
         outlier_share: With a budget and a spatial part: share of the kept patches chosen by
             score, at least one patch; the rest is evenly spaced, and patches chosen twice are
             replaced by the next best by score.
+        share: How the budget of a picture in tiles, or of a video, is shared over tiles or frames.
+            ``"size"``: by how many patches of each are shown, at least one token each; equal tiles
+            get equal shares, as ports of other methods give them. ``"joint"``: the best-scored
+            patches of all together, though the scores of tiles are softmaxes of their own, so
+            that an empty tile's count as much as a full one's. ``"base"``: tiles get as the whole
+            picture, seen small, attends to their part of it, as in HiRED (arXiv 2408.10945).
+            Without a budget each tile or frame decides for itself, as the paper's video does.
+        base_share: Share of the budget for the whole picture beside its tiles, in [0, 1], as
+            HiRED's alpha. ``None``: by its size, as a tile.
+        markers: Which newlines behind rows of stitched tiles, and class tokens before frames, are
+            sent beside the budget. ``"rows"``: those of rows, or frames, of which a token is sent,
+            so that everything kept is the stock prompt; ``"all"``; ``"none"``, as most ports.
+            Newlines end rows, and are left out where ``order`` is not ``"raster"``.
+        merging: ``"within"``: a patch is merged into tokens of its own tile or frame, as the paper
+            reduces each frame alone; ``"across"``: into the nearest tokens of the whole picture or
+            video, one extra token for all of it, for methods that leave merging to ``neighbours``.
         merges_per_round: For ToMe behind the encoder: most pairs merged before keys are compared
             anew. ``None``: half of the tokens, all that one round can merge.
         seed: For methods that draw at random.
@@ -173,6 +190,10 @@ class Settings:
     order: Literal["attention", "grouped", "raster"] = "attention"
     positions: Literal["compact", "original", "stretched"] = "compact"
     outlier_share: float = 0.5
+    share: Literal["size", "joint", "base"] = "size"
+    base_share: float | None = None
+    markers: Literal["rows", "all", "none"] = "rows"
+    merging: Literal["within", "across"] = "within"
     merges_per_round: int | None = None
     seed: int = 0
 
@@ -251,6 +272,10 @@ _RULES: dict[Any, tuple[Callable[[Any], bool], str]] = {
     "lower_quantile": _SHARE,
     "upper_quantile": _SHARE,
     "outlier_share": _SHARE,
+    "base_share": (
+        lambda value: value is None or (_number(value) and 0 <= value <= 1),
+        "None or a number in [0, 1]",
+    ),
     "fixed_ratio": (lambda value: _number(value) and 0 < value <= 1, "a number in (0, 1]"),
     "spatial_factor": (lambda value: _whole(value) and value >= 1, "an int of at least 1"),
     "neighbours": _COUNT,

@@ -24,7 +24,7 @@ from prumerge.encoder import Encoded, device_of
 from prumerge.methods import Method
 from prumerge.models.attachment import attachment_of
 from prumerge.models.caches import cache_in
-from prumerge.models.inputs import shorten_inputs
+from prumerge.models.inputs import pictures_sent, shorten_inputs
 from prumerge.models.loading import patches_of
 from prumerge.models.preprocessing import prepare
 
@@ -165,7 +165,8 @@ def _read(
         projector = model.model.multi_modal_projector
         reduction = method(dataclasses.replace(pictures, project=projector))
         full = {"input_ids": ids.expand(len(reduction.tokens), -1)}
-        short = shorten_inputs(model, full, reduction, len(shown[0]), method.settings.positions)
+        sent = pictures_sent(model, reduction, len(shown[0]))
+        short = shorten_inputs(model, full, [sent], method.settings.positions)
         ids, mask, kept = short.prompts.input_ids, short.prompts.attention_mask, reduction.kept
         inputs = {"inputs_embeds": short.embeddings}
         position_ids, more = short.arguments.get("position_ids"), short.continuation

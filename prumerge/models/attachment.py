@@ -1,4 +1,4 @@
-"""Send fewer visual tokens through a stock LLaVA model, without editing it.
+"""Send fewer visual tokens through a stock vision-language model, without editing it.
 
     reducer = prumerge.attach(model, "prumerge+")
     output = model.generate(**inputs, max_new_tokens=32)   # unchanged; begins with the full prompt
@@ -6,8 +6,9 @@
     reducer.detach()
 
 The reducer sits after the encoder and before the projector, as in the paper. A call with pictures
-encodes and reduces them, shortens the prompts to match (:mod:`prumerge.models.prompts`), and hands
-embeddings to the language model. Calls without pictures pass through untouched.
+encodes and reduces them as its family does (:mod:`prumerge.models.families`), shortens the prompts
+to match (:mod:`prumerge.models.prompts`), and hands embeddings to the language model. Calls without
+pictures pass through untouched.
 
 Source: paper, Algorithm 1 and figure of the architecture. The release edits the encoder's source
 file instead, and works for one picture at a time.
@@ -23,13 +24,14 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from prumerge.encoder import Encoded, check_pictures, device_of, gathered, is_sharded
+from prumerge.encoder import Encoded, device_of, gathered, is_sharded
 from prumerge.methods import Method, resolve
 from prumerge.models.caches import Read, cache_in, check_mask, read_by, remember
+from prumerge.models.canvases import TiledReduction, reduce_packed, sent_by
 from prumerge.models.covers import BoundCover, Cover
+from prumerge.models.families import FAMILIES, Family, Kind, family_of
 from prumerge.models.generation import (
     RUNNING,
     Prefill,
@@ -41,18 +43,16 @@ from prumerge.models.generation import (
 )
 from prumerge.models.inputs import (
     IGNORED_LABEL,
-    PICTURE_ARGUMENTS,
+    Sent,
     ShortInputs,
     check_cache,
     check_call,
-    feature_layer,
     shorten_inputs,
 )
-from prumerge.models.prompts import UNSENT, ShortPrompts, spread_logits
+from prumerge.models.prompts import UNSENT, ShortPrompts, is_placeholder, spread_logits
+from prumerge.models.slots import Packed
 from prumerge.reduction import Reduction
-from prumerge.scores import check_tower, encode
 from prumerge.settings import Settings
-from prumerge.tower import open_tower
 
 COVERED = (
     "forward",
@@ -61,8 +61,6 @@ COVERED = (
     "prepare_inputs_for_generation",
     "_replicate_for_data_parallel",
 )
-# What ``generate`` must not pass on to a forward pass of shortened prompts.
-SENT_OTHERWISE = (*PICTURE_ARGUMENTS, "position_ids")
 
 
 def attach(
@@ -72,7 +70,7 @@ def attach(
     full_logits: bool = False,
     **overrides: Any,
 ) -> "Attachment":
-    """Let a stock LLaVA model send reduced visual tokens from now on.
+    """Let a stock vision-language model send reduced visual tokens from now on.
 
     Nothing is set on classes, weights or configs; the model's own ``generate`` and ``forward`` are
     covered until :meth:`Attachment.detach`, or to the end of a ``with`` block. Attaching again
@@ -94,9 +92,10 @@ def attach(
     that begin again and no mask, are kept apart with compact positions and ``use_cache=False``.
 
     Args:
-        model: A ``LlavaForConditionalGeneration``, on any device, in any precision, offloaded or
-            not. In a wrapper of ``torch.compile``, PEFT or ``DataParallel`` the model inside is
-            attached to, and calls through the wrapper are reduced.
+        model: Of one of the families of :mod:`prumerge.models.families`, such as a
+            ``LlavaForConditionalGeneration``, on any device, in any precision, offloaded or not. In
+            a wrapper of ``torch.compile``, PEFT or ``DataParallel`` the model inside is attached
+            to, and calls through the wrapper are reduced.
         method: Name of a registered method (:func:`prumerge.methods.names`) or a function of
             your own, ``(encoded, settings) -> Reduction``.
         full_logits: Put the logits of ``forward`` into the columns of the full prompts, zeros for
@@ -109,23 +108,25 @@ def attach(
         ValueError: If the model, the method or a setting is not one that works here.
     """
     model = _unwrap(model)
-    if not isinstance(model, LlavaForConditionalGeneration):
+    family = family_of(model)
+    if family is None:
         raise ValueError(
-            f"attach needs a LlavaForConditionalGeneration, got {type(model).__name__}: load one "
-            'with LlavaForConditionalGeneration.from_pretrained("...")'
+            f"attach needs a model of a family it knows ({', '.join(FAMILIES)}), got "
+            f"{type(model).__name__}: load one with "
+            'LlavaForConditionalGeneration.from_pretrained("...")'
         )
     resolved = resolve(method, **overrides)
-    check_tower(model.model.vision_tower, resolved.settings, feature_layer(model, {}))
+    family.check(model, resolved.settings)
     previous = attachment_of(model)
     if previous is not None:
         previous.detach()
-    return Attachment(model, resolved, full_logits)
+    return Attachment(model, family, resolved, full_logits)
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
     """Find the stock model inside what compiles, adapts or distributes it, if there is one."""
     inside = model
-    while inside is not None and not isinstance(inside, LlavaForConditionalGeneration):
+    while inside is not None and family_of(inside) is None:
         if hasattr(inside, "get_base_model"):  # PEFT
             inside = inside.get_base_model()
         else:  # torch.compile; DataParallel and its kin
@@ -142,7 +143,7 @@ def attachment_of(model: nn.Module) -> "Attachment | None":
 class LastCall(threading.local):
     """What this thread's last call with pictures sent; copied and saved empty."""
 
-    reduction: Reduction | None = None
+    reductions: dict[Kind, Reduction] | None = None
     prompts: ShortPrompts | None = None
 
     def __reduce__(self) -> tuple[type["LastCall"], tuple[()]]:
@@ -157,9 +158,10 @@ class Attachment:
     """
 
     def __init__(
-        self, model: LlavaForConditionalGeneration, method: Method, full_logits: bool = False
+        self, model: nn.Module, family: Family, method: Method, full_logits: bool = False
     ) -> None:
         self.model = model
+        self.family = family
         self.method = method
         self.full_logits = full_logits
         self._last = LastCall()
@@ -175,9 +177,17 @@ class Attachment:
         return self.method.settings
 
     @property
+    def reductions(self) -> dict[Kind, Reduction]:
+        """What this thread's last call with pictures or videos kept, by kind, without gradients.
+
+        A :class:`prumerge.models.canvases.TiledReduction` where there are tiles or frames.
+        """
+        return self._last.reductions or {}
+
+    @property
     def reduction(self) -> Reduction | None:
-        """What this thread's last call with pictures kept, without gradients; None before it."""
-        return self._last.reduction
+        """That of the pictures, or of the videos where there were no pictures; None before it."""
+        return next(iter(self.reductions.values()), None)
 
     @property
     def prompts(self) -> ShortPrompts | None:
@@ -186,8 +196,22 @@ class Attachment:
 
     @property
     def kept(self) -> list[int]:
-        """Visual tokens per picture, extra tokens included, in that call; empty before it."""
-        return [] if self.reduction is None else self.reduction.kept
+        """Visual tokens per picture, extra tokens included, in that call; empty before it.
+
+        Those of pictures, then those of videos; newlines and class tokens are not counted.
+        """
+        return [kept for own in self.reductions.values() for kept in own.kept]
+
+    @property
+    def kept_by_tile(self) -> list[list[int]]:
+        """The same for each tile of a picture, the whole picture first, or frame of a video."""
+        return [
+            tiles
+            for own in self.reductions.values()
+            for tiles in (
+                own.kept_by_tile if isinstance(own, TiledReduction) else [[k] for k in own.kept]
+            )
+        ]
 
     @property
     def attached(self) -> bool:
@@ -217,21 +241,33 @@ class Attachment:
 
     def __repr__(self) -> str:
         state = "attached to" if self.attached else "detached from"
-        kept = f", last call kept {self.kept}" if self.reduction else ""
+        kept = f", last call kept {self.kept}" if self.reductions else ""
         return f"<{self.method.name!r} {state} {type(self.model).__name__}{kept}>"
 
-    def encode(self, pixel_values: Float[Tensor, "pictures ..."], layer: int = -2) -> Encoded:
+    def encode(
+        self, pixel_values: Float[Tensor, "pictures ..."], layer: int | None = None, **options: Any
+    ) -> Encoded | Packed:
         """Encode pictures without reducing them; a wrong size is a ``ValueError``.
 
         The result may be passed as ``pixel_values`` in later calls, which then skip the encoder:
-        useful for trying many settings on one picture. ``layer`` is that of the features.
+        useful for trying many settings on one picture. ``layer`` is that of the features, the
+        config's where None; ``options`` are what else the processor returns about the pictures,
+        such as ``image_sizes``.
         """
-        return self._encode(self.model, pixel_values, layer)
+        named = options | {"pixel_values": pixel_values, "vision_feature_layer": layer}
+        packed = self._pack(self.model, named)["image"]
+        return packed.parts[0] if packed.plain else packed
 
-    def _encode(self, model: nn.Module, pixel_values: Tensor, layer: int) -> Encoded:
-        tower = model.model.vision_tower
-        check_pictures(tower, pixel_values)
-        return _complete(model, encode(tower, pixel_values, self.settings, layer))
+    def _pack(self, model: nn.Module, arguments: dict[str, Any]) -> dict[Kind, Packed]:
+        """Encode what a call shows, and add what a method may ask of the model."""
+        packed = self.family.pack(model, arguments, self.settings)
+        return {
+            kind: dataclasses.replace(
+                own,
+                parts=tuple(dataclasses.replace(part, project=own.project) for part in own.parts),
+            )
+            for kind, own in packed.items()
+        }
 
     # Under torch.compile the stock forward pass is compiled: how much is kept depends on pictures.
     @torch.compiler.disable
@@ -241,53 +277,67 @@ class Attachment:
         arguments: dict[str, Any],
         side: Literal["left", "right"],
         read: Read | None = None,
-    ) -> ShortInputs:
-        check_call(arguments)
-        layer = feature_layer(model, arguments)
-        pictures, reduction = arguments.get("pixel_values"), None
-        patches = model.config.image_seq_length
-        if pictures is not None:
-            given = isinstance(pictures, Encoded)
+    ) -> tuple[ShortInputs, list[Sent]]:
+        family = self.family
+        check_call(arguments, family.names, family.consumed)
+        packed, reductions = {}, {}
+        if family.shows(arguments):
             # Training under autocast must keep the tokens that inference without it keeps.
             with torch.autocast(device_of(model.get_input_embeddings()).type, enabled=False):
-                encoded = pictures if given else self._encode(model, pictures, layer)
-                reduction = self.method(_complete(model, encoded))
-            patches = encoded.features.shape[1]
-        how = (self.settings.positions, side, read)
-        short = shorten_inputs(model, arguments, reduction, patches, *how)
-        if reduction is not None:
-            tokens = [tokens.detach() for tokens in reduction.tokens]
-            self._last.reduction = dataclasses.replace(reduction, tokens=tokens)
+                packed = self._pack(model, arguments)
+                reductions = {k: reduce_packed(own, self.method) for k, own in packed.items()}
+        each = family.each and family.each(model)
+        sent = [
+            sent_by(reductions[kind], packed[kind], token, kind)
+            if kind in packed
+            else Sent(token, kind=kind, each=each)
+            for kind, token in family.tokens(model).items()
+        ]
+        left = {
+            name: value
+            for name, value in arguments.items()
+            if name not in (*family.names, *family.consumed)
+        }
+        short = shorten_inputs(model, left, sent, self.settings.positions, side, read)
+        if reductions:
+            self._last.reductions = {
+                kind: dataclasses.replace(own, tokens=[tokens.detach() for tokens in own.tokens])
+                for kind, own in reductions.items()
+            }
             self._last.prompts = short.prompts
-        return short
+        return short, sent
 
     @torch.compiler.disable(recursive=False)
     def _forward(
         self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        if len(args) < 2 and kwargs.get("pixel_values") is None:
+        if len(args) < 2 and not self.family.shows(kwargs):
             check_mask({"input_ids": args[0]} | kwargs if args else kwargs)
             return stock(*args, **kwargs)
         arguments = _by_name(stock, args, kwargs)
-        if arguments.get("pixel_values") is None:
+        if not self.family.shows(arguments):
             check_mask(arguments)
             return stock(**arguments)
         check_cache(cache_in(arguments))
         mask = arguments.get("attention_mask")
         right = mask is not None and bool(mask[:, 0].all()) and not bool(mask[:, -1].all())
-        short = self._shorten(model, arguments, "right" if right else "left")
+        short, sent = self._shorten(model, arguments, "right" if right else "left")
         changed = short.arguments | {"input_ids": None, "inputs_embeds": short.embeddings}
-        kept = self.kept
         outputs = stock(**changed)
         if self.full_logits:
-            outputs = _with_full_logits(outputs, short.prompts, arguments, model)
+            placeholder = is_placeholder(arguments["input_ids"], [own.token for own in sent])
+            outputs = _with_full_logits(outputs, short.prompts, arguments, placeholder)
         if isinstance(outputs, tuple):
             return outputs
-        if hasattr(outputs, "image_outputs"):  # from transformers 5.24 on
-            sent = list(short.visual_tokens.split(kept))
-            outputs.image_outputs = BaseModelOutputWithPooling(pooler_output=sent)
-        else:
-            outputs.image_hidden_states = short.visual_tokens
+        for own in sent:
+            if own.tokens is None:
+                continue
+            if hasattr(outputs, f"{own.kind}_outputs"):  # from transformers 5.24 on
+                each = list(own.tokens.split([len(slots) for slots in own.slots]))
+                shown = BaseModelOutputWithPooling(pooler_output=each)
+                setattr(outputs, f"{own.kind}_outputs", shown)
+            else:
+                setattr(outputs, f"{own.kind}_hidden_states", own.tokens)
         if bool(short.prompts.attention_mask.all()):  # else positions count padding, later not
             full_ids = arguments["input_ids"]
             remember(cache_in(outputs), full_ids, short.prompts.source, full_ids.shape[1])
@@ -298,7 +348,7 @@ class Attachment:
     ) -> Any:
         # Pictures and words are embedded before the forward pass that would gather their weights,
         # and FSDP2 wants the whole model to have run before its parts do.
-        first = open_tower(model.model.vision_tower).patch_layer
+        first = self.family.first_layer(model)
         with torch.no_grad():
             if is_sharded(first):
                 model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(first)))
@@ -311,16 +361,18 @@ class Attachment:
         arguments = _by_name(stock, args, kwargs)
         if arguments.get("inputs") is not None:
             arguments["input_ids"] = arguments.pop("inputs")
-        read = read_by(arguments, model.config.image_token_id)
-        if arguments.get("pixel_values") is None and read is None:
+        family = self.family
+        read = read_by(arguments, [*family.tokens(model).values()], family.shows(arguments))
+        if not family.shows(arguments) and read is None:
             with running(None):
                 return stock(**arguments)
         full_ids = arguments.get("input_ids")
         if arguments.get("attention_mask") is None and full_ids is not None:
             arguments["attention_mask"] = infer_mask(arguments, model, full_ids)
         with torch.no_grad():
-            short = self._shorten(model, arguments, "left", read)
-        passed = {name: v for name, v in arguments.items() if name not in SENT_OTHERWISE}
+            short, _ = self._shorten(model, arguments, "left", read)
+        otherwise = (*family.names, *family.consumed, "position_ids")
+        passed = {name: v for name, v in arguments.items() if name not in otherwise}
         check_options(passed, model, read)
         scale_chunks(passed, model, full_ids.shape[1], short.prompts.input_ids.shape[1])
         with running(Prefill(model, short, full_ids.shape[1])):
@@ -332,7 +384,8 @@ class Attachment:
         self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
         rows = _by_name(stock, args, kwargs).get("inputs") or []
-        if any(model.config.image_token_id in row for row in rows):
+        tokens = self.family.tokens(model).values()
+        if any(token in row for row in rows for token in tokens):
             raise ValueError(
                 "generate_batch takes no pictures, so prompts that show some would be answered "
                 "without: call generate"
@@ -359,11 +412,10 @@ class Attachment:
 
 
 def _with_full_logits(
-    outputs: Any, prompts: ShortPrompts, arguments: dict[str, Any], model: nn.Module
+    outputs: Any, prompts: ShortPrompts, arguments: dict[str, Any], placeholder: Tensor
 ) -> Any:
     if arguments.get("logits_to_keep"):
         raise ValueError("full_logits=True needs all logits: leave logits_to_keep out")
-    placeholder = arguments["input_ids"] == model.config.image_token_id
     slots, labels = prompts.slots(placeholder), arguments.get("labels")
     if labels is not None and bool((labels[placeholder & (slots < 0)] != IGNORED_LABEL).any()):
         raise ValueError(UNSENT)
@@ -373,11 +425,6 @@ def _with_full_logits(
         return (*outputs[:place], full, *outputs[place + 1 :])
     outputs.logits = spread_logits(outputs.logits, slots.to(outputs.logits.device))
     return outputs
-
-
-def _complete(model: nn.Module, encoded: Encoded) -> Encoded:
-    """Add what a method may ask of the model, also to what was encoded elsewhere."""
-    return dataclasses.replace(encoded, project=model.model.multi_modal_projector)
 
 
 def _by_name(

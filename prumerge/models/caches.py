@@ -6,6 +6,7 @@ know of another.
 Source: an engineering need of stock ``transformers`` models; neither paper nor release covers it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import Cache
 
-from prumerge.models.prompts import ShortPrompts
+from prumerge.models.prompts import ShortPrompts, is_placeholder
 
 NAMES = ("past_key_values", "cache")  # transformers renamed it in 5.24
 RECORD = "_read_shortened"
@@ -38,16 +39,19 @@ class Read:
         return self.source.shape[1]
 
     def before(
-        self, new: ShortPrompts, mask: Int[Tensor, "rows length"], image_token_id: int
+        self, new: ShortPrompts, mask: Int[Tensor, "rows length"], tokens: Sequence[int]
     ) -> ShortPrompts:
-        """Lay what was read and a new turn end to end; ``mask`` is the whole conversation's."""
+        """Lay what was read and a new turn end to end; ``mask`` is the whole conversation's.
+
+        ``tokens`` are the ids of placeholders.
+        """
         old = self.source.to(mask.device)
         ids = self.input_ids.to(mask.device).gather(1, old.clamp(min=0))
         real = mask.gather(1, old.clamp(min=0)).masked_fill(old < 0, 0)
         source = torch.where(new.source < 0, -1, new.source + self.columns)
         return ShortPrompts(
             source=torch.cat([old, source], dim=1),
-            visual=torch.cat([(ids == image_token_id) & (old >= 0), new.visual], dim=1),
+            visual=torch.cat([is_placeholder(ids, tokens) & (old >= 0), new.visual], dim=1),
             input_ids=torch.cat([ids, new.input_ids], dim=1),
             attention_mask=torch.cat([real, new.attention_mask], dim=1),
         )
@@ -103,8 +107,10 @@ def forget(cache: Cache | None) -> None:
         delattr(cache, RECORD)
 
 
-def read_by(arguments: dict[str, Any], image_token_id: int) -> Read | None:
+def read_by(arguments: dict[str, Any], tokens: Sequence[int], shows: bool) -> Read | None:
     """What the cache of a call has read, checked against the conversation handed in.
+
+    ``tokens`` are the ids of placeholders; ``shows`` says whether pictures or videos are handed in.
 
     As with the stock model, ``input_ids`` are the whole conversation, or only the new tokens while
     ``attention_mask`` covers the whole. A cache without a record, made from text alone, has read
@@ -119,11 +125,11 @@ def read_by(arguments: dict[str, Any], image_token_id: int) -> Read | None:
         return None
     whole = ids.shape[1] if mask is None else mask.shape[1]
     if read is None:
-        words = not bool((ids == image_token_id).any())
-        if arguments.get("pixel_values") is None and (words or whole > ids.shape[1]):
+        words = not bool(is_placeholder(ids, tokens).any())
+        if not shows and (words or whole > ids.shape[1]):
             return None
         before = ids[:, :slots]
-        if whole > ids.shape[1] or bool((before == image_token_id).any()):
+        if whole > ids.shape[1] or bool(is_placeholder(before, tokens).any()):
             raise ValueError(
                 f"past_key_values holds {slots} tokens and no record of how the pictures among "
                 "them were shortened: begin without a cache, or go on from one that generate "

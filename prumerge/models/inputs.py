@@ -1,22 +1,21 @@
 """Model inputs that match the visual tokens really sent: checked, shortened, embedded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
 
 from prumerge.encoder import Encoded, device_of
 from prumerge.models.caches import Read, cache_in, slots_of
 from prumerge.models.positions import is_packed, packed_ids, position_ids, stretch
 from prumerge.models.prompts import ShortPrompts, find_placeholders, shorten
+from prumerge.models.slots import Packed
 from prumerge.reduction import Reduction
-from prumerge.tower import open_tower
 
 IGNORED_LABEL = -100
-PICTURE_ARGUMENTS = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy")
 PACKED_ARGUMENTS = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
 ONE_PER_COLUMN = {"labels": IGNORED_LABEL, "token_type_ids": 0, "mm_token_type_ids": 0}
 
@@ -28,23 +27,48 @@ class ShortInputs:
     Attributes:
         arguments: For the stock function, ``input_ids`` included.
         prompts: Where each slot came from, those in the cache included.
-        visual_tokens: All pictures' visual tokens after the projector, end to end.
         embeddings: The shortened prompts behind the cache, embedded, visual tokens in place.
         continuation: What to add to position ids after the prompt; None adds nothing.
     """
 
     arguments: dict[str, Any]
     prompts: ShortPrompts
-    visual_tokens: Float[Tensor, "tokens width"]
     embeddings: Float[Tensor, "prompts short width"]
     continuation: Int[Tensor, "prompts 1"] | None
 
 
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """What pictures, or videos, send in place of their placeholders.
+
+    Args:
+        token: The id of the placeholders.
+        runs: Placeholders of each picture or video, side by side; several where text cuts them.
+        slots: Which slot each visual token stands for, in the order sent; for each picture.
+        tokens: The visual tokens, end to end, in the language model's width; None for none.
+        kind: What they are called.
+        each: Placeholders of every run, where a family has but one number.
+    """
+
+    token: int
+    runs: Sequence[Sequence[int]] = ()
+    slots: Sequence[Int[Tensor, " _sent"]] = ()
+    tokens: Float[Tensor, "tokens width"] | None = None
+    kind: Literal["image", "video"] = "image"
+    each: int | None = None
+
+
+def pictures_sent(model: nn.Module, reduction: Reduction, patches: int) -> Sent:
+    """What a LLaVA's pictures, of ``patches`` patches each, send after their reduction."""
+    tokens = model.model.multi_modal_projector(torch.cat(reduction.tokens))
+    runs = [(patches,)] * len(reduction.tokens)
+    return Sent(model.config.image_token_id, runs, reduction.positions, tokens, each=patches)
+
+
 def shorten_inputs(
-    model: LlavaForConditionalGeneration,
+    model: nn.Module,
     arguments: dict[str, Any],
-    reduction: Reduction | None,
-    patches: int,
+    sent: Sequence[Sent],
     positions: Literal["compact", "original", "stretched"] = "compact",
     side: Literal["left", "right"] = "left",
     read: Read | None = None,
@@ -52,9 +76,10 @@ def shorten_inputs(
     """Rewrite a call, labels included, so that pictures have one slot per visual token they send.
 
     Args:
-        arguments: Keyword arguments of the call on full prompts, checked by :func:`check_call`.
-        reduction: With its graph where gradients are wanted; None for a turn without pictures.
-        patches: Visual tokens the encoder makes of one picture.
+        arguments: Keyword arguments of the call on full prompts, checked by :func:`check_call`,
+            without those that only pictures and videos need.
+        sent: What stands in place of each kind of placeholder; with its graph where gradients are
+            wanted.
         positions: See :mod:`prumerge.models.positions`.
         side: Where padding goes.
         read: What the call's cache has read; the pictures are those shown behind it.
@@ -62,20 +87,18 @@ def shorten_inputs(
     Raises:
         ValueError: If placeholders and pictures do not match, or packed documents would mix.
     """
-    arguments = {name: v for name, v in arguments.items() if name not in PICTURE_ARGUMENTS}
+    arguments = dict(arguments)
     full_ids, mask = arguments["input_ids"], arguments.get("attention_mask")
     given, masked = arguments.pop("position_ids", None), mask is not None
     mask = torch.ones_like(full_ids) if mask is None else mask.to(full_ids)
-    token = model.config.image_token_id
     start = 0 if read is None else read.columns
     new = full_ids[:, full_ids.shape[1] - (mask.shape[1] - start) :]
-    tokens, places = ([], []) if reduction is None else (reduction.tokens, reduction.positions)
-    placeholders = find_placeholders(new, token, len(tokens), patches)
+    placeholders, places, tokens = _in_prompts(new, sent)
 
     def lay_out(standing: list[Tensor]) -> ShortPrompts:
         standing = [place.to(new.device) for place in standing]
         short = shorten(new, mask[:, start:], placeholders, standing, side)
-        return short if read is None else read.before(short, mask, token)
+        return short if read is None else read.before(short, mask, [own.token for own in sent])
 
     prompts = layout = lay_out(places)
     for name, fill in ONE_PER_COLUMN.items():
@@ -92,26 +115,55 @@ def shorten_inputs(
         ids, continuation = packed_ids(prompts, given), None
     else:
         if positions == "stretched":
-            layout = lay_out([stretch(len(place), patches) for place in places])
+            pairs = zip(places, placeholders, strict=True)
+            layout = lay_out([stretch(len(place), len(own)) for place, own in pairs])
         ids, continuation = position_ids(layout, given, mask, positions)
     if ids is not None:
         arguments["position_ids"] = ids
-    embedded = _embed(model, prompts, tokens, 0 if read is None else read.slots)
-    return ShortInputs(arguments, prompts, *embedded, continuation)
+    embeddings = _embed(model, prompts, tokens, 0 if read is None else read.slots)
+    return ShortInputs(arguments, prompts, embeddings, continuation)
 
 
-def _embed(
-    model: nn.Module, prompts: ShortPrompts, tokens: list[Tensor], start: int
-) -> tuple[Tensor, Tensor]:
-    """Project the visual tokens, and embed the prompts from slot ``start`` on with them."""
-    words = model.get_input_embeddings()
-    embeddings = words(prompts.input_ids[:, start:].to(device_of(words)))
+def _in_prompts(
+    input_ids: Int[Tensor, "prompts length"], sent: Sequence[Sent]
+) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    """Sort what is sent, run by run, as the prompts show it.
+
+    Each run's placeholders, the slots in it that are sent, and all visual tokens, end to end.
+    """
+    runs, start = [], 0
+    for own in sent:
+        found = iter(find_placeholders(input_ids, own.token, own.runs, own.kind, own.each))
+        for lengths, slots in zip(own.runs, own.slots, strict=True):
+            begin = 0
+            for length in lengths:
+                inside = torch.ones_like(slots, dtype=torch.bool)
+                if len(lengths) > 1:
+                    inside = (slots >= begin) & (slots < begin + length)
+                rows = start + inside.nonzero()[:, 0]
+                runs.append((next(found), slots[inside] - begin, rows))
+                begin += length
+            start += len(slots)
+    tokens = [own.tokens for own in sent if own.tokens is not None]
     if not tokens:
-        return embeddings.new_zeros(0, embeddings.shape[2]), embeddings
-    visual_tokens = model.model.multi_modal_projector(torch.cat(tokens))
-    visual = prompts.visual[:, start:].to(embeddings.device)[..., None]
-    sent = visual_tokens.to(embeddings.device, embeddings.dtype)
-    return visual_tokens, embeddings.masked_scatter(visual, sent)
+        return [], [], None
+    together = torch.cat(tokens) if len(tokens) > 1 else tokens[0]
+    if len(runs) > len(sent[0].runs):  # several kinds, or text between
+        runs.sort(key=lambda run: int(run[0][0]))
+        together = together[torch.cat([rows for *_, rows in runs]).to(together.device)]
+    return [found for found, *_ in runs], [slots for _, slots, _ in runs], together
+
+
+def _embed(model: nn.Module, prompts: ShortPrompts, tokens: Tensor | None, start: int) -> Tensor:
+    """Embed the prompts from slot ``start`` on, with the visual tokens in their places."""
+    words, ids = model.get_input_embeddings(), prompts.input_ids[:, start:]
+    if tokens is None:
+        return words(ids.to(device_of(words)))
+    visual = prompts.visual[:, start:]
+    # The id of a placeholder may lie outside of the vocabulary; its embedding is replaced anyway.
+    embeddings = words(ids.masked_fill(visual, 0).to(device_of(words)))
+    sent = tokens.to(embeddings.device, embeddings.dtype)
+    return embeddings.masked_scatter(visual.to(embeddings.device)[..., None], sent)
 
 
 def _check_packed(model: nn.Module, arguments: dict[str, Any], positions: str) -> None:
@@ -130,53 +182,26 @@ def _check_packed(model: nn.Module, arguments: dict[str, Any], positions: str) -
         )
 
 
-def feature_layer(model: LlavaForConditionalGeneration, arguments: dict[str, Any]) -> int:
-    """The encoder layer whose features a call, or else the config, wants: -2 for LLaVA-1.5.
+def check_call(arguments: dict[str, Any], pixels: Sequence[str], consumed: Sequence[str]) -> None:
+    """Refuse what cannot be shortened, before anything is computed.
 
-    Several layers are refused, and so is what would send the class token as if it were a patch, or
-    drop a patch in place of it.
+    ``pixels`` names the arguments that hold pictures or videos, ``consumed`` all that only these
+    need.
     """
-    layer, strategy = (
-        getattr(model.config, name) if arguments.get(name) is None else arguments[name]
-        for name in ("vision_feature_layer", "vision_feature_select_strategy")
-    )
-    if isinstance(layer, list | tuple) and len(layer) == 1:
-        (layer,) = layer  # the stock model concatenates one layer
-    if not isinstance(layer, int):
-        raise ValueError(f"vision_feature_layer must be one layer such as -2, got {layer}")
-    tower = open_tower(model.model.vision_tower)
-    has_class = tower.has_class
-    if tower.first > has_class:
-        raise ValueError(
-            f"{type(tower.module).__name__} has {tower.first - has_class} register or distillation "
-            "tokens, which the stock model sends as if they were patches: reduce with encode and "
-            "reduce_tokens instead"
-        )
-    if strategy != (wanted := "default" if has_class else "full"):
-        raise ValueError(
-            f"vision_feature_select_strategy must be {wanted!r} for an encoder "
-            f"{'with' if has_class else 'without'} class token, got {strategy!r}: reduction "
-            "chooses among the patches, all of them and nothing else"
-        )
-    return layer
-
-
-def check_call(arguments: dict[str, Any]) -> None:
-    """Refuse what cannot be shortened, before anything is computed."""
     ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
     keep = arguments.get("logits_to_keep", 0)
     if ids is None or arguments.get("inputs_embeds") is not None:
         raise ValueError("pictures need input_ids: placeholders cannot be found in inputs_embeds")
-    check_types(arguments)
+    check_types(arguments, pixels)
     behind = slots_of(cache_in(arguments)) > 0
     if mask is not None and mask.shape != ids.shape and not (behind and mask.ndim == 2):
         raise ValueError(
             f"attention_mask must have the shape of input_ids, {tuple(ids.shape)}, "
             f"got {tuple(mask.shape)}: only padding masks can be shortened"
         )
-    if (arguments.get("mm_encoder_outputs") or {}).get("image") is not None:
+    if any(v is not None for v in (arguments.get("mm_encoder_outputs") or {}).values()):
         raise ValueError("mm_encoder_outputs is not reduced; pass pixel_values, or detach first")
-    if arguments.get("image_sizes") is not None:
+    if arguments.get("image_sizes") is not None and "image_sizes" not in consumed:
         raise ValueError("image_sizes is not supported: all pictures must have the encoder's size")
     if isinstance(keep, Tensor):
         raise ValueError("logits_to_keep must be a number: columns move when prompts are shortened")
@@ -187,24 +212,29 @@ def check_call(arguments: dict[str, Any]) -> None:
         )
 
 
-def check_types(arguments: dict[str, Any]) -> None:
+def check_types(arguments: dict[str, Any], pixels: Sequence[str]) -> None:
     """Refuse ids, masks and pictures that are no tensors, and pictures that are no pixel values."""
-    for name in ("input_ids", "attention_mask", "position_ids", "pixel_values"):
+    for name in ("input_ids", "attention_mask", "position_ids", *pixels):
         value = arguments.get(name)
-        fine = (Tensor, Encoded) if name == "pixel_values" else Tensor
+        fine = (Tensor, Encoded, Packed) if name in pixels else Tensor
         if value is not None and not isinstance(value, fine):
+            more = ""
+            if "video" in name:
+                more = "; videos of unequal numbers of frames go one call each"
             raise ValueError(
                 f"{name} must be a tensor, got {type(value).__name__}: call the processor with "
-                'return_tensors="pt"'
+                f'return_tensors="pt"{more}'
             )
-    pictures = arguments.get("pixel_values")
-    found = pictures.features if isinstance(pictures, Encoded) else pictures
-    if found is not None and not found.is_floating_point():
-        what = "features" if isinstance(pictures, Encoded) else "pixel_values"
-        raise ValueError(
-            f"{what} must be floating point, got {found.dtype}: pictures go through the processor "
-            "saved with the model, which scales and normalises them"
-        )
+    for name in pixels:
+        given = arguments.get(name)
+        parts = given.parts if isinstance(given, Packed) else [given]
+        for found in (part.features if isinstance(part, Encoded) else part for part in parts):
+            if found is not None and not found.is_floating_point():
+                what = name if found is given else "features"
+                raise ValueError(
+                    f"{what} must be floating point, got {found.dtype}: pictures go through the "
+                    "processor saved with the model, which scales and normalises them"
+                )
 
 
 def check_cache(cache: Any) -> None:

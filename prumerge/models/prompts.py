@@ -1,6 +1,6 @@
 """Prompts with fewer placeholders: make room for exactly the visual tokens that are sent.
 
-A LLaVA prompt holds one placeholder per patch of every picture. When a picture sends fewer visual
+A prompt holds one placeholder per slot of every picture or video. When one sends fewer visual
 tokens, its placeholders must shrink with it, and prompts that lost different numbers must be padded
 again. Everything follows from one map: for each slot of the shortened prompt, the column of the
 full prompt it came from.
@@ -9,8 +9,7 @@ Shapes
     prompts   rows of the batch
     length    columns of the full prompts
     short     columns of the shortened prompts
-    pictures  pictures in the batch, in the order in which the prompts show them
-    patches   visual tokens the encoder makes of one picture
+    slots     placeholders of one run: of a picture or video, or of a part of it that text cuts off
 
 Source: an engineering need of stock ``transformers`` models; neither paper nor release covers it.
 """
@@ -23,6 +22,11 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+_KIND = {"image": "picture", "video": "video"}
+_EXPAND = (
+    "Let the processor expand <image> itself: set its patch_size, num_additional_image_tokens=1 "
+    'and vision_feature_select_strategy="default" as in the model\'s config, and do not truncate'
+)
 UNSENT = "labels must be -100 on image placeholders: patches that were not sent have no logits"
 
 
@@ -84,71 +88,120 @@ def spread_logits(
     return full
 
 
+def is_placeholder(ids: Int[Tensor, "*shape"], tokens: Sequence[int]) -> Bool[Tensor, "*shape"]:
+    """Mark the placeholders among token ids; ``tokens`` are theirs."""
+    return torch.isin(ids, torch.tensor(list(tokens), device=ids.device))
+
+
 def find_placeholders(
     input_ids: Int[Tensor, "prompts length"],
-    image_token_id: int,
-    pictures: int,
-    patches: int,
-) -> Int[Tensor, "pictures patches"]:
-    """Locate each picture's placeholders, counted through the batch (``row * length + column``).
+    token: int,
+    runs: Sequence[Sequence[int]],
+    kind: str = "image",
+    each: int | None = None,
+) -> list[Int[Tensor, " _slots"]]:
+    """Locate the placeholders of each run, counted through the batch (``row * length + column``).
 
-    A run of neighbouring placeholders belongs to one picture, or to several shown directly after
-    each other, so its length must be a multiple of ``patches``. The check of the stock model
+    ``runs`` are those of each picture or video, in the order in which the prompts show them. Side
+    by side in a prompt there may be several runs, but whole ones. The check of the stock model
     compares totals only: one placeholder short here and one too many there pass it, and every
     later visual token is shown in the wrong place. A broken run or total is a ``ValueError``.
+    ``each`` is the length of all runs where there is but one.
     """
     length = input_ids.shape[1]
-    marked = torch.nn.functional.pad(input_ids == image_token_id, (1, 1))
+    marked = torch.nn.functional.pad(input_ids == token, (1, 1))
     change = marked[:, 1:].int() - marked[:, :-1].int()  # [prompts length+1]: 1 start, -1 end
     starts, ends = (change == 1).nonzero(), (change == -1).nonzero()  # row-major, so they pair up
-    run_lengths = ends[:, 1] - starts[:, 1]
-    broken = (run_lengths % patches != 0).nonzero()
-    if len(broken):
-        first = int(broken[0])
-        row, run = int(starts[first, 0]), int(run_lengths[first])
-        earlier = run_lengths[:first][starts[:first, 0] == row]
-        raise ValueError(_wrong_run(row, int(earlier.sum()) // patches, run, patches))
-    shown = (input_ids == image_token_id).sum(dim=1) // patches
-    if int(shown.sum()) != pictures:
-        raise ValueError(
-            f"{pictures} pictures were handed in, but the prompts show {int(shown.sum())} "
-            f"(per prompt: {shown.tolist()}). Pass as many rows of pixel_values as the prompts "
-            "show pictures, in the order of the prompts"
-        )
-    slots = (starts[:, 0] * length + starts[:, 1]).repeat_interleave(run_lengths)
-    before = (run_lengths.cumsum(0) - run_lengths).repeat_interleave(run_lengths)
+    lengths = ends[:, 1] - starts[:, 1]
+    shown = list(zip(starts[:, 0].tolist(), lengths.tolist(), strict=True))
+    _check_runs(shown, len(input_ids), runs, kind, each)
+    slots = (starts[:, 0] * length + starts[:, 1]).repeat_interleave(lengths)
+    before = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     within = torch.arange(len(slots), device=slots.device) - before
-    return (slots + within).view(pictures, patches)
+    return list((slots + within).split([size for own in runs for size in own]))
+
+
+def _check_runs(
+    shown: Sequence[tuple[int, int]],
+    prompts: int,
+    runs: Sequence[Sequence[int]],
+    kind: str,
+    each: int | None,
+) -> None:
+    """Refuse runs of placeholders, by row and length, that are not made of whole expected ones."""
+    sizes = [size for own in runs for size in own]
+    owner = [number for number, own in enumerate(runs) for _ in own]
+    if each is None and len(set(sizes)) == 1 and len(sizes) == len(runs):
+        each = sizes[0]
+    counts = [0] * prompts  # pictures whose last slot a row has shown
+    rows: dict[int, int] = {}
+    taken = 0
+    for row, run in shown:
+        rest, begin, first = run, counts[row], taken
+        while rest > 0 and (each or taken < len(sizes)):
+            rest -= each or sizes[taken]
+            last = each or taken + 1 == len(sizes) or owner[taken + 1] != owner[taken]
+            if not each and rows.setdefault(owner[taken], row) != row:
+                raise ValueError(
+                    f"the placeholders of {kind} {owner[taken]} lie in prompts "
+                    f"{rows[owner[taken]]} and {row}: {_EXPAND}"
+                )
+            counts[row] += bool(last)
+            taken += 1
+        if rest < 0:
+            made = _makes(kind, each, sizes, first)
+            raise ValueError(
+                f"prompt {row} has a run of {run} {kind} placeholders beginning with its "
+                f"{_KIND[kind]} {begin} (both counted from 0), but {made} visual tokens. {_EXPAND}"
+            )
+        counts[row] += rest > 0  # more than were handed in
+        taken += rest > 0
+    if taken != len(sizes):
+        arguments = "pixel_values" if kind == "image" else "pixel_values_videos"
+        raise ValueError(
+            f"{len(runs)} {_KIND[kind]}s were handed in, but the prompts show {sum(counts)} "
+            f"(per prompt: {counts}). Pass as many rows of {arguments} as the prompts "
+            f"show {_KIND[kind]}s, in the order of the prompts"
+        )
+
+
+def _makes(kind: str, each: int | None, sizes: Sequence[int], first: int) -> str:
+    if each:
+        return f"each {_KIND[kind]} makes {each}"
+    return f"the {_KIND[kind]}s from there on make {', '.join(map(str, sizes[first : first + 3]))}"
 
 
 def shorten(
     input_ids: Int[Tensor, "prompts length"],
     attention_mask: Int[Tensor, "prompts length"],
-    placeholders: Int[Tensor, "pictures patches"],
+    placeholders: Sequence[Int[Tensor, " _slots"]],
     positions: Sequence[Int[Tensor, " _"]],
     side: Literal["left", "right"] = "left",
 ) -> ShortPrompts:
-    """Cut each picture's placeholders down to the visual tokens it sends, and pad again.
+    """Cut each run of placeholders down to the visual tokens that are sent, and pad again.
 
-    Old padding is dropped, and the rows are aligned anew. Where no picture loses a token and the
+    Old padding is dropped, and the rows are aligned anew. Where no run loses a token and the
     padding already stands on the wanted side, the layout stays as it was, column for column. New
     padding repeats each row's first token, which tells penalties on repeated tokens nothing new; it
-    goes to ``side``, for generation ``"left"``. ``positions`` holds for each picture the patches
-    that its visual tokens stand for, in the order sent: none at all, or even more than ``patches``.
+    goes to ``side``, for generation ``"left"``. ``positions`` holds for each run the slots in it
+    that its visual tokens stand for, in the order sent: none at all, or even more than it has.
     """
-    patches = placeholders.shape[1]
     edge = attention_mask[:, -1 if side == "left" else 0]
-    unchanged = all(len(kept) == patches for kept in positions) and bool(edge.all())
+    lost = any(len(kept) != len(own) for own, kept in zip(placeholders, positions, strict=True))
+    unchanged = not lost and bool(edge.all())
     repeats = torch.ones_like(input_ids) if unchanged else (attention_mask != 0).long()
     repeats = repeats.flatten()
-    repeats[placeholders.flatten()] = 0
+    first = repeats.new_tensor([], dtype=torch.long)
+    if len(placeholders):
+        first = torch.stack([own[0] for own in placeholders])
+        repeats[torch.cat(list(placeholders))] = 0
     counts = torch.tensor([len(kept) for kept in positions], device=repeats.device)
-    repeats[placeholders[:, 0]] = counts.to(repeats)
+    repeats[first] = counts.to(repeats)
 
-    # All of a picture's visual tokens unfold at its first placeholder, then take their own column.
+    # All of a run's visual tokens unfold at its first placeholder, then take their own column.
     slots = torch.arange(len(repeats), device=repeats.device).repeat_interleave(repeats)
     anchors = torch.zeros_like(repeats, dtype=torch.bool)
-    anchors[placeholders[:, 0]] = True
+    anchors[first] = True
     visual = anchors[slots]
     if len(positions):
         standing = [own[kept] for own, kept in zip(placeholders, positions, strict=True)]
@@ -181,12 +234,3 @@ def _pick(
     values: Shaped[Tensor, "prompts length"], source: Int[Tensor, "prompts short"], fill: int
 ) -> Shaped[Tensor, "prompts short"]:
     return values.gather(1, source.clamp(min=0)).masked_fill(source < 0, fill)
-
-
-def _wrong_run(row: int, picture: int, run: int, patches: int) -> str:
-    return (
-        f"prompt {row} has a run of {run} image placeholders beginning with its picture {picture} "
-        f"(both counted from 0), but each picture makes {patches} visual tokens. Let the "
-        "processor expand <image> itself: set its patch_size, num_additional_image_tokens=1 and "
-        'vision_feature_select_strategy="default" as in the model\'s config, and do not truncate'
-    )

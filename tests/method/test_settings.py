@@ -33,6 +33,10 @@ OUT_OF_LIMITS = {
     "order": ["random"],
     "positions": ["shifted"],
     "outlier_share": [-0.1, 1.1],
+    "share": ["tiles"],
+    "base_share": [-0.1, 1.1],
+    "markers": [True, "some"],
+    "merging": ["over"],
     "merges_per_round": [0, -1],
     "seed": [-1],
 }

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prumerge.models.prompts import find_placeholders, shorten
+from prumerge.models import prompts
+from prumerge.models.prompts import shorten
 
 X = 9  # placeholder
 LONG = torch.long
@@ -19,18 +20,24 @@ def kept(*pictures):
     return [torch.tensor(patches, dtype=LONG) for patches in pictures]
 
 
+def find_placeholders(ids, token, pictures, patches):
+    """Of pictures with equally many patches each."""
+    return prompts.find_placeholders(ids, token, [(patches,)] * pictures, each=patches)
+
+
 def test_placeholders_are_found_picture_by_picture():
     ids = long([[1, X, X, 2, X, X], [X, X, X, X, 5, 6]])
-    assert find_placeholders(ids, X, 4, 2).tolist() == [[1, 2], [4, 5], [6, 7], [8, 9]]
+    found = find_placeholders(ids, X, 4, 2)
+    assert [own.tolist() for own in found] == [[1, 2], [4, 5], [6, 7], [8, 9]]
 
 
 def test_a_run_across_two_rows_is_two_pictures():
     ids = long([[1, 2, X, X], [X, X, 3, 4]])
-    assert find_placeholders(ids, X, 2, 2).tolist() == [[2, 3], [4, 5]]
+    assert [own.tolist() for own in find_placeholders(ids, X, 2, 2)] == [[2, 3], [4, 5]]
 
 
 def test_no_pictures_and_no_placeholders_agree():
-    assert find_placeholders(long([[1, 2]]), X, 0, 4).shape == (0, 4)
+    assert find_placeholders(long([[1, 2]]), X, 0, 4) == []
 
 
 @pytest.mark.parametrize(

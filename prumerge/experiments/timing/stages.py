@@ -18,7 +18,7 @@ from prumerge.methods import resolve
 from prumerge.mini.pictures import load_pictures
 from prumerge.models import load
 from prumerge.models.attachment import attach
-from prumerge.models.inputs import shorten_inputs
+from prumerge.models.inputs import pictures_sent, shorten_inputs
 from prumerge.models.loading import patches_of
 from prumerge.models.random_weights import RANDOM, build, known_name
 from prumerge.reduction import Reduction
@@ -163,8 +163,8 @@ class Answering:
         mask = torch.ones_like(self.input_ids)
         if isinstance(made, Reduction):
             arguments = {"input_ids": self.input_ids, "attention_mask": mask}
-            how = (self.subject.patches, self.settings.positions)
-            short = shorten_inputs(self.model, arguments, made, *how)
+            sent = pictures_sent(self.model, made, self.subject.patches)
+            short = shorten_inputs(self.model, arguments, [sent], self.settings.positions)
             embeddings, mask = short.embeddings, short.arguments["attention_mask"]
         else:
             visual = self.model.model.multi_modal_projector(made)

@@ -1,0 +1,87 @@
+"""Families of vision-language models, one file each: what they encode, and how prompts show it.
+
+================ ========================================== ======================================
+family           class of transformers                      tower, what is reduced
+================ ========================================== ======================================
+llava            LlavaForConditionalGeneration              any, whole pictures
+vipllava         VipLlavaForConditionalGeneration           CLIP, five layers side by side
+llava_next       LlavaNextForConditionalGeneration          CLIP, tiles
+video_llava      VideoLlavaForConditionalGeneration         CLIP, pictures and frames
+================ ========================================== ======================================
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import nn
+
+from prumerge.models.slots import Packed
+from prumerge.settings import Settings
+from prumerge.tower import open_tower
+
+Kind = Literal["image", "video"]
+
+FAMILIES = {
+    "LlavaForConditionalGeneration": "llava",
+    "VipLlavaForConditionalGeneration": "vipllava",
+    "LlavaNextForConditionalGeneration": "llava_next",
+    "VideoLlavaForConditionalGeneration": "video_llava",
+}
+
+
+def _first_layer(model: nn.Module) -> nn.Module:
+    return open_tower(model.model.vision_tower).patch_layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the shared machinery must know of a family.
+
+    Args:
+        pack: ``pack(model, arguments, settings)`` encodes the pictures and videos of a call and
+            says how its prompts show them, by kind.
+        check: ``check(model, settings)`` refuses, with a ``ValueError``, what cannot work,
+            before there are pictures.
+        pixels: The arguments that hold pictures or videos, by kind; the first name is the usual.
+        consumed: Other arguments of a call that only pictures and videos need.
+        each: Slots of every picture, where the family has but one number.
+        first_layer: The layer that pictures reach first.
+    """
+
+    pack: Callable[[nn.Module, dict[str, Any], Settings], dict[Kind, Packed]]
+    check: Callable[[nn.Module, Settings], None]
+    pixels: dict[Kind, tuple[str, ...]] = dataclasses.field(
+        default_factory=lambda: {"image": ("pixel_values",)}
+    )
+    consumed: tuple[str, ...] = ("vision_feature_layer", "vision_feature_select_strategy")
+    each: Callable[[nn.Module], int] | None = None
+    first_layer: Callable[[nn.Module], nn.Module] = _first_layer
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all arguments that hold pictures or videos."""
+        return tuple(name for own in self.pixels.values() for name in own)
+
+    def shows(self, arguments: dict[str, Any]) -> bool:
+        """Whether a call hands in pictures or videos."""
+        return any(arguments.get(name) is not None for name in self.names)
+
+    def tokens(self, model: nn.Module) -> dict[Kind, int]:
+        """The ids of placeholders."""
+        return {kind: getattr(model.config, f"{kind}_token_id") for kind in self.pixels}
+
+
+def family_of(model: nn.Module) -> Family | None:
+    """Find the family of a stock model, or of a subclass of one; None for any other."""
+    for kind in type(model).__mro__:
+        if kind.__name__ in FAMILIES and kind.__module__.startswith("transformers."):
+            name = FAMILIES[kind.__name__]
+            return importlib.import_module(f"prumerge.models.families.{name}").FAMILY
+    return None
+
+
+def given(arguments: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """What a call hands in under any of several names; None for nothing."""
+    return next((arguments[name] for name in names if arguments.get(name) is not None), None)

@@ -1,0 +1,230 @@
+"""Tiny random models of every family in float64, and prompts that show unequal pictures."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from toy import BOS, EOS, IMAGE, PAD, SIZE, VOCABULARY
+
+VIDEO = 4
+WORDS = 5  # the first id that is a word
+PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A model, and what its prompts show: rows of words (their number) and visuals.
+
+    ``draw(kind, number)`` returns the arguments that one picture or video needs.
+    """
+
+    model: nn.Module
+    rows: Sequence[Sequence[int | tuple[str, int]]]
+    draw: Callable[[str, int], dict[str, Any]]
+    tokens: dict[str, int]
+
+    def inputs(self, *rows: int, side: str = "left") -> dict[str, Any]:
+        """Prompts and pixels of some rows, all of them by default."""
+        numbers = rows or tuple(range(len(self.rows)))
+        chosen = [self.rows[number] for number in numbers]
+        ids = [self._ids(row, number) for number, row in zip(numbers, chosen, strict=True)]
+        longest = max(map(len, ids))
+        padded = [
+            [PAD] * (longest - len(own)) + own
+            if side == "left"
+            else own + [PAD] * (longest - len(own))
+            for own in ids
+        ]
+        input_ids = torch.tensor(padded)
+        shown = [part for row in chosen for part in row if isinstance(part, tuple)]
+        given = {"input_ids": input_ids, "attention_mask": (input_ids != PAD).long()}
+        return given | self.pixels(shown)
+
+    def pixels(self, shown: Sequence[tuple[str, int]]) -> dict[str, Any]:
+        """The arguments for pictures and videos, those of a kind stacked."""
+        held: dict[str, list[Tensor]] = {}
+        for kind, number in sorted(shown, key=lambda part: part[0]):
+            for name, value in self.draw(kind, number).items():
+                held.setdefault(name, []).append(value)
+        return {name: _stack(values) for name, values in held.items()}
+
+    def slots(self, kind: str, number: int) -> int:
+        """Placeholders of a picture or video, as the stock model counts its features."""
+        return _slots(self, kind, number)
+
+    def _ids(self, row: Sequence[int | tuple[str, int]], number: int) -> list[int]:
+        generator = torch.Generator().manual_seed(number)
+        ids = [BOS]
+        for part in row:
+            if isinstance(part, tuple):
+                ids += [self.tokens[part[0]]] * self.slots(*part)
+            else:
+                words = torch.randint(WORDS, VOCABULARY, (part,), generator=generator)
+                ids += words.tolist()
+        return ids
+
+
+@functools.cache
+def _counts(model: nn.Module) -> dict[tuple[str, int], int]:
+    return {}
+
+
+def _slots(toy: Toy, kind: str, number: int) -> int:
+    known = _counts(toy.model)
+    if (kind, number) not in known:
+        features = getattr(toy.model.model, f"get_{kind}_features")
+        with torch.no_grad():
+            found = features(**toy.pixels([(kind, number)])).pooler_output
+        found = torch.cat(list(found)) if isinstance(found, list | tuple) else found
+        known[kind, number] = found.numel() // found.shape[-1]
+    return known[kind, number]
+
+
+def _stack(values: list[Tensor]) -> Tensor:
+    """Stack what differs in its number of tiles, with tiles of zeros as the processor does."""
+    most = max(len(own) for own in values)
+    pad = torch.nn.functional.pad
+    return torch.stack([pad(own, (0, 0) * (own.ndim - 1) + (0, most - len(own))) for own in values])
+
+
+def text_config(**options: Any) -> transformers.LlamaConfig:
+    return transformers.LlamaConfig(
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        tie_word_embeddings=False,
+        **options,
+    )
+
+
+def clip_config(**options: Any) -> transformers.CLIPVisionConfig:
+    return transformers.CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=SIZE // 4,
+        initializer_range=0.3,
+        initializer_factor=4.0,
+        **options,
+    )
+
+
+def built(kind: type[nn.Module], config: Any) -> nn.Module:
+    torch.manual_seed(0)
+    model = kind(config).double().eval()
+    with torch.no_grad():  # end tokens must be rare
+        model.lm_head.weight[[PAD, BOS, EOS, IMAGE, VIDEO]] *= 0.01
+    model.generation_config.pad_token_id = PAD
+    model.generation_config.eos_token_id = EOS
+    return model
+
+
+def noise(*shape: int, seed: int) -> Tensor:
+    """Random pixels, some patches brighter than others."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    bright = torch.rand(*shape[:-3], 1, 4, 4, generator=generator, dtype=torch.float64) * 4
+    step = SIZE // 4
+    return pixels * bright.repeat_interleave(step, -1).repeat_interleave(step, -2)
+
+
+def llava() -> Toy:
+    config = transformers.LlavaConfig(
+        vision_config=clip_config(),
+        text_config=text_config(),
+        image_token_id=IMAGE,
+        image_seq_length=16,
+    )
+    model = built(transformers.LlavaForConditionalGeneration, config)
+    return Toy(model, ROWS, _picture, {"image": IMAGE})
+
+
+def vipllava() -> Toy:
+    config = transformers.VipLlavaConfig(
+        vision_config=clip_config(),
+        text_config=text_config(),
+        image_token_id=IMAGE,
+        vision_feature_layer=[-2, -3, 1],
+    )
+    model = built(transformers.VipLlavaForConditionalGeneration, config)
+    return Toy(model, ROWS, _picture, {"image": IMAGE})
+
+
+def _picture(kind: str, number: int) -> dict[str, Any]:
+    return {"pixel_values": noise(3, SIZE, SIZE, seed=number)}
+
+
+SHAPES = [(40, 90), (60, 30), (50, 56), (20, 90)]  # height and width in pixels
+
+
+def llava_next() -> Toy:
+    config = transformers.LlavaNextConfig(
+        vision_config=clip_config(),
+        text_config=text_config(),
+        image_token_id=IMAGE,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    model = built(transformers.LlavaNextForConditionalGeneration, config)
+    return Toy(model, ROWS, _tiles, {"image": IMAGE})
+
+
+def _tiles(kind: str, number: int) -> dict[str, Any]:
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    size = SHAPES[number]
+    tiles = image_size_to_num_patches(list(size), PINPOINTS, SIZE)
+    return {
+        "pixel_values": noise(tiles, 3, SIZE, SIZE, seed=number),
+        "image_sizes": torch.tensor(size),
+    }
+
+
+def video_llava() -> Toy:
+    config = transformers.VideoLlavaConfig(
+        vision_config=clip_config(),
+        text_config=text_config(),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+    )
+    model = built(transformers.VideoLlavaForConditionalGeneration, config)
+    return Toy(model, VIDEO_ROWS, _frames, {"image": IMAGE, "video": VIDEO})
+
+
+def _frames(kind: str, number: int) -> dict[str, Any]:
+    if kind == "video":
+        return {"pixel_values_videos": noise(3, 3, SIZE, SIZE, seed=number)}
+    return _picture(kind, number)
+
+
+ROWS = ([3, ("image", 0), 5], [2, ("image", 1), ("image", 2), 9], [4, ("image", 3), 2], [7])
+VIDEO_ROWS = (
+    [3, ("video", 0), 5],
+    [2, ("video", 1), 3, ("image", 2), 4],
+    [4, ("image", 3), 2, ("video", 4), 1],
+    [7],
+)
+BUILDERS = {
+    "llava": llava,
+    "vipllava": vipllava,
+    "llava_next": llava_next,
+    "video_llava": video_llava,
+}
+
+
+@functools.cache
+def toy(family: str) -> Toy:
+    return BUILDERS[family]()
