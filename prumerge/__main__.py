@@ -71,11 +71,13 @@ def _memory() -> Iterator[str]:
 
 
 def methods() -> Iterator[str]:
-    """Yield each registered method with the first line of its docstring; presets tell theirs."""
+    """Yield each registered method with a line of its docstring, or preset, and what it needs."""
     told = dict(re.findall(r"^(\S+)  +(\S.*)$", settings.__doc__, re.MULTILINE))
     for name in prumerge.names():
-        said = told.get(name) or prumerge.resolve(name).function.__doc__ or "no docstring"
-        yield f"{name:<15} {said.strip().splitlines()[0]}"
+        method = prumerge.resolve(name)
+        said = told.get(name) or method.function.__doc__ or "no docstring"
+        needs = f"  [{'; '.join(method.needs)}]" if method.needs else ""
+        yield f"{name:<15} {said.strip().splitlines()[0]}{needs}"
 
 
 def folders() -> Iterator[str]:

@@ -40,6 +40,8 @@ class Method:
             every patch whatever the budget.
         reads_question: Whether it needs ``Encoded.relevance``; then a picture is reduced anew for
             each question about it.
+        encodes_again: Whether it needs ``Encoded.at_grid`` or ``rerun``, and so whole pictures or
+            frames whose patches the model sends as they are.
     """
 
     name: str
@@ -47,6 +49,22 @@ class Method:
     settings: Settings
     sends: Sends = "exact"
     reads_question: bool = False
+    encodes_again: bool = False
+
+    @property
+    def needs(self) -> list[str]:
+        """What the method asks for beside features and keys.
+
+        Example:
+            >>> resolve("prumerge+").needs
+            ['a class token (score="received" needs none)']
+        """
+        asked = {
+            'a class token (score="received" needs none)': self.settings.score != "received",
+            "the pictures, to encode them again": self.encodes_again,
+            "the question": self.reads_question,
+        }
+        return [what for what, is_asked in asked.items() if is_asked]
 
     def __call__(self, encoded: Encoded) -> Reduction:
         """Reduce the tokens of encoded pictures.
@@ -74,11 +92,12 @@ def register(
     settings: Settings | None = None,
     sends: Sends = "exact",
     reads_question: bool = False,
+    encodes_again: bool = False,
 ) -> Callable[[Function], Function]:
     """Make a function known under a name, for ``attach``, ``resolve`` and tables.
 
-    ``sends`` and ``reads_question`` are those of :class:`Method`. The decorator hands the function
-    back unchanged.
+    ``sends``, ``reads_question`` and ``encodes_again`` are those of :class:`Method`. The decorator
+    hands the function back unchanged.
 
     Args:
         name: New name. Registering it again replaces the method, as a re-run notebook cell does.
@@ -92,7 +111,8 @@ def register(
     settings = Settings() if settings is None else resolve_settings(settings)
 
     def keep(function: Function) -> Function:
-        _REGISTRY[name] = Method(name, function, settings, sends, reads_question)
+        flags = (sends, reads_question, encodes_again)
+        _REGISTRY[name] = Method(name, function, settings, *flags)
         return function
 
     return keep

@@ -26,6 +26,7 @@ class Toy:
     rows: Sequence[Sequence[int | tuple[str, int]]]
     draw: Callable[[str, int], dict[str, Any]]
     tokens: dict[str, int]
+    joined: bool = False  # tiles of all pictures end to end
 
     def inputs(self, *rows: int, side: str = "left") -> dict[str, Any]:
         """Prompts and pixels of some rows, all of them by default."""
@@ -50,7 +51,7 @@ class Toy:
         for kind, number in sorted(shown, key=lambda part: part[0]):
             for name, value in self.draw(kind, number).items():
                 held.setdefault(name, []).append(value)
-        return {name: _stack(values) for name, values in held.items()}
+        return {name: _stack(values, self.joined) for name, values in held.items()}
 
     def slots(self, kind: str, number: int) -> int:
         """Placeholders of a picture or video, as the stock model counts its features."""
@@ -84,8 +85,10 @@ def _slots(toy: Toy, kind: str, number: int) -> int:
     return known[kind, number]
 
 
-def _stack(values: list[Tensor]) -> Tensor:
+def _stack(values: list[Tensor], joined: bool) -> Tensor:
     """Stack what differs in its number of tiles, with tiles of zeros as the processor does."""
+    if values[0].ndim == 4 and joined:
+        return torch.cat(values)
     most = max(len(own) for own in values)
     pad = torch.nn.functional.pad
     return torch.stack([pad(own, (0, 0) * (own.ndim - 1) + (0, most - len(own))) for own in values])
@@ -134,11 +137,11 @@ def built(kind: type[nn.Module], config: Any) -> nn.Module:
 
 
 def noise(*shape: int, seed: int) -> Tensor:
-    """Random pixels, some patches brighter than others."""
+    """Random pixels, some parts brighter than others."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(*shape, generator=generator, dtype=torch.float64)
     bright = torch.rand(*shape[:-3], 1, 4, 4, generator=generator, dtype=torch.float64) * 4
-    step = SIZE // 4
+    step = shape[-1] // 4
     return pixels * bright.repeat_interleave(step, -1).repeat_interleave(step, -2)
 
 
@@ -210,7 +213,75 @@ def _frames(kind: str, number: int) -> dict[str, Any]:
     return _picture(kind, number)
 
 
+def llava_next_video() -> Toy:
+    config = transformers.LlavaNextVideoConfig(
+        vision_config=clip_config(),
+        text_config=text_config(),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        image_grid_pinpoints=PINPOINTS,
+        spatial_pool_stride=2,
+    )
+    model = built(transformers.LlavaNextVideoForConditionalGeneration, config)
+    return Toy(model, VIDEO_ROWS, _frames_or_tiles, {"image": IMAGE, "video": VIDEO})
+
+
+def _frames_or_tiles(kind: str, number: int) -> dict[str, Any]:
+    return _frames(kind, number) if kind == "video" else _tiles(kind, number)
+
+
+def internvl() -> Toy:
+    vision = transformers.InternVLVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=[2 * SIZE, 2 * SIZE],
+        patch_size=[SIZE // 4, SIZE // 4],
+        initializer_range=0.3,
+    )
+    config = transformers.InternVLConfig(
+        vision_config=vision,
+        text_config=text_config(),
+        image_token_id=IMAGE,
+        image_seq_length=16,
+        vision_feature_layer=-1,
+    )
+    model = built(transformers.InternVLForConditionalGeneration, config)
+    return Toy(model, APART, _some_tiles, {"image": IMAGE}, joined=True)
+
+
+def _some_tiles(kind: str, number: int) -> dict[str, Any]:
+    """Tiles of all pictures end to end, one to three of each."""
+    return {"pixel_values": noise(1 + number % 3, 3, 2 * SIZE, 2 * SIZE, seed=number)}
+
+
+def llava_onevision() -> Toy:
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=SIZE,
+        patch_size=SIZE // 4,
+        initializer_range=0.3,
+    )
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=text_config(),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        image_grid_pinpoints=PINPOINTS,
+        vision_aspect_ratio="anyres_max_2",  # some pictures are shrunk behind the stitching
+        vision_feature_layer=-1,
+    )
+    model = built(transformers.LlavaOnevisionForConditionalGeneration, config)
+    return Toy(model, VIDEO_ROWS, _frames_or_tiles, {"image": IMAGE, "video": VIDEO})
+
+
 ROWS = ([3, ("image", 0), 5], [2, ("image", 1), ("image", 2), 9], [4, ("image", 3), 2], [7])
+# InternVL's processor puts words between pictures.
+APART = ([3, ("image", 0), 5], [2, ("image", 1), 1, ("image", 2), 9], [4, ("image", 3), 2], [7])
 VIDEO_ROWS = (
     [3, ("video", 0), 5],
     [2, ("video", 1), 3, ("image", 2), 4],
@@ -221,7 +292,10 @@ BUILDERS = {
     "llava": llava,
     "vipllava": vipllava,
     "llava_next": llava_next,
+    "llava_next_video": llava_next_video,
     "video_llava": video_llava,
+    "internvl": internvl,
+    "llava_onevision": llava_onevision,
 }
 
 

@@ -115,6 +115,8 @@ def attach(
             f"{type(model).__name__}: load one with "
             'LlavaForConditionalGeneration.from_pretrained("...")'
         )
+    if family.received:  # a score that was asked for needs its class token, and is refused
+        overrides = {"score": "received"} | overrides
     resolved = resolve(method, **overrides)
     family.check(model, resolved.settings)
     previous = attachment_of(model)

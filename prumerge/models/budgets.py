@@ -83,7 +83,7 @@ def shares(budget: int, sizes: Sequence[int], weights: Sequence[float]) -> list[
 
     def filled(scale: float) -> list[float]:
         return [
-            min(max(scale * weight, low), high)
+            float(min(max(scale * weight, low), high))
             for weight, (low, high) in zip(weights, bounds, strict=True)
         ]
 

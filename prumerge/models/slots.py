@@ -118,6 +118,31 @@ def single(
     return Packed((encoded,), visuals, project)
 
 
+def videos(
+    encoded: Encoded,
+    frames: int,
+    project: Callable[[Tensor], Tensor],
+    *,
+    newline: Float[Tensor, "1 width"] | None = None,
+    class_tokens: Float[Tensor, "tiles width"] | None = None,
+) -> Packed:
+    """Pack videos of equally many frames, side by side in the prompt.
+
+    Each frame is shown behind its class token, where there are ``class_tokens``, and each video
+    before a newline, where there is one.
+    """
+    tiles, patches = encoded.scores.shape
+    maps = torch.arange(tiles * patches).view(-1, frames, patches)
+    if class_tokens is not None:
+        maps = torch.cat([-1 - torch.arange(tiles).view(-1, frames, 1), maps], dim=2)
+    maps = maps.flatten(1)
+    if newline is not None:
+        maps = torch.nn.functional.pad(maps, (0, 1), value=-1)
+    opens = class_tokens is not None
+    visuals = tuple(visual_of(own, [encoded.grid] * tiles, opens=opens) for own in maps)
+    return Packed((encoded,), visuals, project, class_tokens if opens else newline)
+
+
 def trace(
     pack: Callable[[list[Tensor], Tensor], Sequence[Tensor]], tiles: Sequence[int], patches: int
 ) -> list[Int64[Tensor, " slots"]]:

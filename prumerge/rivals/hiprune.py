@@ -69,7 +69,7 @@ def anchor_first(
     return around, ranks < room[:, None]
 
 
-@register("hiprune", settings=HEAD_MEAN.with_changes(score="received"))
+@register("hiprune", settings=HEAD_MEAN.with_changes(score="received"), encodes_again=True)
 def keep_hierarchy(encoded: Encoded, settings: Settings) -> Reduction:
     """Send patches of a middle block with their neighbours, and the best-scored of a deep one.
 

@@ -59,8 +59,8 @@ def at_hand(again: Callable[..., Any] | None, name: str) -> Callable[..., Any]:
     """Refuse what was built by hand where a method encodes the pictures again."""
     if again is None:
         raise ValueError(
-            f"{name} encodes the pictures again, and this Encoded holds none: "
-            "make it with prumerge.encode"
+            f"{name} encodes the pictures again, and this Encoded holds none: make it with "
+            "prumerge.encode; tiles that are part padding, and patches a model pools, have none"
         )
     return again
 

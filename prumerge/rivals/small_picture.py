@@ -44,7 +44,7 @@ def grid_within(tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
     return fewer_rows, min(tokens // fewer_rows, columns)
 
 
-@register("small_picture", settings=PLAIN, sends="at most")
+@register("small_picture", settings=PLAIN, sends="at most", encodes_again=True)
 def encode_smaller(encoded: Encoded, settings: Settings) -> Reduction:
     """Send all visual tokens of the picture shrunk to fit the budget.
 
@@ -99,7 +99,7 @@ def enlarged_features(
     return hidden_states(opened, large, {layer})[layer][:, opened.first :]
 
 
-@register("enlarged_picture", settings=PLAIN, sends="all")
+@register("enlarged_picture", settings=PLAIN, sends="all", encodes_again=True)
 def encode_enlarged(encoded: Encoded, settings: Settings) -> Reduction:
     """Send all visual tokens of the picture shrunk to fit the budget and enlarged again.
 

@@ -225,7 +225,7 @@ def merge_in_blocks(
     return tokens.hidden.gather(1, rows), tokens.stands.gather(1, tokens.slot) - first
 
 
-@register("tome_in_encoder", settings=PLAIN.with_changes(merges_per_round=16))
+@register("tome_in_encoder", settings=PLAIN.with_changes(merges_per_round=16), encodes_again=True)
 def merge_while_encoding(encoded: Encoded, settings: Settings) -> Reduction:
     """Send what the encoder makes of pictures whose tokens it merges block by block.
 

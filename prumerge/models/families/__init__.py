@@ -6,7 +6,10 @@ family           class of transformers                      tower, what is reduc
 llava            LlavaForConditionalGeneration              any, whole pictures
 vipllava         VipLlavaForConditionalGeneration           CLIP, five layers side by side
 llava_next       LlavaNextForConditionalGeneration          CLIP, tiles
+llava_next_video LlavaNextVideoForConditionalGeneration     CLIP, tiles; frames behind pooling
 video_llava      VideoLlavaForConditionalGeneration         CLIP, pictures and frames
+internvl         InternVLForConditionalGeneration           InternViT, tiles behind the shuffle
+llava_onevision  LlavaOnevisionForConditionalGeneration     SigLIP, behind stitching and pooling
 ================ ========================================== ======================================
 """
 
@@ -27,7 +30,10 @@ FAMILIES = {
     "LlavaForConditionalGeneration": "llava",
     "VipLlavaForConditionalGeneration": "vipllava",
     "LlavaNextForConditionalGeneration": "llava_next",
+    "LlavaNextVideoForConditionalGeneration": "llava_next_video",
     "VideoLlavaForConditionalGeneration": "video_llava",
+    "InternVLForConditionalGeneration": "internvl",
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision",
 }
 
 
@@ -48,6 +54,8 @@ class Family:
         consumed: Other arguments of a call that only pictures and videos need.
         each: Slots of every picture, where the family has but one number.
         first_layer: The layer that pictures reach first.
+        received: Whether the tower has no class token, so that the score is the attention a patch
+            receives.
     """
 
     pack: Callable[[nn.Module, dict[str, Any], Settings], dict[Kind, Packed]]
@@ -58,6 +66,7 @@ class Family:
     consumed: tuple[str, ...] = ("vision_feature_layer", "vision_feature_select_strategy")
     each: Callable[[nn.Module], int] | None = None
     first_layer: Callable[[nn.Module], nn.Module] = _first_layer
+    received: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

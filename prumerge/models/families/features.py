@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from prumerge.encoder import (
@@ -59,9 +60,12 @@ def feature_layers(
     return layers
 
 
-def check_layers(tower: nn.Module, settings: Settings, layers: Sequence[int]) -> None:
+def check_layers(
+    tower: nn.Module, settings: Settings, layers: Sequence[int], last: bool = False
+) -> None:
     """Refuse an encoder or a layer that cannot be scored, before there are pictures."""
-    check_tower(tower, settings, _scored(tower, layers))
+    scored = _scored(tower, layers)
+    check_tower(tower, _in_last_block(tower, settings, scored) if last else settings, scored)
 
 
 def _scored(tower: nn.Module, layers: Sequence[int]) -> int:
@@ -70,21 +74,32 @@ def _scored(tower: nn.Module, layers: Sequence[int]) -> int:
     return max(layers, key=lambda layer: layer % (blocks + 1))
 
 
+def _in_last_block(tower: nn.Module, settings: Settings, scored: int) -> Settings:
+    """Where features leave the last block, no block reads them: score them in the last."""
+    blocks = len(open_tower(tower).blocks)
+    if scored % (blocks + 1) != blocks:
+        return settings
+    named = {name: getattr(settings, name) for name in ("score_layer", "key_layer")}
+    return settings.with_changes(**{k: -1 if v is None else v for k, v in named.items()})
+
+
 def read_tower(
     tower: nn.Module,
     pixel_values: Tensor,
     settings: Settings,
     layers: Sequence[int],
+    last: bool = False,
 ) -> Encoded:
     """Encode as :func:`prumerge.encode` does, with the features of several layers side by side.
 
-    Scores and keys are those of the last of the layers. Pictures of a wrong size are a
-    ``ValueError``.
+    Scores and keys come from the block that reads the last of the layers, or with ``last`` from the
+    last block where none does. Pictures of a wrong size are a ``ValueError``.
     """
     check_pictures(tower, pixel_values)
     opened = open_tower(tower)
     blocks = len(opened.blocks)
     scored = _scored(tower, layers)
+    settings = _in_last_block(tower, settings, scored) if last else settings
     check_tower(opened, settings, scored)
     read = needed_layers(settings, scored, blocks)
     numbers = [layer % (blocks + 1) for layer in layers]
@@ -99,3 +114,54 @@ def read_tower(
         at_grid=functools.partial(shrunk_features, opened, pixel_values, read[0]),
         rerun=functools.partial(run_again, opened.module, pixel_values, read[0]),
     )
+
+
+def frames_of(videos: Tensor) -> Tensor:
+    """Lay the frames of all videos end to end."""
+    if videos.ndim != 5 or not videos.shape[1]:
+        raise ValueError(
+            "pixel_values_videos must be [videos, frames, channels, height, width] with a frame at "
+            f"least, got {list(videos.shape)}"
+        )
+    return videos.flatten(0, 1)
+
+
+def regrouped(
+    encoded: Encoded, features: Tensor, keys: Tensor, scores: Tensor, grid: tuple[int, int]
+) -> Encoded:
+    """What an encoder says about the rows that a model made of its patches."""
+    return dataclasses.replace(
+        encoded,
+        features=features,
+        keys=keys,
+        scores=scores,
+        grid=grid,
+        class_feature=None,
+        at_grid=None,
+        rerun=None,
+    )
+
+
+def grouped(
+    encoded: Encoded,
+    features: Tensor,
+    groups: Int64[Tensor, "rows members"],
+    grid: tuple[int, int],
+) -> Encoded:
+    """Average keys and sum scores over the patches that a model makes one row of ``features``."""
+    keys, scores = encoded.keys[:, groups].mean(dim=2), encoded.scores[:, groups].sum(dim=2)
+    return regrouped(encoded, features, keys, scores, grid)
+
+
+def squares(
+    grid: tuple[int, int], side: int
+) -> tuple[Int64[Tensor, "rows members"], tuple[int, int]]:
+    """The patches in each square of a grid, row by row, and the grid of squares.
+
+    Example:
+        >>> squares((2, 4), 2)[0].tolist()
+        [[0, 1, 4, 5], [2, 3, 6, 7]]
+    """
+    patches = torch.arange(grid[0] * grid[1]).view(grid)
+    cells = patches.unfold(0, side, side).unfold(1, side, side)
+    return cells.reshape(-1, side * side), (cells.shape[0], cells.shape[1])

@@ -8,13 +8,12 @@ Source: ``VideoLlavaForConditionalGeneration`` of transformers; arXiv 2311.10122
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prumerge.encoder import Encoded
 from prumerge.models.families import Family, given
-from prumerge.models.families.features import check_layers, feature_layers, read_tower
-from prumerge.models.slots import Packed, single, visual_of
+from prumerge.models.families.features import check_layers, feature_layers, frames_of, read_tower
+from prumerge.models.slots import Packed, single, videos
 from prumerge.settings import Settings
 from prumerge.tower import open_tower
 
@@ -29,36 +28,19 @@ def check(model: nn.Module, settings: Settings) -> None:
 def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dict[str, Packed]:
     core, packed = model.model, {}
     layers = feature_layers(model, arguments, core.image_tower)
-    pictures, videos = given(arguments, PICTURES), given(arguments, VIDEOS)
+    pictures, shown = given(arguments, PICTURES), given(arguments, VIDEOS)
     if pictures is not None:
         if not isinstance(pictures, Encoded):
             pictures = read_tower(core.image_tower, pictures, settings, layers)
         packed["image"] = single(pictures, core.multi_modal_projector)
-    if isinstance(videos, Packed):
-        packed["video"] = videos
-    elif videos is not None:
-        encoded = read_tower(core.video_tower, frames_of(videos), settings, layers)
-        packed["video"] = _videos(encoded, videos.shape[1], core.multi_modal_projector)
+    if isinstance(shown, Packed):
+        packed["video"] = shown
+    elif shown is not None:
+        encoded = read_tower(core.video_tower, frames_of(shown), settings, layers)
+        project = core.multi_modal_projector
+        opened = project(encoded.class_feature)
+        packed["video"] = videos(encoded, shown.shape[1], project, class_tokens=opened)
     return packed
-
-
-def frames_of(videos: Tensor) -> Tensor:
-    """Lay the frames of all videos end to end."""
-    if videos.ndim != 5 or not videos.shape[1]:
-        raise ValueError(
-            "pixel_values_videos must be [videos, frames, channels, height, width] with a frame at "
-            f"least, got {list(videos.shape)}"
-        )
-    return videos.flatten(0, 1)
-
-
-def _videos(encoded: Encoded, frames: int, projector: nn.Module) -> Packed:
-    tiles, patches = encoded.scores.shape
-    markers = -1 - torch.arange(tiles)[:, None]
-    rows = torch.arange(tiles * patches).view(tiles, patches)
-    maps = torch.cat([markers, rows], dim=1).view(-1, frames * (patches + 1))
-    visuals = tuple(visual_of(own, [encoded.grid] * tiles, opens=True) for own in maps)
-    return Packed((encoded,), visuals, projector, projector(encoded.class_feature))
 
 
 FAMILY = Family(
