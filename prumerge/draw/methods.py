@@ -98,7 +98,8 @@ def two_models(axes: Axes, tables: Mapping[str, pd.DataFrame], lines: Sequence[s
     faces = (colours, "white")
     for number, (model, table) in enumerate(tables.items()):
         rows, at = table.loc[list(lines)], heights + 0.17 - 0.34 * number
-        axes.hlines(at, rows["low"].clip(lower=least), rows["high"], color=colours, lw=1.1)
+        reach = (rows[end].clip(lower=least) for end in ("low", "high"))
+        axes.hlines(at, *reach, color=colours, lw=1.1)
         dots = {"edgecolors": colours, "facecolors": faces[number], "zorder": 3, "clip_on": False}
         inside = (rows["difference"] >= least).to_numpy()
         for marker, drawn in (("o", inside), ("<", ~inside)):
