@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from small_tower import PLAINER
 
 from prumerge.experiments.finetuning.data import (
     InstructionFile,
@@ -193,6 +194,7 @@ def test_scenes_are_written_as_they_are_drawn(tmp_path, lines):
         assert read.turns == drawn.turns and 1 <= len(read.turns) <= 2
         assert np.array_equal(np.asarray(picture), np.asarray(expected))
     assert scenes[0][0].turns != SceneInstructions(3, 2, 8, seed=5)[0][0].turns
+    assert SceneInstructions(1, 2, 12, style=PLAINER)[0][1].size == (12 * 14, 12 * 14)
 
 
 def test_null_is_no_picture():

@@ -166,7 +166,7 @@ def _result(plan: Plan, quiz: "Quiz", run: Run, folder: Path) -> dict[str, Any]:
     losses: list[float] = []
     if run.steps:
         count = run.steps * plan.batch_size
-        scenes = SceneInstructions(count, plan.turns, grid_of(model), run.seed)
+        scenes = SceneInstructions(count, plan.turns, grid_of(model), run.seed, style_of(model))
         options = training_arguments(run.steps, plan.batch_size, folder / run.name, run.seed)
         _, log = tune(model, processor, scenes, options, plan.lora, method)
         losses = [row["loss"] for row in log if "loss" in row]
@@ -278,7 +278,7 @@ def _measure(
     name: str, budget: int | None, batch_size: int, steps: int, lora: Lora, device: str
 ) -> dict[str, Any]:
     model, processor = load(name, device)
-    scenes = SceneInstructions(batch_size, grid=grid_of(model))
+    scenes = SceneInstructions(batch_size, grid=grid_of(model), style=style_of(model))
     patches = patches_of(model)
     samples = [to_sample(processor, *scenes[i], patches=patches) for i in range(batch_size)]
     batch = collate(samples, processor.tokenizer.pad_token_id)

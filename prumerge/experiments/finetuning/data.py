@@ -35,6 +35,7 @@ from transformers import LlavaProcessor
 from prumerge.mini.pictures import read_picture, to_pixels
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene, most_objects
+from prumerge.mini.styles import PLAIN, Style
 from prumerge.models.inputs import IGNORED_LABEL
 from prumerge.paths import written_whole
 
@@ -137,13 +138,15 @@ class SceneInstructions:
     """Drawn scenes with questions: ``count`` conversations, each about a scene of its own.
 
     ``turns`` is the most questions in one, of different families; ``grid`` the patches along an
-    edge of a scene; ``seed`` fixes them all.
+    edge of a scene; ``seed`` fixes them all. ``style`` is that in which the model is asked.
     """
 
-    def __init__(self, count: int, turns: int = 1, grid: int = 24, seed: int = 0) -> None:
+    def __init__(
+        self, count: int, turns: int = 1, grid: int = 24, seed: int = 0, style: Style = PLAIN
+    ) -> None:
         if count < 1 or turns < 1:
             raise ValueError(f"count and turns must be at least 1, got {count} and {turns}")
-        self.count, self.turns, self.grid, self.seed = count, turns, grid, seed
+        self.count, self.turns, self.grid, self.seed, self.style = count, turns, grid, seed, style
 
     def __len__(self) -> int:
         return self.count
@@ -153,7 +156,7 @@ class SceneInstructions:
         most = most_objects(self.grid)
         asked: list = []
         while not asked:  # an empty scene may allow no question
-            scene = draw_scene(rng, self.grid, objects=(1, most))
+            scene = draw_scene(rng, self.grid, objects=(1, most), style=self.style)
             asked = ask_many(scene, self.turns, rng)
         turns = tuple((question.text, question.answer) for question in asked)
         return Record(f"scene {index}", f"{index:06}.png", turns), Image.fromarray(scene.pixels)
