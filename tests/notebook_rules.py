@@ -130,6 +130,13 @@ def says_in_words_what_a_picture_shows(path, notebook):
 
 
 @rule
+def explains_the_colours_of_attention(path, notebook):
+    for cell in code_cells(notebook):
+        if "draw.attention(" in cell.source and "draw.colour_bar(" not in cell.source:
+            yield f"attention panels have no draw.colour_bar: {cell.source.splitlines()[0]}"
+
+
+@rule
 def keeps_cells_short_and_plain(path, notebook):
     for cell in code_cells(notebook):
         lines = [line for line in cell.source.splitlines() if line.strip()]

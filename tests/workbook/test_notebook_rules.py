@@ -45,6 +45,7 @@ BREACHES = {
     "a picture has no words": lambda n: add(
         n, outputs=[new_output("display_data", {"image/png": "iVBORw0KGgo="})]
     ),
+    "attention panels have no": lambda n: add(n, source="draw.attention(axis, seen)"),
     "a cell has 13 lines": lambda n: add(n, source="\n".join(["1"] * 13)),
     "ends in ';'": lambda n: add(n, source="print(1);"),
     "a magic": lambda n: add(n, source="%time 1"),
