@@ -21,7 +21,7 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from prumerge.mini.batches import Recipe
-from prumerge.mini.glyphs import KINDS
+from prumerge.mini.glyphs import COLOURS, KINDS
 from prumerge.mini.model import (
     IDS,
     IMAGE,
@@ -37,7 +37,7 @@ from prumerge.mini.styles import PICTURED
 from prumerge.mini.training import LATE_FAMILIES, PRACTISE, Stage
 
 TOWER = "dinov2-small"
-PICTURES = 20_000
+PICTURES = 6_000
 TELL = ("naming", "placing")
 
 CARD = """# pocket
@@ -62,10 +62,11 @@ words and answers questions about coloured shapes and handwritten digits that li
 
 STEPS = {
     "name": 800,
-    "talk, few tokens": 3000,
-    "talk, more tokens": 2500,
-    "talk, signs": 600,
-    "talk, any tokens": 2000,
+    "align": 600,
+    "talk, few tokens": 1500,
+    "talk, more tokens": 700,
+    "talk, signs": 300,
+    "talk, any tokens": 600,
 }
 
 
@@ -80,9 +81,9 @@ class Size:
 
     grid: int = 24
     feature_layer: int = -5
-    language_width: int = 192
+    language_width: int = 128
     language_blocks: int = 6
-    heads: int = 6
+    heads: int = 4
 
 
 class Behind(Learner):
@@ -132,6 +133,27 @@ class Behind(Learner):
         first.weight /= values.std(dim=0).clamp(min=1e-3)
         first.bias -= first.weight @ values.mean(dim=0)
 
+    @torch.no_grad()
+    def speak_like(self, other: LlavaForConditionalGeneration) -> None:
+        """Begin with another LLaVA's language model, as LLaVA begins with Vicuna.
+
+        Words that the other does not know begin as the mean of its colours, blocks that it does not
+        have add nothing at first. ValueError if its width is another.
+        """
+        known = other.state_dict()
+        own = self.llava.model.language_model.config.hidden_size
+        if (width := other.config.text_config.hidden_size) != own:
+            raise ValueError(f"a language model {width} wide cannot begin one that is {own} wide")
+        colours = [IDS[colour] for colour in COLOURS]
+        for name, weight in self.llava.state_dict().items():
+            if "projector" in name:
+                continue
+            if name in known:
+                weight[: len(known[name])] = known[name]
+                weight[len(known[name]) :] = known[name][colours].mean(dim=0)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
+
     def processor(self) -> LlavaProcessor:
         return build_processor(self.size.grid, self.style, *self.normalisation)
 
@@ -161,9 +183,10 @@ def llava_config(tower: PreTrainedConfig, size: Size) -> LlavaConfig:
 def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     """Return the stages that lead to a ``pocket``; ``scale`` is a factor above 0 on their steps.
 
-    First the projector learns to make tokens that tell what lies where. Then the language model
-    learns from few tokens, which is quick and teaches it not to lean on whole pictures, from more,
-    from many pictures with signs, since a sign gives one question a picture, and last from any.
+    First the projector learns to make tokens that tell what lies where, then tokens that the frozen
+    language model understands, as in LLaVA's first stage. Then both learn from few tokens, which is
+    quick and teaches them not to lean on whole pictures, from more, from many pictures with signs,
+    since a sign gives one question a picture, and last from any.
     """
     if scale <= 0:
         raise ValueError(f"scale must be positive, got {scale}; 1.0 trains the shipped checkpoint")
@@ -179,14 +202,17 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
         return tuple(max(1, part * whole // 576) for part in parts)
 
     name = Recipe(32, grid, None, 8, 1, many)
-    few = Recipe(16, grid, None, 320, 1, many, (*FAMILIES, *practised), some(64, 96, 144), 32)
-    more = replace(few, pictures=12, tokens=some(96, 192, 576))
+    asked = (*FAMILIES, *practised)
+    align = Recipe(8, grid, None, 256, 1, (1, 6), asked, some(144, 192, 288), 8)
+    few = replace(align, objects=many, tokens=some(96, 144, 288))
+    more = replace(few, tokens=some(96, 192, 576))
     late = (*FAMILIES, *LATE_FAMILIES, *practised)
     spread = replace(more, families=late, tokens=some(48, 96, 192, 576))
-    signs = replace(spread, pictures=24, text_tokens=128, tokens=some(96, 192, 576), sign=True)
+    signs = replace(spread, pictures=16, text_tokens=96, tokens=some(96, 192, 576), sign=True)
     return [
         stage("name", TELL, name, (2e-3, 5e-4)),
-        stage("talk, few tokens", (*PRACTISE, *TELL), few, (1e-3, 6e-4), growth=0.3),
+        replace(stage("align", ("answer", *TELL), align, (2e-3, 1e-3)), projector_only=True),
+        stage("talk, few tokens", (*PRACTISE, *TELL), few, (1e-3, 5e-4), growth=0.2),
         stage("talk, more tokens", PRACTISE, more, (8e-4, 3e-4)),
         stage("talk, signs", PRACTISE, signs, (5e-4, 2e-4)),
         stage("talk, any tokens", PRACTISE, spread, (4e-4, 1e-5)),

@@ -60,6 +60,7 @@ class Stage:
     growth: float = 0.0  # share of the stage in which the number of things grows from 2
     warmup: int = 200
     hand_over: bool = False  # first give the projector each place, as the placing head reads it
+    projector_only: bool = False  # the language model is frozen, as in LLaVA's first stage
 
     def rate(self, step: int) -> float:
         if step < self.warmup:
@@ -185,6 +186,9 @@ def _optimiser(model: Learner, stage: Stage) -> torch.optim.AdamW:
     model.zero_grad(set_to_none=True)  # a former stage's gradients would count when clipping
     for module in model.learning(stage.parts):
         module.requires_grad_(True)
+    if stage.projector_only:
+        for module in (model.llava.model.language_model, model.llava.lm_head):
+            module.requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(trained, lr=stage.peak_rate, betas=(0.9, 0.98), weight_decay=0.05)
 
