@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlavaForConditionalGeneration
 
 from prumerge.experiments.rows import provenance
 from prumerge.mini.export import export, training_record
@@ -44,13 +43,13 @@ def make(
     export_to: Path | None = None,
     size: Size = Size(),  # noqa: B008  frozen
     tower: LoadedTower | None = None,
-    language: LlavaForConditionalGeneration | None = None,
+    language: str | None = None,
 ) -> list[dict]:
     """Train a ``pocket``, or go on with it; return the curve.
 
     ``folder`` keeps features and progress. ``scale`` is a factor on the steps, and below 0.05 few
     questions are asked in the end. ``tower``: None loads the one that is shipped with.
-    ``language`` is a LLaVA whose language model is gone on from; None begins from nothing.
+    ``language`` names a LLaVA whose language model is gone on from; None begins from nothing.
     """
     stages = schedule(size.grid, scale)
     if pictures < 2 * most_objects(size.grid):
@@ -62,7 +61,7 @@ def make(
     prepared = tower.processor
     model = Behind(tower.tower.config, size, prepared.image_mean, prepared.image_std)
     if language is not None:
-        model.speak_like(language)
+        model.speak_like(load(language)[0])
     model.standardise(known.read(np.arange(min(64, pictures))))
     curve = train(model, stages, folder, device, seed, save_every=100, report=_told, known=known)
     if export_to is not None:
@@ -96,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = vars(parser.parse_args(arguments))
     torch.set_num_threads(chosen.pop("threads"))
     try:
-        make(**chosen, language=load("mini")[0])
+        make(**chosen, language="mini")
     except (ValueError, ModuleNotFoundError) as error:
         print(f"pocket: {error}", file=sys.stderr)
         return 1

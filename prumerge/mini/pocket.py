@@ -150,7 +150,8 @@ class Behind(Learner):
                 continue
             if name in known:
                 weight[: len(known[name])] = known[name]
-                weight[len(known[name]) :] = known[name][colours].mean(dim=0)
+                if len(new := weight[len(known[name]) :]):
+                    new[:] = known[name][colours].mean(dim=0)
             elif name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.zero_()
 

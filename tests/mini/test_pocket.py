@@ -17,7 +17,7 @@ from prumerge.mini import grounds
 from prumerge.mini.batches import Recipe, make_batch
 from prumerge.mini.export import export, training_record
 from prumerge.mini.features import VALUES, Features, Pictures, compute_features
-from prumerge.mini.model import IDS
+from prumerge.mini.model import IDS, WORDS
 from prumerge.mini.photographs import Photograph
 from prumerge.mini.pocket import TELL, Behind, schedule
 from prumerge.mini.questions import FAMILIES, ask_many, held_out
@@ -286,3 +286,32 @@ def test_the_schedule_ends_with_incomplete_pictures_and_every_family():
         assert min(last.tokens) < grid * grid / 8 and max(last.tokens) == grid * grid
     with pytest.raises(ValueError, match=r"got 0\.0"):
         schedule(scale=0.0)
+
+
+def test_a_language_model_goes_on_from_another_and_says_the_same_at_first():
+    torch.manual_seed(0)
+    other = Behind(small_tower().tower.config, SIZE).llava
+    other.resize_token_embeddings(len(WORDS))  # it does not know this style's further colours
+    deeper = Behind(small_tower().tower.config, replace(SIZE, language_blocks=3))
+    deeper.speak_like(other)
+    ids = torch.arange(5, 40)[None]
+    said, wanted = (llava(input_ids=ids).logits for llava in (deeper.llava, other))
+    assert torch.equal(said[..., : len(WORDS)], wanted)
+    orange = deeper.llava.model.language_model.embed_tokens.weight[IDS["orange"]]
+    red = deeper.llava.model.language_model.embed_tokens.weight[IDS["red"]]
+    assert torch.cosine_similarity(orange, red, dim=0) > 0.1
+    wider = Behind(small_tower().tower.config, replace(SIZE, language_width=64))
+    with pytest.raises(ValueError, match="32 wide cannot begin one that is 64 wide"):
+        wider.speak_like(other)
+
+
+def test_a_stage_may_train_the_projector_alone(known, tmp_path):
+    torch.manual_seed(0)
+    model = Behind(small_tower().tower.config, SIZE)
+    before = {name: value.clone() for name, value in model.llava.state_dict().items()}
+    recipe = Recipe(4, GRID, None, 64, 1, (1, 3))
+    stage = Stage("align", 2, recipe, ("answer",), 1e-2, 1e-3, 0.0, 1, projector_only=True)
+    train(model, [stage], tmp_path, report=lambda row: None, known=known)
+    after = model.llava.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved == {name for name in before if "multi_modal_projector" in name}
