@@ -32,6 +32,8 @@ from prumerge.models.caches import Read, cache_in, check_mask, read_by, remember
 from prumerge.models.canvases import TiledReduction, reduce_packed, sent_by
 from prumerge.models.covers import BoundCover, Cover
 from prumerge.models.families import FAMILIES, Family, Kind, family_of
+from prumerge.models.families.generic import can_drop
+from prumerge.models.families.generic import generic as dropping
 from prumerge.models.generation import (
     RUNNING,
     Prefill,
@@ -68,6 +70,7 @@ def attach(
     method: str | Callable[..., Reduction] | Method = "prumerge+",
     *,
     full_logits: bool = False,
+    generic: bool = False,
     **overrides: Any,
 ) -> "Attachment":
     """Let a stock vision-language model send reduced visual tokens from now on.
@@ -102,6 +105,8 @@ def attach(
             patches that were not sent, as labels stand: what the Trainer's label smoothing and
             ``compute_metrics`` need. Labels on image placeholders must be -100 then. The loss is
             the same.
+        generic: Take a model of a family that is not known, too, and only drop of what it makes of
+            its pictures: see :mod:`prumerge.models.families.generic` for what that saves.
         **overrides: Settings to change, such as ``budget=64`` or ``positions="original"``.
 
     Raises:
@@ -109,11 +114,14 @@ def attach(
     """
     model = _unwrap(model)
     family = family_of(model)
+    if family is None and generic and can_drop(model):
+        family = dropping(model)
     if family is None:
+        more = "; generic=True drops tokens of any model" if can_drop(model) else ""
         raise ValueError(
             f"attach needs a model of a family it knows ({', '.join(FAMILIES)}), got "
             f"{type(model).__name__}: load one with "
-            'LlavaForConditionalGeneration.from_pretrained("...")'
+            f'LlavaForConditionalGeneration.from_pretrained("..."){more}'
         )
     if family.received:  # a score that was asked for needs its class token, and is refused
         overrides = {"score": "received"} | overrides
@@ -132,7 +140,10 @@ def _unwrap(model: nn.Module) -> nn.Module:
         if hasattr(inside, "get_base_model"):  # PEFT
             inside = inside.get_base_model()
         else:  # torch.compile; DataParallel and its kin
-            inside = getattr(inside, "_orig_mod", getattr(inside, "module", None))
+            wrapped = getattr(inside, "_orig_mod", getattr(inside, "module", None))
+            if wrapped is None and can_drop(inside):
+                break
+            inside = wrapped
     return model if inside is None else inside
 
 

@@ -43,7 +43,7 @@ def _first_layer(model: nn.Module) -> nn.Module:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What the shared machinery must know of a family.
+    """What the shared machinery must know of a family; saved with an attached model.
 
     Args:
         pack: ``pack(model, arguments, settings)`` encodes the pictures and videos of a call and

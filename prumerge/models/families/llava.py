@@ -27,4 +27,8 @@ def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dic
     return {"image": single(pictures, model.model.multi_modal_projector)}
 
 
-FAMILY = Family(pack, check, each=lambda model: model.config.image_seq_length)
+def _slots(model: nn.Module) -> int:
+    return model.config.image_seq_length
+
+
+FAMILY = Family(pack, check, each=_slots)

@@ -43,9 +43,13 @@ def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dic
     return packed
 
 
+def _first_layer(model: nn.Module) -> nn.Module:
+    return open_tower(model.model.image_tower).patch_layer
+
+
 FAMILY = Family(
     pack,
     check,
     pixels={"image": PICTURES, "video": VIDEOS},
-    first_layer=lambda model: open_tower(model.model.image_tower).patch_layer,
+    first_layer=_first_layer,
 )
