@@ -1,5 +1,6 @@
 """Every family: the stock model where all is kept, and each prompt alone where less is."""
 
+import io
 import threading
 
 import peft
@@ -151,6 +152,18 @@ def test_an_adapter_of_peft_is_reduced_too(family):
     with prumerge.attach(tuned, "prumerge", budget=0.4) as reducer:
         assert torch.equal(generate(tuned, inputs), expected)
         assert reducer.kept
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_model_comes_back_attached(family):
+    made, file = toy(family), io.BytesIO()
+    inputs = made.inputs(0)
+    with prumerge.attach(made.model, "prumerge", budget=0.4):
+        expected = generate(made.model, inputs)
+        torch.save(made.model, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert torch.equal(generate(again, inputs), expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
