@@ -5,9 +5,9 @@ again, it goes on where it was stopped, at whatever moment. The shipped model:
 
     python -m prumerge.experiments.pocket --export-to data/pocket
 
-keeps 8.8 GB of features in data/runs/pocket and wants scikit-image (photographs) and the package
-of the tower, see :mod:`prumerge.models.towers`. On one core the features take two hours and the
-training about six; ``--threads 2`` makes it quicker. A trial of some minutes, without export:
+keeps 2.7 GB of features in data/runs/pocket and wants scikit-image (photographs) and the package
+of the tower, see :mod:`prumerge.models.towers`. On two cores the features take about twenty minutes
+and the training an hour. A trial of some minutes, without export:
 
     python -m prumerge.experiments.pocket --pictures 96 --scale 0.01 --folder data/runs/pocket-trial
 """

@@ -1,8 +1,9 @@
 """``pocket``: a LLaVA behind a frozen, pretrained DINOv2, trained on scenes over photographs.
 
-The vision tower stays as it is, as LLaVA leaves its own; projector and language model are trained
-from nothing. The tower's features are computed once (``features``), the stages then read them.
-``python -m prumerge.experiments.pocket`` does all of it.
+The vision tower stays as it is, as LLaVA leaves its own. The projector is trained from nothing, the
+language model goes on from the mini-LLaVA's, as LLaVA's goes on from Vicuna. The tower's features
+are computed once (``features``), the stages then read them. ``python -m
+prumerge.experiments.pocket`` does all of it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,15 +48,15 @@ a class token, stock classes (`LlavaForConditionalGeneration`, `LlavaProcessor`)
 words and answers questions about coloured shapes and handwritten digits that lie on photographs.
 
 * **Tower**: {tower}. It was frozen and is not in this folder: `prumerge.models.load` joins the two.
-* **Made by** `python -m prumerge.experiments.pocket`: projector and language model
-  ({parameters:.1f} million weights) from nothing, on {kept:,} pictures, {pictures:,} looks at them
-  in {hours:.1f} hours on {device}, seed {seed}, torch {torch}. `training.csv` holds the curve,
-  `training.json` the record.
+* **Made by** `python -m prumerge.experiments.pocket`: a projector from nothing and a language model
+  that goes on from the mini-LLaVA's, with two more blocks ({parameters:.1f} million weights), on
+  {kept:,} pictures, {pictures:,} looks at them in {hours:.1f} hours on {device}, seed {seed}, torch
+  {torch}. `training.csv` holds the curve, `training.json` the record.
 * **Prompt**: `user : <image> what colour is the circle ? assistant :`
 * **Pictures**: drawn over photographs that come with scikit-image; those of the evaluation come
   with scikit-learn and matplotlib. Digits: scans of the UCI set in scikit-learn (CC BY 4.0);
   evaluation uses scans held out of training.
-* **Limits**: its language model has seen nothing but these scenes. Nothing measured on it is a
+* **Limits**: its language model has seen nothing but drawn scenes. Nothing measured on it is a
   number of the PruMerge paper or of LLaVA-1.5.
 * **Licence**: Apache-2.0.
 """
