@@ -1,0 +1,219 @@
+"""The command line: ``python -m prumerge.experiments.clip_rows``: budgets and methods on clips.
+
+Every cell (method, budget, how it is shared over frames, merging, handling) answers the same
+held-out questions. Two tables go to ``data/results/video``: ``mini-video.csv`` with a row per cell
+and where it was computed, ``mini-video-answers.csv`` with a row per cell and question. Cells that
+are there already, of the same weights and questions, are not run again.
+
+    python -m prumerge.experiments.clip_rows --per-family 20
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prumerge import attach
+from prumerge.experiments.rows import provenance, write_csv
+from prumerge.mini.clip_questions import ClipItem, held_out_clips
+from prumerge.mini.clips import still
+from prumerge.mini.questions import is_right
+from prumerge.models.checks import needs
+from prumerge.models.families import family_of
+from prumerge.models.loading import fingerprint
+from prumerge.models.slots import Packed
+from prumerge.models.videos import VideoProcessor, load_video, video_prompt
+from prumerge.paths import RESULTS
+from prumerge.settings import Settings
+
+STOCK = "stock"
+METHODS = ("prumerge", "prumerge+", "top_k", "divprune", "random", "uniform")
+BUDGETS = (128, 256, 512)
+FOLDER = RESULTS / "video"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is sent of each clip; ``frames`` is ``all``, ``one`` (shown all the time) or ``none``.
+
+    ``stock`` sends every token of what is shown.
+    """
+
+    method: str
+    budget: int | None = None
+    share: str = "size"
+    merging: str = "within"
+    order: str = "raster"
+    positions: str = "original"
+    frames: str = "all"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is set for :func:`prumerge.attach`; every frame's class token is sent."""
+        names = ("budget", "share", "merging", "order", "positions")
+        return {name: getattr(self, name) for name in names} | {"markers": "all"}
+
+
+def cells(budgets: Sequence[int] = BUDGETS) -> list[Cell]:
+    """Return all cells of the tables."""
+    middle = budgets[len(budgets) // 2]
+    return [
+        Cell(STOCK),
+        *(Cell(STOCK, frames=frames) for frames in ("one", "none")),
+        *(Cell(method, budget) for budget in budgets for method in METHODS),
+        *(
+            Cell(method, budget, share="joint")
+            for budget in budgets
+            for method in ("prumerge", "top_k")
+        ),
+        *(Cell(method, budget, merging="across") for budget in budgets for method in METHODS[:2]),
+        Cell("prumerge", middle, share="joint", merging="across"),
+        Cell("prumerge"),
+        *(Cell(method, middle, positions="compact") for method in ("prumerge", "random")),
+    ]
+
+
+class Asker:
+    """Answers held-out questions about clips; frames are encoded once for all methods alike."""
+
+    def __init__(
+        self, model: Any, processor: VideoProcessor, items: Sequence[ClipItem], batch_size: int = 8
+    ) -> None:
+        self.model, self.processor, self.items = model, processor, items
+        self.batch_size = batch_size
+        self._packed: dict[tuple, Packed] = {}
+
+    def answers(self, cell: Cell) -> Iterator[tuple[str, int]]:
+        """Answer each question as a cell says: answers, and the visual tokens sent.
+
+        Class tokens of frames are sent beside these and not counted, as in the paper.
+        """
+        for start in range(0, len(self.items), self.batch_size):
+            chosen = self.items[start : start + self.batch_size]
+            inputs = inputs_of(self.processor, chosen, cell.frames).to(self.model.device)
+            if cell.method == STOCK:
+                count = 0 if cell.frames == "none" else chosen[0].clip.owner.size
+                yield from ((text, count) for text in self._generate(inputs))
+                continue
+            with attach(self.model, cell.method, **cell.settings) as reducer:
+                inputs["pixel_values_videos"] = self._encoded(start, inputs, reducer.settings)
+                yield from zip(self._generate(inputs), reducer.kept, strict=True)
+
+    def _encoded(self, start: int, inputs: Any, settings: Settings) -> Packed:
+        key = (start, settings.score, settings.softmax_class)
+        key += (settings.score_layer, settings.key_layer)
+        if key not in self._packed:
+            shown = {"pixel_values_videos": inputs["pixel_values_videos"]}
+            with torch.no_grad():
+                packed = family_of(self.model).pack(self.model, shown, settings)
+            self._packed[key] = packed["video"]
+        return self._packed[key]
+
+    @torch.no_grad()
+    def _generate(self, inputs: Any) -> list[str]:
+        output: Tensor = self.model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+def inputs_of(processor: VideoProcessor, items: Sequence[ClipItem], frames: str = "all") -> Any:
+    """Prepare clips and their questions; ``frames`` as in :class:`Cell`."""
+    prompts = [video_prompt(processor, item.question.text) for item in items]
+    if frames == "none":
+        mark = processor.video_token
+        return processor([prompt.replace(f"{mark} ", "") for prompt in prompts], padding=True)
+    shown = [item.clip if frames == "all" else still(item.clip, 4) for item in items]
+    videos = [[Image.fromarray(frame) for frame in clip.pixels] for clip in shown]
+    return processor(prompts, videos, padding=True)
+
+
+def run(
+    folder: Path = FOLDER,
+    name: str = "mini-video",
+    per_family: int = 20,
+    chosen: Iterable[Cell] | None = None,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Run the cells that ``folder`` does not hold yet, and return the table of all."""
+    model, processor = load_video(name, device)
+    items = held_out_clips(per_family)
+    asker = Asker(model, processor, items)
+    weights = fingerprint(str(name), model)
+    table, answers = _held(folder, weights, len(items))
+    for cell in cells() if chosen is None else chosen:
+        number = len(table)
+        if any(all(_same(row[k], v) for k, v in asdict(cell).items()) for row in table):
+            continue
+        given = list(asker.answers(cell))
+        rows = [
+            {
+                "cell": number,
+                "item": place,
+                "family": item.question.family,
+                "question": item.question.text,
+                "answer": item.question.answer,
+                "said": said,
+                "right": is_right(said, item.question.answer),
+                "visual_tokens": tokens,
+            }
+            for place, (item, (said, tokens)) in enumerate(zip(items, given, strict=True))
+        ]
+        frame = pd.DataFrame(rows)
+        told = {"accuracy": frame["right"].mean(), "visual_tokens": frame["visual_tokens"].mean()}
+        table.append(
+            {"cell": number, "model": "mini-video", "weights": weights, "questions": len(items)}
+            | asdict(cell)
+            | {key: round(float(value), 4) for key, value in told.items()}
+            | provenance(device)
+        )
+        answers += rows
+        write_csv(pd.DataFrame(answers), folder / "mini-video-answers.csv")
+        write_csv(pd.DataFrame(table).astype({"budget": "Int64"}), folder / "mini-video.csv")
+        print(f"{number} {cell}: {told}", flush=True)
+    return pd.DataFrame(table)
+
+
+def _same(held: Any, wanted: Any) -> bool:
+    return bool(pd.isna(held)) if wanted is None else held == wanted
+
+
+def _held(folder: Path, weights: str, questions: int) -> tuple[list[dict], list[dict]]:
+    path = folder / "mini-video.csv"
+    if not path.exists():
+        return [], []
+    table = pd.read_csv(path)
+    if set(table["weights"].astype(str)) != {weights} or set(table["questions"]) != {questions}:
+        raise ValueError(
+            f"{path} holds rows of other weights or questions: name another folder, or delete it"
+        )
+    answers = pd.read_csv(folder / "mini-video-answers.csv", dtype={"answer": str, "said": str})
+    return table.to_dict("records"), answers.fillna({"said": ""}).to_dict("records")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 1 when something given cannot be used."""
+    parser = argparse.ArgumentParser(prog="prumerge.experiments.clip_rows", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--name", default="mini-video", help="or a folder with its weights")
+    parser.add_argument("--per-family", type=int, default=20, help="questions of each family")
+    parser.add_argument("--device", default="cpu")
+    try:
+        run(**vars(parser.parse_args(arguments)))
+    except ValueError as error:
+        print(f"clip_rows: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    with needs("notebooks"):
+        sys.exit(main())
