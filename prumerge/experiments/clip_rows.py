@@ -10,21 +10,24 @@ are there already, of the same weights and questions, are not run again.
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from prumerge import attach
 from prumerge.experiments.rows import provenance, write_csv
+from prumerge.methods import resolve
 from prumerge.mini.clip_questions import ClipItem, held_out_clips
 from prumerge.mini.clips import still
 from prumerge.mini.questions import is_right
+from prumerge.models.canvases import reduce_packed
 from prumerge.models.checks import needs
 from prumerge.models.families import family_of
 from prumerge.models.loading import fingerprint
@@ -196,6 +199,53 @@ def _held(folder: Path, weights: str, questions: int) -> tuple[list[dict], list[
         )
     answers = pd.read_csv(folder / "mini-video-answers.csv", dtype={"answer": str, "said": str})
     return table.to_dict("records"), answers.fillna({"said": ""}).to_dict("records")
+
+
+@torch.no_grad()
+def kept_by_frame(
+    model: Any,
+    pixels: Float[Tensor, "videos frames 3 height width"],
+    ways: Mapping[str, Mapping[str, Any]],
+    method: str = "prumerge",
+) -> dict[str, list[list[int]]]:
+    """Count what each frame of videos keeps under several settings, which read the same scores."""
+    reduced, packed = {}, None
+    for name, settings in ways.items():
+        own = resolve(method, **settings)
+        if packed is None:
+            shown = {"pixel_values_videos": pixels}
+            packed = family_of(model).pack(model, shown, own.settings)["video"]
+        reduced[name] = reduce_packed(packed, own).kept_by_tile
+    return reduced
+
+
+@dataclass(frozen=True, eq=False)
+class ClipAnswers:
+    """Answers by cell: ``right[item, cell]``, the questions by item, the cells by number."""
+
+    cells: pd.DataFrame
+    right: pd.DataFrame
+    questions: pd.DataFrame
+
+    def of(self, method: str, budget: int | None = None, **wanted: str) -> pd.Series:
+        """Which questions one cell answers right; a cell that was not run is a ValueError."""
+        cell = asdict(Cell(method, budget, **wanted))
+        for number, row in self.cells.iterrows():
+            if all(_same(row[name], value) for name, value in cell.items()):
+                return self.right[number]
+        told = ", ".join(f"{name}={value!r}" for name, value in cell.items())
+        raise ValueError(f"no row of {told}: python -m prumerge.experiments.clip_rows runs it")
+
+
+def read_clip_rows(folder: Path = FOLDER) -> ClipAnswers:
+    """Read what :func:`run` left in a folder; nothing there is a ValueError."""
+    if not (folder / "mini-video.csv").exists():
+        raise ValueError(f"{folder} holds no rows: python -m prumerge.experiments.clip_rows")
+    cells = pd.read_csv(folder / "mini-video.csv", index_col="cell")
+    answers = pd.read_csv(folder / "mini-video-answers.csv", dtype={"answer": str, "said": str})
+    right = answers.pivot_table("right", "item", "cell", aggfunc="first").astype(bool)
+    questions = answers.drop_duplicates("item").set_index("item")
+    return ClipAnswers(cells, right, questions[["family", "question", "answer"]])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -223,3 +223,12 @@ def still(clip: Clip, frame: int = 0) -> Clip:
     )
     owner = np.repeat(clip.owner[[frame]], len(clip.owner), axis=0)
     return replace(clip, pixels=pixels, owner=owner)
+
+
+def one_busy_frame(rng: np.random.Generator, busy: int, objects: int = MOST_THINGS) -> Clip:
+    """Draw a held-out clip of bare ground but for frame number ``busy``, which holds things."""
+    bare = draw_clip(rng, objects=0, held_out=True)
+    full = draw_clip(rng, objects=objects, held_out=True)
+    pixels, owner = bare.pixels.copy(), bare.owner.copy()
+    pixels[busy], owner[busy] = full.pixels[-1], full.owner[-1]  # at last nothing is away
+    return replace(bare, pixels=pixels, owner=owner)

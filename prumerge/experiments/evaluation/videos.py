@@ -1,0 +1,232 @@
+"""Questions about videos: ``python -m prumerge.experiments.evaluation.videos``.
+
+Video-LLaVA with reduced visual tokens as a model of lmms-eval, and tasks in the form of MSVD-QA,
+MSRVTT-QA and ActivityNet-QA (``video``, ``question``, ``answer``), which lmms-eval 0.7.3 has not,
+or, the last one, scores by a judge that wants a key. Here an answer is right if it is the true one
+after lmms-eval's own normalisation of VQA answers. That is stricter than the judge of the papers,
+who lets other words for the same thing pass: no number of this is to be held against theirs.
+
+    python -m prumerge.experiments.evaluation.videos method=prumerge budget=256 --tasks mini_videos
+    python -m prumerge.experiments.evaluation.videos pretrained=LanguageBind/Video-LLaVA-7B-hf \\
+        device=cuda method=prumerge --tasks prumerge_msvdqa
+
+The drawn tasks are ready. The real ones read ``$PRUMERGE_DATA/MSVD-QA/test.json`` (a list of rows)
+and the frames of each video in ``$PRUMERGE_DATA/MSVD-QA/videos/NAME``, a folder of pictures or a
+GIF; likewise MSRVTT-QA and ActivityNet-QA.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from prumerge import attach
+from prumerge.experiments.arguments import named_values
+from prumerge.mini.clip_questions import ClipItem, held_out_clips
+from prumerge.models.checks import needs
+from prumerge.models.videos import evenly_spaced, load_video, open_frames, video_prompt
+from prumerge.paths import DATA, written_whole
+
+with needs("eval"):
+    import datasets  # noqa: F401  lmms_eval imported first prints of a circular import
+    import lmms_eval.api.task  # noqa: F401
+    import pandas as pd
+    from lmms_eval import evaluator
+    from lmms_eval.api.instance import Instance
+    from lmms_eval.api.model import lmms
+    from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
+    from loguru import logger
+
+    from prumerge.experiments.evaluation.harness import generation_of
+    from prumerge.experiments.evaluation.tasks import FOLDER_VARIABLE, task_manager
+    from prumerge.experiments.rows import write_csv
+    from prumerge.experiments.statistics import wilson
+
+TASKS = Path(__file__).parent / "video_tasks"
+DRAWN = {
+    "mini_msvdqa": ("appearance", "motion"),
+    "mini_msrvttqa": ("order", "sign"),
+    "mini_activitynetqa": ("blinks", "arrivals"),
+}
+"""Drawn tasks, and the families of questions in each."""
+
+REAL = {"MSVD-QA": "msvdqa", "MSRVTT-QA": "msrvttqa", "ActivityNet-QA": "activitynetqa"}
+PER_FAMILY = 20
+FULL = "full"  # no reduction
+_NORMALISED = EvalAIAnswerProcessor()
+
+
+class PruMergeVideo(lmms):
+    """A Video-LLaVA that answers lmms-eval's requests, each about one video of equally many frames.
+
+    ``method`` and its settings are those of :func:`prumerge.attach`; ``full`` sends all tokens.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "mini-video",
+        method: str = FULL,
+        device: str = "cpu",
+        dtype: str | None = None,
+        frames: int = 8,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        if method == FULL and settings:
+            raise ValueError(f"method='full' sends all tokens and takes no {', '.join(settings)}")
+        self.model, self.processor = load_video(pretrained, device, dtype)
+        self.frames, self.kept = frames, []
+        self.reducer = None if method == FULL else attach(self.model, method, **settings)
+
+    @property
+    def batch_size(self) -> int:
+        return 1
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Answer requests in their order; what cannot be answered is named at once."""
+        return [self._answer(*request.args) for request in requests]
+
+    @torch.no_grad()
+    def _answer(
+        self, context: str, raw: dict, visual: Any, item: int, task: str, split: str
+    ) -> str:
+        try:
+            (shown,) = visual(self.task_dict[task][split][item])
+            videos = [evenly_spaced(shown, min(self.frames, len(shown)))]
+            inputs = self.processor(video_prompt(self.processor, context), videos)
+        except ValueError as error:
+            raise ValueError(f"{task}, item {item}: {error}") from error
+        options, until = generation_of(raw)
+        output = self.model.generate(**inputs.to(self.model.device), **options, do_sample=False)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        text = self.processor.batch_decode(new, skip_special_tokens=True)[0]
+        whole = int((inputs["input_ids"] == self.model.config.video_token_id).sum())
+        self.kept.append(self.reducer.kept[0] if self.reducer else whole - len(videos[0]))
+        for stop in until:
+            text = text.split(stop)[0]
+        return text.strip()
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Not offered."""
+        raise NotImplementedError("videos are asked about; no given answers are scored")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Not offered."""
+        raise NotImplementedError("videos are asked about in one round")
+
+
+@cache
+def _drawn() -> list[ClipItem]:
+    return held_out_clips(PER_FAMILY)
+
+
+def drawn_visual(row: dict[str, Any]) -> list[list[Image.Image]]:
+    """Draw the clip that a row of a drawn task names by its number."""
+    return [[Image.fromarray(frame) for frame in _drawn()[int(row["video"])].clip.pixels]]
+
+
+def real_visual(row: dict[str, Any], name: str) -> list[list[Image.Image]]:
+    """Read the frames of the video that a row names."""
+    return [open_frames(_folder(name) / "videos" / str(row["video"]))]
+
+
+def to_text(row: dict[str, Any], lmms_eval_specific_kwargs: dict | None = None) -> str:
+    """Return the question, with what a task puts behind it."""
+    behind = (lmms_eval_specific_kwargs or {}).get("post_prompt", "")
+    return f"{row['question']}{behind}"
+
+
+def process(row: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Score an answer: 1 if it is the true one after lmms-eval's normalisation of VQA answers."""
+    said, truth = (_NORMALISED(str(text)) for text in (results[0], row["answer"]))
+    return {"exact_match": float(said == truth)}
+
+
+def _folder(name: str) -> Path:
+    if not (folder := os.environ.get(FOLDER_VARIABLE)):
+        raise ValueError(f"{name} is not here: {FOLDER_VARIABLE} names the folder that holds it")
+    return Path(folder).resolve() / name
+
+
+def __getattr__(name: str) -> Any:
+    """Find what task files name: MSVDQA_FILES and msvdqa_visual and so on."""
+    for published, short in REAL.items():
+        if name == f"{short}_visual":
+            return lambda row: real_visual(row, published)
+        if name == f"{short.upper()}_FILES":
+            return {"data_files": {"test": str(_folder(published) / "test.json")}}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def write_drawn(folder: Path = DATA / "mini-tasks") -> None:
+    """Write the questions of the drawn tasks; the clips are drawn when they are asked about."""
+    for task, families in DRAWN.items():
+        rows = [
+            {"video": str(number), "question": item.question.text, "answer": item.question.answer}
+            for number, item in enumerate(_drawn())
+            if item.question.family in families
+        ]
+        with written_whole(folder / f"{task.removeprefix('mini_')}.json") as partial:
+            partial.write_text(json.dumps(rows, indent=0) + "\n")
+
+
+def evaluate(tasks: Sequence[str], limit: int | None = None, **arguments: Any) -> pd.DataFrame:
+    """Return a row per task: the share that is right with its interval, and tokens per video."""
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")
+    manager = task_manager(TASKS)
+    names = [own for name in tasks for own in (DRAWN if name == "mini_videos" else (name,))]
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        known = ", ".join(sorted(path.stem for path in TASKS.glob("*.yaml")))
+        raise ValueError(f"unknown task {unknown[0]!r}: there are {known} and mini_videos")
+    model = PruMergeVideo(**arguments)
+    rows = []
+    for name in names:
+        model.kept.clear()
+        with contextlib.redirect_stdout(sys.stderr):
+            results = evaluator.simple_evaluate(
+                model=model, tasks=[name], task_manager=manager, limit=limit, batch_size=1,
+                bootstrap_iters=0, log_samples=True,
+            )  # fmt: skip
+        right = [sample["exact_match"] for sample in results["samples"][name]]
+        told = wilson(round(sum(right)), len(right))._asdict()
+        rows.append({"task": name, "items": len(right), **told})
+        rows[-1]["tokens_mean"] = sum(model.kept) / len(model.kept)
+    return pd.DataFrame(rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 1 when something given cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m prumerge.experiments.evaluation.videos")
+    parser.add_argument("model", nargs="*", metavar="name=value", help="such as method=prumerge")
+    parser.add_argument("--tasks", nargs="+", default=["mini_videos"])
+    parser.add_argument("--limit", type=int, help="questions per task")
+    parser.add_argument("--rows", type=Path, help="CSV file to write")
+    parser.add_argument("--draw", action="store_true", help="write the drawn tasks' questions")
+    chosen = parser.parse_intermixed_args(arguments)
+    try:
+        if chosen.draw:
+            write_drawn()
+            return 0
+        rows = evaluate(chosen.tasks, chosen.limit, **named_values(chosen.model))
+    except (ValueError, OSError) as error:
+        print(f"videos: {error}", file=sys.stderr)
+        return 1
+    print(rows.round(3).to_string(index=False))
+    if chosen.rows:
+        write_csv(rows, chosen.rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

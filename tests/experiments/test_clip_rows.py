@@ -1,0 +1,129 @@
+"""Rows of budgets and methods on clips, and tasks about videos, on an untrained model."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from prumerge import attach
+from prumerge.experiments import clip_rows
+from prumerge.experiments.clip_rows import Asker, Cell, read_clip_rows
+from prumerge.experiments.evaluation import videos
+from prumerge.mini.clip_questions import CLIP_FAMILIES, held_out_clips
+from prumerge.mini.export import export
+from prumerge.mini.video import Filmed
+from prumerge.models import load
+from prumerge.models.videos import load_video
+
+CELLS = [Cell("top_k", 64, share="joint"), Cell("prumerge", 64), Cell("stock", frames="none")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The mini-LLaVA as a Video-LLaVA, not trained on clips."""
+    folder = tmp_path_factory.mktemp("video") / "made"
+    curve = [{"stage": "none", "step": 0, "left_s": 0, "seconds": 0.0}]
+    record = dict.fromkeys(("pictures", "hours", "seed", "kept"), 0)
+    words = dict.fromkeys(("device", "torch", "tower"), "none")
+    export(Filmed(load("mini")[0]), folder, curve, record | words)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(made, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    clip_rows.run(folder, str(made), per_family=1, chosen=CELLS)
+    return folder
+
+
+def test_rows_hold_every_answer_of_every_cell(rows):
+    answered = read_clip_rows(rows)
+    assert list(answered.cells["visual_tokens"]) == [64, 64, 0]
+    assert answered.right.shape == (len(CLIP_FAMILIES), len(CELLS))
+    assert list(answered.questions["family"]) == list(CLIP_FAMILIES)
+    joint = answered.of("top_k", 64, share="joint")
+    assert joint.mean() == pytest.approx(answered.cells["accuracy"][0], abs=1e-4)
+    with pytest.raises(ValueError, match=r"no row of method='random', budget=64"):
+        answered.of("random", 64)
+
+
+def test_cells_that_are_there_are_not_run_again_and_other_questions_are_refused(
+    rows, made, monkeypatch
+):
+    before = (rows / "mini-video.csv").read_bytes()
+    monkeypatch.setattr(Asker, "answers", lambda *_: pytest.fail("asked again"))
+    clip_rows.run(rows, str(made), per_family=1, chosen=CELLS)
+    assert (rows / "mini-video.csv").read_bytes() == before
+    with pytest.raises(ValueError, match="rows of other weights or questions"):
+        clip_rows.run(rows, str(made), per_family=2, chosen=CELLS)
+
+
+def test_answers_are_those_of_a_call_on_the_pixels(made):
+    model, processor = load_video(made)
+    items = held_out_clips(1)[:2]
+    cell = Cell("prumerge", 128, merging="across")
+    asker = Asker(model, processor, items)
+    inputs = clip_rows.inputs_of(processor, items)
+    with attach(model, "prumerge", **cell.settings) as reducer:
+        output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    new = processor.batch_decode(
+        output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    assert [text for text, _ in asker.answers(cell)] == [text.strip() for text in new]
+    assert reducer.kept == [128, 128]
+    pixels = inputs["pixel_values_videos"]
+    kept = clip_rows.kept_by_frame(model, pixels, {"even": {"budget": 128}, "own": {}})
+    assert kept["even"] == [[16] * 8] * 2
+    assert len({sum(row) for row in kept["own"]}) > 1
+
+
+def test_every_cell_of_the_tables_is_another_one():
+    cells = clip_rows.cells()
+    assert len(set(cells)) == len(cells) > 30
+
+
+def test_drawn_questions_are_those_committed(tmp_path):
+    videos.write_drawn(tmp_path)
+    for task in videos.DRAWN:
+        name = f"{task.removeprefix('mini_')}.json"
+        assert (tmp_path / name).read_bytes() == (videos.DATA / "mini-tasks" / name).read_bytes()
+
+
+def test_drawn_tasks_are_scored_by_the_harness(made, tmp_path, capsys):
+    words = [f"pretrained={made}", "method=prumerge", "budget=64", "--limit", "3"]
+    assert videos.main([*words, "--tasks", "mini_msvdqa", "--rows", str(tmp_path / "r.csv")]) == 0
+    table = pd.read_csv(tmp_path / "r.csv")
+    found = table[["task", "items", "tokens_mean"]].iloc[0].tolist()
+    assert found == ["mini_msvdqa", 3, 64]
+
+
+def test_real_tasks_read_frames_and_answers_from_a_folder(made, tmp_path, monkeypatch, capsys):
+    words = [f"pretrained={made}", "--tasks", "prumerge_msvdqa"]
+    assert videos.main(words) == 1
+    assert "PRUMERGE_DATA names the folder" in capsys.readouterr().err
+    place = tmp_path / "MSVD-QA"
+    (place / "videos" / "vid1").mkdir(parents=True)
+    for number in range(9):
+        frame = Image.fromarray(np.full((40, 60, 3), 20 * number, np.uint8))
+        frame.save(place / "videos" / "vid1" / f"{number}.png")
+    rows = [{"video": name, "question": "what is it ?", "answer": "nothing"} for name in ("vid1",)]
+    (place / "test.json").write_text(json.dumps(rows))
+    monkeypatch.setenv("PRUMERGE_DATA", str(tmp_path))
+    assert videos.main(words) == 0
+    assert "2048" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("said", "truth", "right"), [("Red.", "red", 1.0), ("a red", "red", 1.0), ("blue", "red", 0.0)]
+)
+def test_answers_are_normalised_as_the_harness_does(said, truth, right):
+    assert videos.process({"answer": truth}, [said]) == {"exact_match": right}
+
+
+def test_what_is_wrong_is_told_in_a_sentence(made, capsys):
+    assert videos.main([f"pretrained={made}", "--tasks", "mini_msvd"]) == 1
+    assert "unknown task 'mini_msvd': there are mini_activitynetqa" in capsys.readouterr().err
+    assert videos.main([f"pretrained={made}", "budget=64"]) == 1
+    assert "method='full' sends all tokens" in capsys.readouterr().err
