@@ -109,8 +109,9 @@ def test_real_tasks_read_frames_and_answers_from_a_folder(made, tmp_path, monkey
         frame = Image.fromarray(np.full((40, 60, 3), 20 * number, np.uint8))
         frame.save(place / "videos" / "vid1" / f"{number}.png")
     rows = [{"video": name, "question": "what is it ?", "answer": "nothing"} for name in ("vid1",)]
-    (place / "test.json").write_text(json.dumps(rows))
     monkeypatch.setenv("PRUMERGE_DATA", str(tmp_path))
+    assert videos.main(words) == 1 and "there is no " in capsys.readouterr().err
+    (place / "test.json").write_text(json.dumps(rows))
     assert videos.main(words) == 0
     assert "2048" in capsys.readouterr().out
 
