@@ -7,6 +7,8 @@ no unambiguous one.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 
 import numpy as np
 
@@ -123,27 +125,39 @@ def ask_clip(clip: Clip, family: str, rng: np.random.Generator) -> Question | No
 
 @dataclass(frozen=True)
 class ClipItem:
-    """A held-out clip and one question about it."""
+    """A held-out clip, painted when it is looked at, and one question about it."""
 
-    clip: Clip
     question: Question
+    seed: tuple[int, ...]
+    objects: int
+    sign: bool
+
+    @cached_property
+    def clip(self) -> Clip:
+        return _drawn(self.seed, self.objects, self.sign, painted=True)
+
+
+def _drawn(seed: tuple[int, ...], objects: int, sign: bool, painted: bool) -> Clip:
+    rng = np.random.default_rng(seed)
+    return draw_clip(rng, objects=objects, sign=sign, held_out=True, painted=painted)
 
 
 def held_out_clips(per_family: int, seed: int = 0) -> list[ClipItem]:
     """Draw ``per_family`` held-out questions of every family, each about a clip of its own.
 
-    The number of things goes from 1 to 5 in turn.
+    The number of things goes from 1 to 5 in turn, from 2 on where two are compared.
     """
     items: list[ClipItem] = []
     for number, family in enumerate(CLIP_FAMILIES):
-        rng = np.random.default_rng((HELD_OUT_SEED, seed, number))
-        while len(items) < (number + 1) * per_family:
-            objects = 1 + len(items) % MOST_THINGS
-            if family == "order":
-                objects = max(2, objects)  # of one thing there is no order
-            with_sign = family == "sign" or (family != "arrivals" and rng.random() < 0.5)
-            clip = draw_clip(rng, objects=objects, sign=bool(with_sign), held_out=True)
-            question = ask_clip(clip, family, rng)
+        for attempt in count():
+            found = len(items) - number * per_family
+            if found == per_family:
+                break
+            own = (HELD_OUT_SEED, seed, number, attempt)
+            objects = max(2 if family == "order" else 1, 1 + found % MOST_THINGS)
+            rng = np.random.default_rng((*own, 1))
+            with_sign = family == "sign" or (family != "arrivals" and bool(rng.random() < 0.5))
+            question = ask_clip(_drawn(own, objects, with_sign, painted=False), family, rng)
             if question is not None:
-                items.append(ClipItem(clip, question))
+                items.append(ClipItem(question, own, objects, with_sign))
     return items
