@@ -38,6 +38,8 @@ class Evidence:
     """Reads rows once and says what they were measured on; sweeps are the committed ones always."""
 
     def __init__(self, results: Path = RESULTS) -> None:
+        if not results.is_dir():
+            raise ValueError(f"results={str(results)!r} is no folder: name one that holds rows")
         self.results = results
         self._read: dict[Any, Any] = {}
 

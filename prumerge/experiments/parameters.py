@@ -20,6 +20,15 @@ from prumerge import paths
 
 VECTOR = ("svg", "pdf")
 """Formats of figures beside PNG, as values of ``save_figures``."""
+LEAST = {
+    **dict.fromkeys(("per_family", "questions", "repeats", "rounds"), 1),
+    **dict.fromkeys(("visual_tokens", "kept_tokens", "new_tokens", "batches"), 1),
+    **dict.fromkeys(("live_batch", "live_budget", "batch_size", "steps", "rank", "grid"), 1),
+    **dict.fromkeys(("budget", "text_tokens", "limit", "skip", "seed"), 0),
+}
+"""The least value of a parameter that counts something; each name means the same everywhere."""
+POSITIVE = ("own_card", "rate", "scale")
+"""Parameters that are measures, and above 0."""
 _INJECTED = "# Parameters\n"  # how a cell begins that papermill puts in
 _GIVEN = {bool: "a truth value", str: "text", list: "a list", type(None): "nothing"}
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
@@ -38,7 +47,7 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str,
 
     Text may stand for a list or for True and False. A ValueError is text where the default is a
     number (YAML reads ``1e-3`` as text; ``1.0e-3`` is a number), a number where it is text, a
-    fraction where it is whole.
+    fraction where it is whole, a number below its ``LEAST``, an empty list.
     """
     notebook = Path(notebook)
     declared = declared_parameters(notebook)
@@ -48,10 +57,15 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str,
             hint = f"did you mean {near[0]!r}? " if near else ""
             names = ", ".join(sorted(declared)) or "none"
             raise ValueError(f"{notebook.name} has no parameter {name!r}: {hint}it has {names}")
-    return {
+    values = {
         name: _fitting(name, value, declared[name], notebook.name)
         for name, value in parameters.items()
     }
+    for name, value in values.items():
+        if value == [] != declared[name]:
+            raise ValueError(f"{name}=[] is empty where {notebook.name} wants at least one value")
+        _check_least(name, value, notebook.name)
+    return values
 
 
 def read_texts(notebook: Path, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -130,6 +144,15 @@ def _fitting(name: str, value: Any, default: Any, where: str) -> Any:
     hint = "; papermill's -r instead of -p hands text over as it is" if kind is str else ""
     hint = ", or a vector format: svg, pdf" if name == "save_figures" else hint
     raise ValueError(f"{name}={value!r} is {given} where {where} wants {wanted}{hint}")
+
+
+def _check_least(name: str, value: Any, where: str) -> None:
+    for number in value if isinstance(value, list) else [value]:
+        if name in POSITIVE and not number > 0:
+            raise ValueError(f"{name}={number!r} is not above 0, as {where} wants it")
+        if name in LEAST and number < LEAST[name]:
+            wanted = f"{where} wants at least {LEAST[name]}"
+            raise ValueError(f"{name}={number!r} is too small: {wanted}")
 
 
 def _listed(value: Any) -> list:

@@ -20,6 +20,7 @@ from prumerge.mini.features import Features
 from prumerge.mini.losses import losses
 from prumerge.mini.model import Learner
 from prumerge.mini.questions import FAMILIES
+from prumerge.models.loading import check_device
 from prumerge.paths import written_whole
 
 STATE = "progress.safetensors"
@@ -159,7 +160,7 @@ def train(
     ``known`` are the features that a model behind a frozen tower learns from; ``make`` draws the
     batch of a recipe and a seed.
     """
-    model.to(device)
+    _place(model, device, skip, stages)
     progress = load_progress(folder, model)
     for number, stage in enumerate(stages):
         if number < max(skip, progress.stage):
@@ -178,6 +179,13 @@ def train(
                 save_progress(folder, model, optimiser, number, step, progress.curve)
         save_progress(folder, model, None, number + 1, 0, progress.curve)
     return progress.curve
+
+
+def _place(model: Learner, device: str, skip: int, stages: list[Stage]) -> None:
+    if skip > len(stages):
+        raise ValueError(f"skip={skip} is more than the {len(stages)} stages of this training")
+    check_device(device)
+    model.to(device)
 
 
 def _optimiser(model: Learner, stage: Stage) -> torch.optim.AdamW:

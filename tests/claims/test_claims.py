@@ -241,3 +241,8 @@ def test_a_name_that_stands_twice_is_refused():
     twice = dataclasses.replace(CLAIMS[0], says="Another claim.")
     with pytest.raises(ValueError, match="two claims are called 'count-40': rename one"):
         judge([CLAIMS[0], twice], Evidence())
+
+
+def test_a_folder_of_rows_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="absent. is no folder: name one that holds"):
+        Evidence(tmp_path / "absent")

@@ -192,6 +192,18 @@ def test_stages_that_the_model_has_been_through_are_skipped(tmp_path):
     assert {row["stage"] for row in rows} == {"talk"}
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"skip": 9}, "skip=9 is more than the 3 stages"),
+        ({"device": "gpu"}, "device='gpu' is none"),
+    ],
+)
+def test_a_stage_or_device_that_is_not_there_is_refused(given, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        train(small(), STAGES, tmp_path, report=quiet, **given)
+
+
 def test_talking_leaves_the_tower_alone(tmp_path):
     model = small()
     before = {name: p.clone() for name, p in model.tower.named_parameters()}

@@ -9,7 +9,14 @@ import pytest
 from notebook_check import in_recording_environment
 from test_runs import printed
 
-from prumerge.experiments.parameters import check_parameters, read_texts, take_parameters
+from prumerge.experiments.parameters import (
+    LEAST,
+    POSITIVE,
+    check_parameters,
+    declared_parameters,
+    read_texts,
+    take_parameters,
+)
 from prumerge.paths import NOTEBOOKS
 
 COSTS = NOTEBOOKS / "07_cost_model.ipynb"
@@ -29,6 +36,10 @@ EVALUATION = NOTEBOOKS / "10_llava_evaluation.ipynb"
         (COSTS, {"new_tokens": True}, "new_tokens=True is a truth value where .* wants a number"),
         (COSTS, {"kept_tokens": "few"}, "kept_tokens='few' is text where .* wants a number"),
         (EVALUATION, {"tasks": [1]}, "tasks=1 is a number where .* wants text"),
+        (EVALUATION, {"tasks": []}, r"tasks=\[\] is empty where .* wants at least one value"),
+        (EVALUATION, {"limit": -1}, "limit=-1 is too small: .* wants at least 0"),
+        (COSTS, {"batches": [1, 0]}, "batches=0 is too small: .* wants at least 1"),
+        (COSTS, {"own_card": [1000, 0, 1, 1]}, "own_card=0 is not above 0"),
     ],
 )
 def test_a_value_of_another_kind_is_refused_in_a_sentence(notebook, given, sentence):
@@ -119,6 +130,21 @@ def test_papermill_alone_stops_at_a_misspelt_name_and_another_kind(page):
     assert found.returncode and "has no parameter 'batchs': did you mean 'batches'?" in found.stderr
     found, _ = papermill(page, "-p", "card", "100")
     assert found.returncode and "card=100 is a number where" in found.stderr
+
+
+def test_a_number_that_cannot_be_is_refused_in_every_notebook_that_has_it():
+    known = {}
+    for notebook in (path for path in NOTEBOOKS.glob("*.ipynb") if len(path.suffixes) == 1):
+        for name, default in declared_parameters(notebook).items():
+            known.setdefault(name, []).append(notebook)
+            if name in LEAST or name in POSITIVE:
+                below = LEAST.get(name, 1) - 1
+                given = {name: [below] if isinstance(default, list) else below}
+                with pytest.raises(
+                    ValueError, match=f"^{name}={below} is .* {notebook.name} wants"
+                ):
+                    check_parameters(notebook, given)
+    assert set(LEAST) | set(POSITIVE) <= set(known), "a name that no notebook has"
 
 
 def test_every_notebook_checks_its_parameters_first():

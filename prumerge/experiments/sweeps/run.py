@@ -241,7 +241,7 @@ def make_plan(
                 needs = {need["name"]: need for need in map(_encoding, left.values())}
                 encodings |= needs
                 jobs.append(_job(f"{sweep.name}-{name}", left, needs))
-    check_parameters(WORKER, {"points": [], "rows": "", "device": device})
+    check_parameters(WORKER, {"points": [{}], "rows": "", "device": device})
     return {
         "jobs": jobs,
         "encodings": list(encodings.values()),
