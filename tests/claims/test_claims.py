@@ -244,5 +244,5 @@ def test_a_name_that_stands_twice_is_refused():
 
 
 def test_a_folder_of_rows_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="absent. is no folder: name one that holds"):
+    with pytest.raises(ValueError, match="is no folder: name one that holds"):
         Evidence(tmp_path / "absent")
