@@ -57,6 +57,8 @@ def opens_with_question_and_answer(path, notebook):
     for word in ("Question", "Answer"):
         if word not in first.source:
             yield f"the title cell does not say {word}"
+    if "(GLOSSARY.md)" not in first.source:
+        yield "the title cell does not link the glossary"
 
 
 @rule
