@@ -22,7 +22,12 @@ def add(notebook, cell_type=new_code_cell, source="1 + 1", **fields):
 
 BREACHES = {
     "no title": lambda n: n.cells.pop(0),
-    "does not say Answer": lambda n: n.cells[0].update(source="# Title\n\nQuestion: what?"),
+    "does not say Answer": lambda n: n.cells[0].update(
+        source="# Title\n\nQuestion: what? (GLOSSARY.md)"
+    ),
+    "does not link the glossary": lambda n: n.cells[0].update(
+        source="# Title\n\nQuestion: what? Answer: that."
+    ),
     "execution counts are [1, 2, 3, None]": lambda n: n.cells[-1].update(execution_count=None),
     "execution counts are [1, 2, 3, 7]": lambda n: n.cells[-1].update(execution_count=7),
     "the kernel is 'mine'": lambda n: n.metadata.kernelspec.update(name="mine"),
