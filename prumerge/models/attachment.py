@@ -32,7 +32,7 @@ from prumerge.models.caches import Read, cache_in, check_mask, read_by, remember
 from prumerge.models.canvases import TiledReduction, reduce_packed, sent_by
 from prumerge.models.covers import BoundCover, Cover
 from prumerge.models.families import FAMILIES, Family, Kind, family_of
-from prumerge.models.families.generic import can_drop
+from prumerge.models.families.generic import can_drop, offer
 from prumerge.models.families.generic import generic as dropping
 from prumerge.models.generation import (
     RUNNING,
@@ -117,11 +117,9 @@ def attach(
     if family is None and generic and can_drop(model):
         family = dropping(model)
     if family is None:
-        more = "; generic=True drops tokens of any model" if can_drop(model) else ""
         raise ValueError(
             f"attach needs a model of a family it knows ({', '.join(FAMILIES)}), got "
-            f"{type(model).__name__}: load one with "
-            f'LlavaForConditionalGeneration.from_pretrained("..."){more}'
+            f"{type(model).__name__}{offer(model)}"
         )
     if family.received:  # a score that was asked for needs its class token, and is refused
         overrides = {"score": "received"} | overrides

@@ -145,7 +145,7 @@ def videos(
 
 def trace(
     pack: Callable[[list[Tensor], Tensor], Sequence[Tensor]], tiles: Sequence[int], patches: int
-) -> list[Int64[Tensor, " slots"]]:
+) -> list[Int64[Tensor, " _slots"]]:
     """Let a model's own packing say which slot shows which row of its encoder.
 
     ``pack`` is handed row numbers in place of features, ``[tiles, patches, 1]`` per picture, and -1

@@ -22,7 +22,7 @@ import prumerge
 from prumerge.encoder import Encoded
 from prumerge.models.budgets import budgets_of, joint, shares
 from prumerge.models.canvases import markers_sent, reduce_packed
-from prumerge.models.families.llava_next import tiles_of, visuals_of
+from prumerge.models.families.llava_next import maps_of, tiles_of, visuals_of
 from prumerge.models.slots import Packed, visual_of
 from prumerge.settings import Settings
 
@@ -57,10 +57,13 @@ def frames(count, side=24, markers=True):
     return (visual_of(source, [(side, side)] * count, opens=markers),)
 
 
-@settings(deadline=None, max_examples=1000)
-@given(height=st.integers(30, 3000), width=st.integers(30, 3000))
-def test_slots_are_as_many_as_the_processor_counts(height, width):
-    (visual,) = next_visuals((height, width))
+PIXELS = st.tuples(st.integers(30, 3000), st.integers(30, 3000))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(PIXELS, min_size=20, max_size=20))
+def test_slots_are_as_many_as_the_processor_counts(sizes):
+    """A thousand sizes in all; the canvases of the first of each twenty."""
     stock = SimpleNamespace(
         image_processor=SimpleNamespace(image_grid_pinpoints=PINPOINTS),
         patch_size=14,
@@ -69,13 +72,14 @@ def test_slots_are_as_many_as_the_processor_counts(height, width):
     stock._get_unpadded_features = lambda *args: LlavaNextProcessor._get_unpadded_features(
         stock, *args
     )
-    count = LlavaNextProcessor._get_number_of_features(stock, height, width, 336, 336)
-    assert len(visual.source) == count == sum(visual.sizes) + int((visual.source < 0).sum())
+    maps = maps_of(Core(), list(map(list, sizes)), tiles_of(Core(), list(map(list, sizes))), 576)
+    for source, size in zip(maps, sizes, strict=True):
+        assert len(source) == LlavaNextProcessor._get_number_of_features(stock, *size, 336, 336)
+    (visual,) = next_visuals(sizes[0])
+    assert torch.equal(visual.source, maps[0])
     slots = torch.cat([canvas.slots for canvas in visual.canvases])
-    assert len(slots.unique()) == len(slots) and bool((visual.source[slots] >= 0).all())
-    assert all(
-        rows * columns == len(own.rows) for own in visual.canvases for rows, columns in [own.grid]
-    )
+    assert torch.equal(slots.sort().values, (visual.source >= 0).nonzero()[:, 0])
+    assert all(own.grid[0] * own.grid[1] == len(own.rows) for own in visual.canvases)
     boxes = [own.box for own in visual.canvases[1:]]
     area = sum((low - top) * (right - left) for top, low, left, right in boxes)
     tiled = len(visual.canvases) > 1  # a strip is less than a row of patches high, and not shown

@@ -33,7 +33,17 @@ AT_ONCE = 256  # rows that are compared with all others at a time
 def can_drop(model: nn.Module) -> bool:
     """Whether a model encodes pictures in a way that is known here."""
     core, config = getattr(model, "model", None), getattr(model, "config", None)
-    return hasattr(core, "get_image_features") and hasattr(config, "image_token_id")
+    known = hasattr(core, "get_image_features") and hasattr(config, "image_token_id")
+    return known and not hasattr(core, "get_rope_index")
+
+
+def offer(model: nn.Module) -> str:
+    """What to say of a model of no known family."""
+    if hasattr(getattr(model, "model", None), "get_rope_index"):
+        return ", whose positions count rows and columns (M-RoPE): no such model is reduced"
+    if can_drop(model):
+        return ": pass generic=True, which drops tokens of any model that encodes pictures so"
+    return ': load one with LlavaForConditionalGeneration.from_pretrained("...")'
 
 
 def generic(model: nn.Module) -> Family:
@@ -44,11 +54,6 @@ def generic(model: nn.Module) -> Family:
 
 
 def check(model: nn.Module, settings: Settings) -> None:
-    if hasattr(model.model, "get_rope_index"):
-        raise ValueError(
-            f"{type(model).__name__} counts positions in rows and columns, which generic=True does "
-            "not: reduce with a model of another family"
-        )
     if settings.neighbours or settings.extra_token or settings.merging == "across":
         raise ValueError(
             "generic=True drops tokens and merges none: pass neighbours=0, extra_token=False, or a "

@@ -9,6 +9,7 @@ Source: ``LlavaNextForConditionalGeneration`` of transformers.
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -39,13 +40,20 @@ def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dic
 def visuals_of(
     core: nn.Module, sizes: list[list[int]], tiles: list[int], grid: tuple[int, int]
 ) -> tuple[Visual, ...]:
-    """How prompts show pictures of these heights and widths: by the stock model's own packing."""
+    """How prompts show pictures of these heights and widths."""
+    maps = maps_of(core, sizes, tiles, grid[0] * grid[1])
+    return tuple(visual_of(own, [grid] * sum(tiles), stitched=True) for own in maps)
+
+
+def maps_of(
+    core: nn.Module, sizes: list[list[int]], tiles: list[int], patches: int
+) -> list[Int64[Tensor, " _slots"]]:
+    """Which slot shows which patch, by the stock model's own packing."""
 
     def stock(rows: list[Tensor], newline: Tensor) -> list[Tensor]:
         return core.pack_image_features(rows, sizes, "full", newline)[0]
 
-    maps = trace(stock, tiles, grid[0] * grid[1])
-    return tuple(visual_of(own, [grid] * sum(tiles), stitched=True) for own in maps)
+    return trace(stock, tiles, patches)
 
 
 def image_sizes(arguments: dict[str, Any]) -> list[list[int]]:
