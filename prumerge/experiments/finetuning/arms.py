@@ -192,22 +192,28 @@ def _result(plan: Plan, quiz: "Quiz", run: Run, folder: Path) -> dict[str, Any]:
     return {"run": row, "answers": answers}
 
 
-def training_arguments(steps: int, batch_size: int, folder: Path, seed: int) -> TrainingArguments:
-    """Return the Trainer's arguments of an arm: cosine, 3 % warm-up, bfloat16, as in the paper."""
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=batch_size,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, round(0.03 * steps)),
-        bf16=True,
-        logging_steps=1,
-        save_strategy="no",
-        seed=seed,
-        use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-    )
+def training_arguments(
+    steps: int, batch_size: int, folder: Path, seed: int, **more: Any
+) -> TrainingArguments:
+    """Return the Trainer's arguments of an arm: cosine, 3 % warm-up, bfloat16, as in the paper.
+
+    ``more`` are others, or instead of these.
+    """
+    usual = {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": batch_size,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, round(0.03 * steps)),
+        "bf16": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "seed": seed,
+        "use_cpu": not torch.cuda.is_available(),
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    return TrainingArguments(**usual | more)
 
 
 def write_rows(tables: dict[str, pd.DataFrame], folder: Path = ROWS) -> None:

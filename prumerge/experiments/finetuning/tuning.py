@@ -194,6 +194,34 @@ def tune(
     return tuned, trainer.state.log_history
 
 
+def align(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    examples: Examples,
+    arguments: TrainingArguments,
+) -> list[dict[str, float]]:
+    """Train the projector alone, LLaVA's first stage, or go on from the last checkpoint.
+
+    Returns:
+        The Trainer's log.
+    """
+    set_seed(arguments.seed)
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    make = partial(to_sample, processor, patches=patches_of(model))
+    arguments.remove_unused_columns = False
+    trainer = ReducedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Samples(examples, make),
+        data_collator=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
+    )
+    trainer.add_callback(LogLast)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
+    return trainer.state.log_history
+
+
 def last_checkpoint(folder: Path) -> str | None:
     """Find the last checkpoint with its ``trainer_state.json``, which is written last; or None."""
     complete = []
