@@ -39,7 +39,10 @@ POCKET = DATA / "pocket"
 MINI_VIDEO = DATA / "mini-video"
 """The Video-LLaVA made of the mini-LLaVA: all but the tower's weights."""
 
-EMBEDDED = {"mini": MINI, "pocket": POCKET, "mini-video": MINI_VIDEO}
+MINI_NEXT = DATA / "mini-next"
+"""The mini-LLaVA tuned as a LLaVA-NeXT: all but the tower's weights."""
+
+EMBEDDED = {"mini": MINI, "pocket": POCKET, "mini-video": MINI_VIDEO, "mini-next": MINI_NEXT}
 """Folders of the models that come with the repository, by the names they are loaded by."""
 
 

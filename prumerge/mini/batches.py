@@ -21,6 +21,7 @@ from prumerge.mini.scenes import Scene, draw_scene
 
 PROMPT_START = ("<s>", "user", ":")  # what stands in front of the visual tokens
 IGNORED = -100
+NEWLINE, NOTHING = -1, -2  # what stands instead of a patch at a row's end, behind a short picture
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Batch:
     captions: Int[Tensor, "pictures words"]
     kinds: Int[Tensor, "pictures patches"]  # 0 ground, else 1 + index into KINDS
     colours: Int[Tensor, "pictures patches"]  # 0 none, else 1 + index into the style's colours
-    kept: Int[Tensor, "pictures seen"]  # patches the language model is shown, in raster order
+    kept: Int[Tensor, "pictures seen"]  # patches the language model is shown, in raster order;
+    # of a picture in tiles NEWLINE and NOTHING as well
     input_ids: Int[Tensor, "pictures tokens"]
     targets: Int[Tensor, "pictures tokens"]  # the answer's next token, IGNORED elsewhere
     position_ids: Int[Tensor, "pictures tokens"]
@@ -167,9 +169,17 @@ def draw_places(scene: Scene, shown: int, rng: np.random.Generator) -> np.ndarra
 
 
 def pack_turns(
-    turns: list[list[Question]], text_tokens: int, places: np.ndarray, text_place: int
+    turns: list[list[Question]],
+    text_tokens: int,
+    places: Int[np.ndarray, "pictures seen"],
+    text_place: int | Int[np.ndarray, " pictures"],
 ) -> dict[str, Tensor]:
-    """Lay the turns of each picture behind its visual tokens, as many as fit."""
+    """Lay the turns of each picture behind its visual tokens, as many as fit.
+
+    ``places`` are those of visual tokens, and below 0 where a picture has none any more;
+    ``text_place`` is where the text begins.
+    """
+    text_places = np.broadcast_to(text_place, len(turns)).tolist()
     start, end_of_head = len(PROMPT_START), len(PROMPT_START) + places.shape[1]
     shape = (len(turns), end_of_head + text_tokens)
     ids, targets = torch.full(shape, IDS[PAD]), torch.full(shape, IGNORED)
@@ -177,8 +187,9 @@ def pack_turns(
     ids[:, :start] = torch.tensor([IDS[word] for word in PROMPT_START])
     ids[:, start:end_of_head] = IDS[IMAGE]
     turn_of[:, :end_of_head] = 0
+    turn_of[:, start:end_of_head][torch.from_numpy(places < 0)] = -1  # seen by no other token
     position_ids[:, :start] = torch.arange(start)
-    position_ids[:, start:end_of_head] = start + torch.from_numpy(places)
+    position_ids[:, start:end_of_head] = start + torch.from_numpy(places.clip(min=0))
     for row, asked in enumerate(turns):
         at = end_of_head
         for number, (words, answer_at) in enumerate(map(_code, asked), start=1):
@@ -187,7 +198,7 @@ def pack_turns(
                 continue
             ids[row, at:end] = torch.tensor(words)
             targets[row, at + answer_at - 1 : end - 1] = ids[row, at + answer_at : end]
-            position_ids[row, at:end] = start + text_place + torch.arange(len(words))
+            position_ids[row, at:end] = start + text_places[row] + torch.arange(len(words))
             turn_of[row, at:end] = number
             at = end
     same = turn_of[:, :, None] == turn_of[:, None, :]

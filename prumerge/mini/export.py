@@ -36,7 +36,7 @@ def export(model: Learner, folder: Path, curve: list[dict], record: dict) -> Non
     pd.DataFrame(curve).drop(columns="left_s").to_csv(fresh / "training.csv", index=False)
     (fresh / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     millions = sum(p.numel() for p in llava.parameters()) / 1e6
-    told = {"tokens": model.size.grid**2, "words": len(processor.tokenizer)}
+    told = {"tokens": model.size.grid**2, "words": len(processor.tokenizer)} | model.told_on_card()
     card = model.card.format(parameters=millions, **told, **record)
     (fresh / "README.md").write_text(card)
     if folder.exists():

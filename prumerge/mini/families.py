@@ -93,10 +93,10 @@ def count(scene: Scene, rng: np.random.Generator) -> Question | None:
 def place(scene: Scene, thing: Thing) -> str | None:
     """Return the quadrant of the frame a thing lies in; None within a patch of the middle lines."""
     row, column = thing.centre
-    middle = scene.grid / 2
-    if min(abs(row - middle), abs(column - middle)) < 1:
+    middle, across = (edge / 2 for edge in scene.frame)
+    if min(abs(row - middle), abs(column - across)) < 1:
         return None
-    return f"{'top' if row < middle else 'bottom'}-{'left' if column < middle else 'right'}"
+    return f"{'top' if row < middle else 'bottom'}-{'left' if column < across else 'right'}"
 
 
 def position(scene: Scene, rng: np.random.Generator) -> Question | None:

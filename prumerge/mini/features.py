@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,7 +42,7 @@ class Pictures:
     """Training pictures by number, from 0; a longer list begins with the shorter one.
 
     Numbers of things come in turn, and every other round has a sign, so that a curriculum can
-    choose pictures by their numbers.
+    choose pictures by their numbers. A style of several frames shows one of them in two rounds.
     """
 
     count: int
@@ -56,9 +57,10 @@ class Pictures:
 
     def scene(self, number: int, painted: bool = False) -> Scene:
         """Draw a picture, or tell what it holds, which is quick."""
+        grids = self.style.grids(self.grid)
         return draw_scene(
             np.random.default_rng((self.seed, number)),
-            self.grid,
+            grids[number // (2 * most_objects(self.grid)) % len(grids)],
             objects=1 + number % most_objects(self.grid),
             sign=number // most_objects(self.grid) % 2 == 1,
             style=self.style,
@@ -135,6 +137,7 @@ def compute_features(
     layer: int,
     origin: str,
     report: Callable[[dict], None] = print,
+    see: Callable[..., Float16[Tensor, "scenes patches width"]] | None = None,
 ) -> Features:
     """Encode all pictures that ``folder`` does not hold yet, and open the features.
 
@@ -146,12 +149,14 @@ def compute_features(
         layer: Which of the tower's hidden states is kept, numbered as transformers does.
         origin: Where the tower is from; features of another one do not go on.
         report: Takes a row with pictures done, pictures per second and seconds left.
+        see: Encodes scenes, called as :func:`encode_scenes`, which is the default.
 
     Raises:
         ValueError: If the folder holds features of other pictures or of another tower, if the disk
             has no room for them, or if another run is writing them.
     """
     rows, width = pictures.rows, tower.config.hidden_size
+    see = partial(see or encode_scenes, tower=tower, prepare=prepare, layer=layer)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / VALUES).open("ab") as file:
         _lock(file, folder)
@@ -161,7 +166,7 @@ def compute_features(
             done = whole // CHUNK * CHUNK
             _check_room(folder, size * (pictures.count - done))
             file.truncate(done * size)  # what a kill left of a chunk
-            for values in _encoded(pictures, done, tower, prepare, layer, report):
+            for values in _encoded(pictures, done, see, report):
                 file.write(values.tobytes())
                 file.flush()
     values = np.memmap(folder / VALUES, np.float16, "r")
@@ -170,13 +175,13 @@ def compute_features(
 
 
 def _encoded(
-    pictures: Pictures | Clips, first: int, tower: nn.Module, prepare, layer: int, report
+    pictures: Pictures | Clips, first: int, see: Callable[..., Tensor], report
 ) -> Iterator[Float16[np.ndarray, "chunk patches width"]]:
     began = time.perf_counter()
     for start in range(first, pictures.count, CHUNK):
         end = min(start + CHUNK, pictures.count)
         scenes = [pictures.scene(number, painted=True) for number in range(start, end)]
-        yield encode_scenes(scenes, tower, prepare, layer).numpy()
+        yield see(scenes).numpy()
         pace = (end - first) / (time.perf_counter() - began)
         row = {"pictures": end, "of": pictures.count, "pictures_per_s": round(pace, 2)}
         report(row | {"left_s": round((pictures.count - end) / pace)})

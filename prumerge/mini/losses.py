@@ -45,9 +45,7 @@ def _patches(batch: Batch, features: Tensor) -> Tensor:
 
 def _answer(model: Learner, batch: Batch, features: Tensor) -> dict[str, Tensor]:
     llava = model.llava.model
-    patches = _patches(batch, features)
-    patches = patches.gather(1, batch.kept[..., None].expand(-1, -1, patches.shape[-1]))
-    visual = llava.multi_modal_projector(patches)
+    visual = model.shown(batch, features)
     words = llava.language_model.embed_tokens(batch.input_ids)
     start, end = len(PROMPT_START), len(PROMPT_START) + visual.shape[1]
     embeddings = torch.cat([words[:, :start], visual.to(words.dtype), words[:, end:]], dim=1)

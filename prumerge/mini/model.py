@@ -28,6 +28,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from prumerge.mini.glyphs import COLOURS, DIGITS, KINDS, PATCH_PIXELS, SHAPES
 from prumerge.mini.styles import MOVING, PLAIN, STYLES, Style
+from prumerge.models.loading import Llava
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : "
@@ -80,7 +81,7 @@ class Learner(nn.Module):
     style: Style
     card: str  # what the export says about itself
     size: Any  # ``size.grid`` counts patches along an edge
-    llava: LlavaForConditionalGeneration | VideoLlavaForConditionalGeneration
+    llava: Llava | VideoLlavaForConditionalGeneration
     naming: nn.Linear
     placing: nn.Linear
 
@@ -92,6 +93,12 @@ class Learner(nn.Module):
         """Return what the heads read of patches' features."""
         raise NotImplementedError
 
+    def shown(self, batch: Any, features: Tensor) -> Float[Tensor, "pictures seen language_width"]:
+        """Return the visual tokens of a batch as the language model reads them."""
+        patches = features[:, -batch.kinds.shape[1] :]
+        patches = patches.gather(1, batch.kept[..., None].expand(-1, -1, patches.shape[-1]))
+        return self.llava.model.multi_modal_projector(patches)
+
     def learning(self, parts: Iterable[str]) -> list[nn.Module]:
         """Return the modules that parts of the loss train."""
         raise NotImplementedError
@@ -99,6 +106,10 @@ class Learner(nn.Module):
     def processor(self) -> Any:
         """Make the processor that pictures, or clips, and words go through."""
         raise NotImplementedError
+
+    def told_on_card(self) -> dict[str, Any]:
+        """Return what only this model's card tells."""
+        return {}
 
 
 class Pretraining(Learner):
@@ -177,9 +188,7 @@ class Pretraining(Learner):
                 second.weight[:, unit] = sign * directions[axis]
 
 
-def behind_tower(
-    llava: LlavaForConditionalGeneration | VideoLlavaForConditionalGeneration,
-) -> list[nn.Module]:
+def behind_tower(llava: Llava | VideoLlavaForConditionalGeneration) -> list[nn.Module]:
     """What LLaVA trains behind its frozen tower: projector, language model and its head."""
     return [llava.model.multi_modal_projector, llava.model.language_model, llava.lm_head]
 
@@ -301,7 +310,7 @@ def words_of(style: Style) -> tuple[str, ...]:
     """Return the vocabulary of a model that is trained on a style."""
     if style is MOVING:
         return WORDS + MORE_WORDS + VIDEO_WORDS
-    return WORDS if style is PLAIN else WORDS + MORE_WORDS
+    return WORDS if style.colours is COLOURS else WORDS + MORE_WORDS
 
 
 def token_ids(text: str) -> list[int]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.mini import families
 from prumerge.mini.families import Question
@@ -18,7 +17,7 @@ from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
 from prumerge.mini.styles import PLAIN, Style, style_of
 from prumerge.models import load
 from prumerge.models.asking import answer
-from prumerge.models.loading import grid_of
+from prumerge.models.loading import Llava, Processor, grid_of
 from prumerge.paths import written_whole
 
 Asker = Callable[[Scene, np.random.Generator], Question | None]
@@ -92,23 +91,23 @@ class Item:
 def held_out(per_family: int, grid: int = 24, seed: int = 0, style: Style = PLAIN) -> list[Item]:
     """Draw ``per_family`` held-out questions of every family, each about a picture of its own.
 
-    The number of things is spread evenly from 1 to 12 (1 to 6 on small grids).
+    The number of things is spread evenly from 1 to 12 (1 to 6 on small grids). A style of several
+    frames shows them in turn.
     """
-    items = []
+    items, grids = [], style.grids(grid)
     for number, family in enumerate(FAMILIES):
         rng = np.random.default_rng((HELD_OUT_SEED, seed, number))
         while len(items) < (number + 1) * per_family:
-            objects = 1 + len(items) % most_objects(grid)
-            scene = draw_scene(rng, grid, objects=objects, held_out=True, style=style)
+            rounds, things = divmod(len(items), most_objects(grid))
+            objects, frame = 1 + things, grids[(things + rounds) % len(grids)]
+            scene = draw_scene(rng, frame, objects=objects, held_out=True, style=style)
             question = ask(scene, family, rng)
             if question is not None:
                 items.append(Item(scene, question))
     return items
 
 
-def answers(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, items: list[Item]
-) -> list[str]:
+def answers(model: Llava, processor: Processor, items: list[Item]) -> list[str]:
     """Ask a model each item's question; see :func:`prumerge.models.asking.answer`."""
     pictures, questions = [i.picture for i in items], [i.question.text for i in items]
     return answer(model, processor, pictures, questions)

@@ -1,6 +1,6 @@
 """Mini scenes: things on a ground, drawn from a seed, with the truth about each.
 
-A scene fills a square grid of patches (24 x 24 by default). It holds 1 to 12 things (a coloured
+A scene fills a grid of patches (24 x 24 by default). It holds 1 to 12 things (a coloured
 shape or handwritten digit of a few patches on an edge, aligned to patches, never overlapping) and
 often a sign: a light plate with two or three dark digits, to be read. How all of them look, and on
 what they lie, is the scene's style.
@@ -59,7 +59,8 @@ class Scene:
     1 + ``len(things)`` for the sign.
     """
 
-    grid: int  # patches along an edge of the whole frame, in which positions are told
+    grid: int | tuple[int, int]  # patches of the whole frame, in which positions are told: an edge,
+    # or rows and columns
     corner: tuple[int, int]  # upper left patch of the part shown; 0, 0 unless it is a window
     things: tuple[Thing, ...]
     sign: Sign | None
@@ -68,19 +69,29 @@ class Scene:
     style: Style = PLAIN
 
     @property
+    def frame(self) -> tuple[int, int]:
+        """Rows and columns of the whole frame, in patches."""
+        return frame_of(self.grid)
+
+    @property
     def objects(self) -> int:
         """How many objects there are, the sign included."""
         return len(self.things) + (self.sign is not None)
 
 
-def most_objects(grid: int) -> int:
+def frame_of(grid: int | tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of a frame, of which one number gives both."""
+    return (grid, grid) if isinstance(grid, int) else grid
+
+
+def most_objects(grid: int | tuple[int, int]) -> int:
     """Return how many things fit a frame well: 12, and 6 below 20 patches along an edge."""
-    return 12 if grid >= 20 else 6
+    return 12 if min(frame_of(grid)) >= 20 else 6
 
 
 def draw_scene(
     rng: np.random.Generator,
-    grid: int = 24,
+    grid: int | tuple[int, int] = 24,
     window: int | None = None,
     objects: int | tuple[int, int] = (1, 12),
     held_out: bool = False,
@@ -92,20 +103,22 @@ def draw_scene(
     """Draw one scene; the same state of ``rng`` draws the same one.
 
     Args:
-        grid: Patches along an edge of the frame.
+        grid: Patches along an edge of the frame, or its rows and columns.
         window: Patches along an edge of the part that is drawn, whose upper left patch is
             ``corner`` (None: any); None draws the whole frame.
         objects: Number of things, or its range (ends included). Fewer when they do not fit.
         sign: Whether a sign is there; None leaves it to chance.
         painted: False tells what is there without drawing it, which is quick.
     """
-    shown = window or grid
+    frame = frame_of(grid)
+    shown = frame_of(window or grid)
     if corner is None:
-        corner = tuple(int(c) for c in rng.integers(0, grid - shown + 1, size=2))
+        room = zip(frame, shown, strict=True)
+        corner = tuple(int(rng.integers(0, whole - part + 1)) for whole, part in room)
     low, high = (objects, objects) if isinstance(objects, int) else objects
     if not 0 <= low <= high:
         raise ValueError(f"objects must be a number or a range from low to high, got {objects}")
-    owner = np.zeros((shown, shown), dtype=np.int64)
+    owner = np.zeros(shown, dtype=np.int64)
     plate = _place_sign(rng, owner, style) if _wants_sign(rng, sign, shown, style) else None
     things = _place_things(rng, owner, int(rng.integers(low, high + 1)), style)
     if plate is not None:
@@ -118,16 +131,18 @@ def draw_scene(
     return Scene(grid, corner, things, plate, pixels, owner, style)
 
 
-def _wants_sign(rng: np.random.Generator, sign: bool | None, shown: int, style: Style) -> bool:
+def _wants_sign(
+    rng: np.random.Generator, sign: bool | None, shown: tuple[int, int], style: Style
+) -> bool:
     chance = rng.random() < SIGN_SHARE
-    return (chance if sign is None else sign) and shown >= 3 * style.sign_rows
+    return (chance if sign is None else sign) and min(shown) >= 3 * style.sign_rows
 
 
 def _place_sign(rng: np.random.Generator, owner: np.ndarray, style: Style) -> Sign:
     number = "".join(rng.choice(DIGITS, size=rng.integers(2, 4)))
     rows, width = style.sign_rows, style.sign_rows * len(number)
-    row = int(rng.integers(0, len(owner) - rows + 1))
-    column = int(rng.integers(0, len(owner) - width + 1))
+    row = int(rng.integers(0, owner.shape[0] - rows + 1))
+    column = int(rng.integers(0, owner.shape[1] - width + 1))
     owner[row : row + rows, column : column + width] = -1
     return Sign(number, row, column)
 
@@ -146,7 +161,7 @@ def _place_things(
             model = things[rng.integers(len(things))]
             kind, colour = (kind, model.colour) if rng.random() < 0.5 else (model.kind, colour)
         size = int(rng.choice(style.digit_sizes if kind in DIGITS else style.sizes))
-        row, column = (int(v) for v in rng.integers(0, len(owner) - size + 1, size=2))
+        row, column = (int(rng.integers(0, edge - size + 1)) for edge in owner.shape)
         if owner[row : row + size, column : column + size].any():
             continue
         things.append(Thing(kind, colour, row, column, size))
@@ -156,7 +171,7 @@ def _place_things(
 
 def _paint(
     rng: np.random.Generator,
-    shown: int,
+    shown: tuple[int, int],
     things: list[Thing],
     plate: Sign | None,
     held_out: bool,
@@ -171,7 +186,8 @@ def _paint(
         # Crisp, or strokes would drown in a photograph.
         return np.clip(2 * mask - 0.5, 0, 1) if style.outline_px else mask
 
-    canvas = style.ground(rng, shown * patch, held_out)
+    canvas = style.ground(rng, max(shown) * patch, held_out)
+    canvas = canvas[: shown[0] * patch, : shown[1] * patch]
     for thing in things:
         mask, plain = mask_of(thing.kind, thing.size), np.array(style.colours[thing.colour])
         colour, corner = plain + rng.normal(0, 8, 3), (thing.row * patch, thing.column * patch)

@@ -1,6 +1,7 @@
 """How scenes look: the size of patches, colours, sizes of things, ground; one style a model.
 
 PLAIN      of the mini-LLaVA: 8-pixel patches, six colours, dark ground
+LARGE      of ``mini-next``: the same on frames of several tiles
 PICTURED   of ``pocket``: 14-pixel patches, nine colours, mostly on photographs
 MOVING     of ``mini-video``: as PLAIN, asked about in words for what happens
 style_of   that in which a model is asked about scenes
@@ -44,6 +45,11 @@ class Style:
     plates: tuple[Colour, ...] = ((205, 200, 180),)  # of signs, in turn by chance
     outline_px: int = 0  # of a dark or light line around things; 0 draws none
     sign_rows: int = 3  # height of a sign and width of each of its digits, in patches
+    frames: tuple[tuple[int, int], ...] = ()  # rows and columns of pictures in turn, if not square
+
+    def grids(self, grid: int | tuple[int, int]) -> tuple[int | tuple[int, int], ...]:
+        """Return the sizes of pictures in turn; ``grid`` is that of a model of one tile."""
+        return self.frames or (grid,)
 
 
 MORE_COLOURS: dict[str, Colour] = {
@@ -52,6 +58,11 @@ MORE_COLOURS: dict[str, Colour] = {
     "black": (20, 20, 25),
 }
 PLAIN = Style("mini", PATCH_PIXELS, COLOURS, SIZES, SIZES[1:], _dark)
+# As many pictures of 2 x 2 tiles as of all other shapes; 36 patches do not fill their tiles.
+_SHAPES = ((24, 48), (48, 24), (36, 48), (24, 72), (48, 36), (72, 24))
+LARGE = replace(
+    PLAIN, name="mini-next", frames=tuple(f for shape in _SHAPES for f in ((48, 48), shape))
+)
 PICTURED = Style(
     "pocket",
     14,
@@ -64,7 +75,7 @@ PICTURED = Style(
     sign_rows=4,
 )
 MOVING = replace(PLAIN, name="moving")
-STYLES = {style.name: style for style in (PLAIN, PICTURED, MOVING)}
+STYLES = {style.name: style for style in (PLAIN, LARGE, PICTURED, MOVING)}
 
 
 def style_of(model: Any) -> Style:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import LlavaConfig, PreTrainedModel, VideoLlavaConfig
+from transformers import PreTrainedModel, VideoLlavaConfig
 
-from prumerge.models.loading import load
+from prumerge.models.loading import Config, load
 from prumerge.models.towers import load_tower
 
 
@@ -35,7 +35,7 @@ def fitted(tower: PreTrainedModel, image_px: int) -> PreTrainedModel:
 
 
 def beside_tower(
-    config: LlavaConfig | VideoLlavaConfig, folder: Path, told: AbstractContextManager
+    config: Config | VideoLlavaConfig, folder: Path, told: AbstractContextManager
 ) -> dict[str, Any]:
     """Return what ``from_pretrained`` needs instead of a folder: config and all weights.
 

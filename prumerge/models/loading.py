@@ -17,6 +17,7 @@ _MADE_BY = {
     "mini": "notebooks/train_mini_llava.ipynb",
     "pocket": "python -m prumerge.experiments.pocket",
     "mini-video": "python -m prumerge.experiments.video",
+    "mini-next": "python -m prumerge.experiments.mini_next",
 }
 _LARGE_BYTES, _PART_BYTES = 1 << 30, 4 << 20
 
@@ -26,24 +27,48 @@ from transformers import (  # noqa: E402
     AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedModel,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
+from transformers.models.llava_next.image_processing_pil_llava_next import (  # noqa: E402
+    LlavaNextImageProcessorPil,
+)
+
+Config = LlavaConfig | LlavaNextConfig
+Llava = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
+Processor = LlavaProcessor | LlavaNextProcessor
+
+_KINDS: dict[str, tuple[type, type, type, type]] = {
+    "llava": (LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, CLIPImageProcessorPil),
+    "llava_next": (
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextProcessor,
+        LlavaNextImageProcessorPil,
+    ),
+}
+"""Config, model, processor and what prepares pictures, by the ``model_type`` of a config."""
 
 
 def load(
     name: str | Path = "mini", device: str = "cpu", dtype: torch.dtype | str | None = None
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+) -> tuple[Llava, Processor]:
     """Load a LLaVA in evaluation mode and its processor, ready to generate.
+
+    Of which kind it is, its own config says: LLaVA-1.5 or LLaVA-NeXT.
 
     Pictures are prepared by Pillow everywhere, since torchvision gives slightly other pixels.
 
     Args:
         name: ``mini`` for the trained model in ``data/mini-llava``; ``pocket`` for the one behind a
-            pretrained tower in ``data/pocket``; a folder with a checkpoint in
-            transformers' format; or a hub id such as ``llava-hf/llava-1.5-7b-hf``, better with a
-            revision behind an ``@`` so that the weights cannot change under a result.
+            pretrained tower in ``data/pocket``; ``mini-next`` for the LLaVA-NeXT in
+            ``data/mini-next``; a folder with a checkpoint in transformers' format; or a hub id such
+            as ``llava-hf/llava-1.5-7b-hf``, better with a revision behind an ``@`` so that the
+            weights cannot change under a result.
         dtype: A torch type or its name; None takes float32 on a CPU and bfloat16 elsewhere.
 
     Raises:
@@ -61,11 +86,11 @@ def load(
         options |= beside_tower(config, Path(source), told(name))
         source = None
     with told(name):
-        model = load_whole(LlavaForConditionalGeneration, source, **options)
+        model = load_whole(_KINDS[config.model_type][1], source, **options)
     return model.to(device).eval(), load_processor(name)
 
 
-def read_config(name: str | Path = "mini") -> LlavaConfig:
+def read_config(name: str | Path = "mini") -> Config:
     """Read the sizes of a LLaVA; see :func:`load` for ``name``.
 
     Another kind of model is refused: transformers would make a LLaVA of its config, at random.
@@ -73,18 +98,18 @@ def read_config(name: str | Path = "mini") -> LlavaConfig:
     source, revision = find_source(name)
     with told(name):
         found, _ = LlavaConfig.get_config_dict(source, revision=revision)
-        config = LlavaConfig.from_pretrained(source, revision=revision)
-    kind = found.get("model_type")
+        kind = found.get("model_type")
+        config = _KINDS.get(kind, _KINDS["llava"])[0].from_pretrained(source, revision=revision)
     if "mm_vision_tower" in found or kind == "llava_llama":
         raise ValueError(
             f"cannot load {str(name)!r} (model_type {kind!r}): it is in LLaVA's own format; name "
             "its conversion for transformers, such as llava-hf/llava-1.5-7b-hf, or make one with "
             "transformers' convert_llava_weights_to_hf.py"
         )
-    if kind != LlavaConfig.model_type:
+    if kind not in _KINDS:
         raise ValueError(
-            f"cannot load {str(name)!r} (model_type {kind!r}): only models of the type 'llava' are "
-            "read, such as llava-hf/llava-1.5-7b-hf"
+            f"cannot load {str(name)!r} (model_type {kind!r}): only models of the types "
+            f"{' and '.join(map(repr, _KINDS))} are read, such as llava-hf/llava-1.5-7b-hf"
         )
     return config
 
@@ -109,13 +134,14 @@ def load_whole(kind: type, source: str | Path | None, **options: Any) -> PreTrai
     return model
 
 
-def load_processor(name: str | Path = "mini") -> LlavaProcessor:
+def load_processor(name: str | Path = "mini") -> Processor:
     """Load the processor alone; see :func:`load` for ``name``."""
     source, revision = find_source(name)
+    *_, whole, of_pictures = _KINDS[read_config(name).model_type]
     with told(name):
-        pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+        pictures = of_pictures.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
-        processor = LlavaProcessor.from_pretrained(
+        processor = whole.from_pretrained(
             source, revision=revision, image_processor=pictures, tokenizer=tokenizer
         )
     words = processor.tokenizer.get_vocab()
@@ -232,7 +258,7 @@ def find_source(name: str | Path) -> tuple[str, str]:
     source, _, revision = str(name).partition("@")
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise ValueError(
-            f"no model {name!r}: give 'mini', 'pocket', an existing folder, or a hub id "
-            "'owner/name@revision'"
+            f"no model {name!r}: give {', '.join(map(repr, EMBEDDED))}, an existing folder, or a "
+            "hub id 'owner/name@revision'"
         )
     return source, revision or "main"

@@ -95,11 +95,11 @@ def prepare(
 
     They are padded to squares with the processor's mean colour, as LLaVA-1.5 was trained and
     evaluated; ``do_pad=False`` leaves it to the processor's centre crop, which cuts off edges.
-    Squares stay as they are.
+    Squares stay as they are, and so do all pictures where the processor makes tiles of any shape.
     """
     pictures = (Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images)
     shown = [to_rgb(picture) for picture in pictures]
-    if not do_pad:
+    if not do_pad or hasattr(of_pictures(processor), "image_grid_pinpoints"):
         return shown
     colour = tuple(int(255 * value) for value in of_pictures(processor).image_mean)
     return [pad_to_square(image, colour) for image in shown]

@@ -140,8 +140,8 @@ def test_shared_and_superfluous_weights_are_no_fault(whole, tmp_path):
     [
         ({"model_type": "llava_llama"}, "(model_type 'llava_llama'): it is in LLaVA's own format"),
         ({"mm_vision_tower": "openai/clip"}, "such as llava-hf/llava-1.5-7b-hf, or make one with"),
-        ({"model_type": "qwen2"}, "(model_type 'qwen2'): only models of the type 'llava'"),
-        ({"model_type": None}, "(model_type None): only models of the type 'llava'"),
+        ({"model_type": "qwen2"}, "(model_type 'qwen2'): only models of the types 'llava' and"),
+        ({"model_type": None}, "(model_type None): only models of the types 'llava' and"),
     ],
 )
 def test_models_of_another_type_are_refused(changed, named, whole, tmp_path):
