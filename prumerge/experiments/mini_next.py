@@ -1,7 +1,7 @@
 """The command line: ``python -m prumerge.experiments.mini_next``: make the embedded ``mini-next``.
 
-Features of the mini-LLaVA's tower first, then the training, then the export and its scores. Started
-again, it goes on where it was stopped, at whatever moment. The shipped model:
+Features of the mini-LLaVA's tower first, then the training, then the export. Started again, it goes
+on where it was stopped, at whatever moment. The shipped model:
 
     python -m prumerge.experiments.mini_next --export-to data/mini-next
 
@@ -31,7 +31,6 @@ from prumerge.mini.mini_next import (
     encode_tiles,
     schedule,
 )
-from prumerge.mini.questions import write_scores
 from prumerge.mini.scenes import most_objects
 from prumerge.mini.training import train
 from prumerge.models import load
@@ -51,8 +50,8 @@ def make(
 ) -> list[dict]:
     """Train a ``mini-next``, or go on with it; return the curve.
 
-    ``folder`` keeps features and progress. ``scale`` is a factor on the steps, and below 0.05 few
-    questions are asked in the end. ``mini``: None begins with the mini-LLaVA.
+    ``folder`` keeps features and progress. ``scale`` is a factor on the steps. ``mini``: None begins
+    with the mini-LLaVA. The grid ``tiles`` of the sweeps says what the model answers.
     """
     origin = "given"
     if mini is None:
@@ -88,7 +87,6 @@ def make(
     if export_to is not None:
         record = provenance(device) | {"tower": origin, "kept": pictures}
         export(model, export_to, curve, training_record(stages, curve, seed, record))
-        print(write_scores(export_to, 100 if scale > 0.05 else 2).round(2).to_string(index=False))
     return curve
 
 

@@ -291,7 +291,7 @@ def draw_batch(recipe: Recipe, *seed: int, known: Features) -> Batch:
     )
 
 
-def _padded(rows: Sequence[Int[np.ndarray, " some"]], value: int) -> Int[np.ndarray, "rows most"]:
+def _padded(rows: Sequence[Int[np.ndarray, " _"]], value: int) -> Int[np.ndarray, "rows most"]:
     whole = np.full((len(rows), max(map(len, rows))), value)
     for row, values in zip(whole, rows, strict=True):
         row[: len(values)] = values

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from prumerge.encoder import Encoded
@@ -124,7 +124,7 @@ def read_photograph(name: str) -> Picture:
 
 
 def to_pixels(
-    processor: LlavaProcessor | BaseImageProcessor,
+    processor: ProcessorMixin | BaseImageProcessor,
     pictures: Sequence[Picture | Image.Image],
     do_pad: bool = True,
 ) -> Float[Tensor, "images 3 height width"]:
@@ -139,7 +139,7 @@ def to_pixels(
 
 
 def as_seen(
-    processor: LlavaProcessor | BaseImageProcessor,
+    processor: ProcessorMixin | BaseImageProcessor,
     pixel_values: Float[Tensor, "images 3 height width"],
 ) -> UInt8[np.ndarray, "images height width 3"]:
     """Turn prepared pictures back into colours, the padded border too: what the encoder sees."""

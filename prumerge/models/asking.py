@@ -25,11 +25,11 @@ from prumerge.methods import Method
 from prumerge.models.attachment import attachment_of
 from prumerge.models.caches import cache_in
 from prumerge.models.inputs import pictures_sent, shorten_inputs
-from prumerge.models.loading import patches_of
+from prumerge.models.loading import Llava, Processor, patches_of
 from prumerge.models.preprocessing import prepare
 
 
-def prompt_of(processor: LlavaProcessor, question: str) -> str:
+def prompt_of(processor: Processor, question: str) -> str:
     """Put a question behind one picture as the chat template says; no template is a ValueError."""
     if processor.chat_template is None:
         raise ValueError(
@@ -41,8 +41,8 @@ def prompt_of(processor: LlavaProcessor, question: str) -> str:
 
 
 def answer(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    model: Llava,
+    processor: Processor,
     images: Sequence[Image.Image],
     questions: Sequence[str],
     max_new_tokens: int = 8,

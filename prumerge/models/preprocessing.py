@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
-from transformers import LlavaProcessor
+from transformers import ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 MOST_ELONGATED = 100
@@ -81,13 +81,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def of_pictures(processor: LlavaProcessor | BaseImageProcessor) -> BaseImageProcessor:
+def of_pictures(processor: ProcessorMixin | BaseImageProcessor) -> BaseImageProcessor:
     """Return the part of a processor that prepares pictures; a tower's alone has no other."""
     return getattr(processor, "image_processor", processor)
 
 
 def prepare(
-    processor: LlavaProcessor | BaseImageProcessor,
+    processor: ProcessorMixin | BaseImageProcessor,
     images: Sequence[Image.Image | UInt8[np.ndarray, "height width 3"]],
     do_pad: bool = True,
 ) -> list[Image.Image]:

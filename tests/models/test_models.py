@@ -48,7 +48,8 @@ def test_damaged_weights_are_named(whole, tmp_path):
 
 def test_an_empty_folder_or_name_is_no_model(tmp_path):
     assert "holds no config.json" in refusal(tmp_path)
-    assert "give 'mini', 'pocket', an existing folder, or a hub id" in refusal("")
+    embedded = "'mini', 'pocket', 'mini-video', 'mini-next'"
+    assert f"give {embedded}, an existing folder, or a hub id" in refusal("")
 
 
 def test_a_model_of_the_hub_that_is_not_here_tells_how_to_fetch_it(monkeypatch, tmp_path):
