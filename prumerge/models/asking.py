@@ -18,15 +18,17 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
-from transformers import BatchEncoding, DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import BatchEncoding, DynamicCache
 
 from prumerge.encoder import Encoded, device_of
 from prumerge.methods import Method
 from prumerge.models.attachment import attachment_of
 from prumerge.models.caches import cache_in
-from prumerge.models.inputs import pictures_sent, shorten_inputs
+from prumerge.models.canvases import reduce_packed, sent_by
+from prumerge.models.inputs import ShortInputs, pictures_sent, shorten_inputs
 from prumerge.models.loading import Llava, Processor, patches_of
 from prumerge.models.preprocessing import prepare
+from prumerge.models.slots import Packed
 
 
 def prompt_of(processor: Processor, question: str) -> str:
@@ -91,9 +93,9 @@ class Answer:
 
 @torch.no_grad()
 def ask(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    pictures: Encoded | Float[Tensor, "pictures 3 height width"],
+    model: Llava,
+    processor: Processor,
+    pictures: Encoded | Packed | Float[Tensor, "pictures 3 height width"],
     prompts: Sequence[str],
     places: Sequence[int],
     method: Method | None = None,
@@ -106,8 +108,8 @@ def ask(
 
     Args:
         model: A LLaVA without attachment (else ``ValueError``): ``method`` says what is sent.
-        pictures: Encoded as the method's settings want it; for the stock model as the processor
-            prepares them.
+        pictures: Encoded as the method's settings want it, those in tiles packed as well; for the
+            stock model, a LLaVA-1.5, as the processor prepares them.
         prompts: With the mark of one picture each, and alike up to it (else ``ValueError``).
         places: Which of the pictures each prompt is about.
         method: None for the stock model.
@@ -148,15 +150,20 @@ class _Read:
 
 
 def _read(
-    model: LlavaForConditionalGeneration,
+    model: Llava,
     before: Int[Tensor, "1 begin"],
-    pictures: Encoded | Tensor,
+    pictures: Encoded | Packed | Tensor,
     method: Method | None,
 ) -> _Read:
     """Let the language model read what comes before the pictures, and the pictures."""
     shown = [[model.config.image_token_id] * patches_of(model)]
     ids = torch.cat([before, before.new_tensor(shown)], dim=1)
-    if method is None:
+    if isinstance(pictures, Packed):
+        short, kept = _shortened(model, before, pictures, method)
+        ids, mask = short.prompts.input_ids, short.prompts.attention_mask
+        inputs = {"inputs_embeds": short.embeddings}
+        position_ids, more = short.arguments.get("position_ids"), short.continuation
+    elif method is None:
         ids = ids.expand(len(pictures), -1)
         mask, kept = torch.ones_like(ids), [len(shown[0])] * len(ids)
         inputs = {"input_ids": ids, "pixel_values": pictures}
@@ -180,8 +187,25 @@ def _read(
     )
 
 
+def _shortened(
+    model: Llava, before: Int[Tensor, "1 begin"], pictures: Packed, method: Method
+) -> tuple[ShortInputs, list[int]]:
+    """Reduce pictures in tiles, and shorten prompts that show one each."""
+    token, reduction = model.config.image_token_id, reduce_packed(pictures, method)
+    counts = [len(visual.source) for visual in pictures.visuals]
+    ids = before.new_full((len(counts), before.shape[1] + max(counts)), token)
+    mask = torch.ones_like(ids)
+    for row, count in enumerate(counts):  # padded in front, as the processor does
+        pad = max(counts) - count
+        ids[row, pad : pad + before.shape[1]] = before[0]
+        ids[row, :pad], mask[row, :pad] = model.config.get_text_config().pad_token_id, 0
+    sent = sent_by(reduction, pictures, token, "image")
+    full = {"input_ids": ids, "attention_mask": mask}
+    return shorten_inputs(model, full, [sent], method.settings.positions), reduction.kept
+
+
 def _split(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, prompts: Sequence[str]
+    model: Llava, processor: Processor, prompts: Sequence[str]
 ) -> tuple[Int[Tensor, "1 begin"], BatchEncoding]:
     """Return the ids up to the picture, which all prompts share, and padded ids behind it."""
     ids = processor.tokenizer(list(prompts))["input_ids"]

@@ -1,8 +1,8 @@
 """The questions of a sweep about drawn scenes, and whether a method answers them right.
 
-Two disjoint sets: one to choose settings on, one to report on. Each picture is asked several
-questions of different families, because encoding it is what costs; intervals must therefore draw
-whole pictures (``clusters=table["picture"]``).
+Disjoint sets: one to choose settings on, one to report on, one of pictures in tiles. Each picture is
+asked several questions of different families, because encoding it is what costs; intervals must
+therefore draw whole pictures (``clusters=table["picture"]``).
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,24 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from prumerge.encoder import Encoded
+from prumerge.experiments.sweeps.tiles import Tiles
 from prumerge.methods import Method
 from prumerge.mini import questions
 from prumerge.mini.families import Question
 from prumerge.mini.questions import is_right
 from prumerge.mini.relevance import TextReader
 from prumerge.mini.scenes import HELD_OUT_SEED, Scene, draw_scene, most_objects
-from prumerge.mini.styles import PLAIN, Style
+from prumerge.mini.styles import LARGE, PLAIN, Style
 from prumerge.models.asking import answer, ask, prompt_of
 from prumerge.models.inside import inside
+from prumerge.models.loading import Llava, Processor
 from prumerge.models.stages import Dropping
 
-SETS = {"choose": 2001, "report": 2002}
+SETS = {"choose": 2001, "report": 2002, "tiles": 2003}
 """Seeds of the sets; their digits are scans that training never sees."""
+
+STYLED = {"tiles": LARGE}
+"""Sets whose scenes are of one style, whichever model is asked."""
 
 PER_PICTURE = 4
 MAX_NEW_TOKENS = 8
@@ -42,9 +47,12 @@ _LONGEST_ROWS = 40_000  # tokens in a batch's cache: 160 MB for the mini-LLaVA
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Pictures, and ``PER_PICTURE`` rows of ``table`` for each, in the order of the pictures."""
+    """Pictures, and ``PER_PICTURE`` rows of ``table`` for each, in the order of the pictures.
 
-    pixels: UInt8[np.ndarray, "pictures height width 3"]
+    Pictures of one size are one array.
+    """
+
+    pixels: UInt8[np.ndarray, "pictures height width 3"] | list[UInt8[np.ndarray, "_ _ 3"]]
     table: pd.DataFrame
 
 
@@ -62,7 +70,7 @@ class Outcome:
 def check_questions(name: str, per_family: int) -> None:
     """Refuse a set that does not exist, by ValueError."""
     if name not in SETS:
-        raise ValueError(f"questions={name!r}: the question sets are {' and '.join(SETS)}")
+        raise ValueError(f"questions={name!r}: the question sets are {', '.join(SETS)}")
     if not isinstance(per_family, int) or per_family < 1 or per_family % PER_PICTURE:
         raise ValueError(
             f"per_family={per_family!r} must be a multiple of {PER_PICTURE}, the questions that "
@@ -71,26 +79,37 @@ def check_questions(name: str, per_family: int) -> None:
 
 
 def draw_questions(name: str, per_family: int, grid: int = 24, style: Style = PLAIN) -> QuestionSet:
-    """Draw the set ``choose`` or ``report``, equally many questions of each of the nine families.
+    """Draw one of ``SETS``, equally many questions of each of the nine families.
 
-    The two share no picture, and a larger set begins with the smaller one. ``per_family`` is a
+    They share no picture, and a larger set begins with the smaller one. ``per_family`` is a
     multiple of 4, else ValueError; ``grid`` counts patches along an edge of the scenes, which hold
-    1 to 12 things (1 to 6 below 20).
+    1 to 12 things (1 to 6 below 20). A style of several frames shows them in turn; ``tiles`` has
+    one of its own.
     """
     check_questions(name, per_family)
+    style = STYLED.get(name, style)
+    grids = style.grids(grid)
     rng = np.random.default_rng((HELD_OUT_SEED, SETS[name]))
     turns = cycle(_ORDER)
     scenes, rows = [], []
     for picture in range(per_family * len(_ORDER) // PER_PICTURE):
-        scene, asked = _ask_all(list(islice(turns, PER_PICTURE)), grid, style, rng)
+        shown = grids[picture % len(grids)]
+        scene, asked = _ask_all(list(islice(turns, PER_PICTURE)), shown, style, rng)
         scenes.append(scene)
         rows += [(picture, scene.objects, q.family, q.text, q.answer) for q in asked]
     table = pd.DataFrame(rows, columns=["picture", "objects", "family", "text", "answer"])
-    return QuestionSet(np.stack([scene.pixels for scene in scenes]), table)
+    return QuestionSet(in_one_array([scene.pixels for scene in scenes]), table)
+
+
+def in_one_array(
+    pixels: list[UInt8[np.ndarray, "_ _ 3"]],
+) -> UInt8[np.ndarray, "pictures height width 3"] | list[UInt8[np.ndarray, "_ _ 3"]]:
+    """Put pictures of one size into one array."""
+    return np.stack(pixels) if len({own.shape for own in pixels}) == 1 else pixels
 
 
 def _ask_all(
-    families: list[str], grid: int, style: Style, rng: np.random.Generator
+    families: list[str], grid: int | tuple[int, int], style: Style, rng: np.random.Generator
 ) -> tuple[Scene, list[Question]]:
     """Draw scenes until one has an unambiguous question of every family."""
     things = int(rng.integers(1, most_objects(grid) + 1))
@@ -103,10 +122,10 @@ def _ask_all(
 
 
 def answer_set(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    model: Llava,
+    processor: Processor,
     asked: pd.DataFrame,
-    encoded: Encoded,
+    encoded: Encoded | Tiles,
     method: Method,
     reader: TextReader | None = None,
 ) -> Outcome:
@@ -117,17 +136,17 @@ def answer_set(
     for a method that reads the question: a picture's tokens are then those for its first one.
     ValueError names what cannot be a reduction.
     """
-    patches = encoded.features.shape[1]
+    patches = encoded.patches if isinstance(encoded, Tiles) else encoded.features.shape[1]
     most = min(method.settings.tokens_of(patches) or patches, patches)
     if method.sends == "all":
         most = patches
     step = max(1, _LONGEST_ROWS // (PER_PICTURE * (most + 64)))
     prompts = [prompt_of(processor, text) for text in asked["text"]]
     truths, right, kept = list(asked["answer"]), [], []
-    for start in range(0, len(encoded.features), step):
+    for start in range(0, len(prompts) // PER_PICTURE, step):
         part = encoded.at(slice(start, start + step))
         rows = slice(start * PER_PICTURE, (start + step) * PER_PICTURE)
-        places = [row // PER_PICTURE for row in range(len(part.features) * PER_PICTURE)]
+        places = [row // PER_PICTURE for row in range(len(prompts[rows]))]
         if reader is not None:  # each question is shown its own reduction of the picture
             part = reader.ask(part.at(torch.tensor(places)), list(asked["text"][rows]))
             places = list(range(len(places)))

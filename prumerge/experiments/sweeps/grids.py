@@ -42,7 +42,7 @@ GRIDS = Path(__file__).resolve().with_name("grids")
 CHOOSING = ("neighbours", "weights", "candidates", "scores", "spatial")
 """Grids on the questions ``choose`` whose winners make the preset ``tuned``."""
 
-REPORTING = ("rivals", "inside", "printed", "steps", "readings", "tuned", "ranking")
+REPORTING = ("rivals", "inside", "printed", "steps", "readings", "tuned", "ranking", "tiles")
 """Grids on the questions ``report``."""
 
 _PARTS = ("about", "common", "jobs")
@@ -136,8 +136,13 @@ class Point:
 
 @lru_cache
 def patches_of(model: str) -> int:
-    """Return the visual tokens that a model makes of one picture: 576 for LLaVA-1.5."""
-    return grid_of(read_config(model)) ** 2
+    """Return the most visual tokens that a model makes of one picture: 576 for LLaVA-1.5."""
+    config = read_config(model)
+    edge, whole = config.vision_config.image_size, grid_of(config) ** 2
+    areas = [
+        height * width // edge**2 for height, width in getattr(config, "image_grid_pinpoints", [])
+    ]
+    return whole * (1 + max(areas)) if areas else whole
 
 
 @lru_cache

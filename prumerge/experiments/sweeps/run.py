@@ -26,26 +26,30 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaNextForConditionalGeneration
 
 from prumerge import paths
 from prumerge.encoder import Encoded, hidden_states, needed_layers, shrunk_features
 from prumerge.experiments.parameters import check_parameters
 from prumerge.experiments.sweeps import answers, tables
 from prumerge.experiments.sweeps.answers import (
+    STYLED,
     QuestionSet,
     answer_set,
     answer_set_inside,
     draw_questions,
+    in_one_array,
 )
 from prumerge.experiments.sweeps.grids import Point, Sweep, weights_of
 from prumerge.experiments.sweeps.tables import Row, known_rows, table_of
+from prumerge.experiments.sweeps.tiles import Tiles
 from prumerge.mini import families, glyphs, grounds, photographs, questions, scenes, styles
 from prumerge.mini.pictures import grid_of, to_pixels
 from prumerge.mini.relevance import read_text
 from prumerge.mini.styles import style_of
 from prumerge.models import load
-from prumerge.models.loading import fingerprint
+from prumerge.models.families.llava_next import cut, tiles_of
+from prumerge.models.loading import Llava, Processor, fingerprint
 from prumerge.paths import written_whole
 from prumerge.scores import read_states
 from prumerge.settings import Settings
@@ -59,20 +63,22 @@ BATCH = 15  # pictures encoded at a time
 class Encodings:
     """A model with a question set that it has seen; ``folder`` keeps the hidden states."""
 
-    model: LlavaForConditionalGeneration
-    processor: LlavaProcessor
+    model: Llava
+    processor: Processor
     weights: str
     folder: Path
     questions: QuestionSet
 
     @torch.inference_mode()
-    def read(self, settings: Settings) -> Encoded:
+    def read(self, settings: Settings) -> Encoded | Tiles:
         """Return features, keys and scores of all pictures, as these settings want them."""
         tower = open_tower(self.model.model.vision_tower)
         feature_layer = self.model.config.vision_feature_layer
         layers = needed_layers(settings, feature_layer, len(tower.blocks))
         hidden = self.states(layers)
         encoded = read_states(tower, hidden, layers, settings, (grid_of(self.model),) * 2)
+        if self._tiled:
+            return Tiles(encoded, self.model.model, self._sizes(range(len(self.questions.pixels))))
 
         def again(function: Callable, pictures: torch.Tensor) -> Any:
             return function(tower.module, self._pixels(pictures.tolist()), layers[0])
@@ -103,9 +109,22 @@ class Encodings:
         for layer, found in parts.items():
             _write_array(self.folder / f"state-{layer}.npy", np.concatenate(found))
 
+    @property
+    def _tiled(self) -> bool:
+        return isinstance(self.model, LlavaNextForConditionalGeneration)
+
+    def _sizes(self, pictures: Iterable[int]) -> list[tuple[int, int]]:
+        """Height and width of pictures."""
+        return [self.questions.pixels[picture].shape[:2] for picture in pictures]
+
     def _pixels(self, pictures: Iterable[int]) -> torch.Tensor:
         images = [Image.fromarray(self.questions.pixels[picture]) for picture in pictures]
-        return to_pixels(self.processor, images)
+        pixels = to_pixels(self.processor, images)
+        return (
+            cut(pixels, tiles_of(self.model.model, self._sizes(pictures)))
+            if self._tiled
+            else pixels
+        )
 
 
 @functools.lru_cache(maxsize=2)
@@ -113,18 +132,21 @@ def open_encodings(model: str, name: str, per_family: int, device: str = "cpu") 
     """Load a model and a question set (two are held); what was encoded before is read from disk."""
     llava, processor = load(model, device)
     weights = fingerprint(model, llava)
-    style = style_of(llava)
+    style = STYLED.get(name) or style_of(llava)
     asked_of = f"{name}-{per_family}-{_drawing()}-{style.name}-{grid_of(llava)}"
     drawn = paths.RUNS / "encodings" / asked_of
     seen = drawn / f"{weights}-{next(llava.parameters()).dtype}".replace("torch.", "")
     seen.mkdir(parents=True, exist_ok=True)
-    pixels, table = drawn / "pixels.npy", drawn / "questions.parquet"
+    pixels, table = drawn / "pixels.npz", drawn / "questions.parquet"
     if not (pixels.exists() and table.exists()):
         asked = draw_questions(name, per_family, grid_of(llava), style)
-        _write_array(pixels, asked.pixels)
+        with written_whole(pixels) as partial, partial.open("wb") as file:
+            np.savez(file, *asked.pixels)
         with written_whole(table) as partial:
             asked.table.to_parquet(partial)
-    asked = QuestionSet(np.load(pixels), pd.read_parquet(table))
+    with np.load(pixels) as stored:
+        shown = in_one_array([stored[name] for name in stored.files])
+    asked = QuestionSet(shown, pd.read_parquet(table))
     return Encodings(llava, processor, weights, seen, asked)
 
 

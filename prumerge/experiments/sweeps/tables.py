@@ -33,6 +33,10 @@ POINTS = paths.RUNS / "sweeps" / "points"
 
 Tables of other models, questions or grids lie in the folder above."""
 
+SMALLER = {"method": "enlarged_picture", "budget": "64"}
+ALONE = {"method": "top_k", "budget": "576", "base_share": "1.0", "positions": "original"}
+"""The row that tells which questions a smaller picture still answers, of one tile or of several."""
+
 REMEDY = "delete it, and the next run makes it anew"
 
 
@@ -240,10 +244,10 @@ def write_questions(path: Path, asked: pd.DataFrame, rows: list[Row]) -> None:
 
     That is ``enlarged_picture`` at 64 tokens: the few pixels of a picture of 64 patches, seen by
     the encoder at the size it was trained on. ``small_picture`` would say what interpolated
-    position embeddings break.
+    position embeddings break. Of pictures in tiles it is the whole picture in one tile.
     """
-    wanted = {"method": "enlarged_picture", "budget": "64"}
-    small = [row.right for row in rows if wanted.items() <= row.cells.items()]
+    smaller = (SMALLER, ALONE)
+    small = [row.right for row in rows if any(own.items() <= row.cells.items() for own in smaller)]
     if not small and (path.exists() or path.parent == RESULTS):
         return
     table = asked.assign(smaller_picture_right=small[0].astype(int)) if small else asked
