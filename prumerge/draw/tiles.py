@@ -1,10 +1,10 @@
 """Pictures in tiles as a prompt shows them: the whole picture, seen small, and the stitched tiles.
 
-stitch     values of patches, put where they lie
-show_row   a picture with its attention and what is kept of it, the base above the crops
+stitch      values of patches, put where they lie
+show_tiles  a picture, its attention and what is kept of it, the base above the crops
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Num, Shaped, UInt8
@@ -31,29 +31,31 @@ def stitch(
     return whole[: len(base.slots)].reshape(base.grid), crops
 
 
-def show_row(
+def show_tiles(
     axes: Sequence[Sequence[Axes]],
     pixels: UInt8[np.ndarray, "height width 3"],
     packed: Packed,
-    reduction: TiledReduction,
-    number: int,
-    largest: float,
+    reductions: Mapping[str, TiledReduction],
+    number: int = 0,
+    largest: float | None = None,
 ) -> None:
     """Draw one picture of a call: the base in the first line of axes, the crops in the second.
 
-    In three columns: the picture, the class attention of each tile, the patches kept. ``largest``
-    is the attention that all maps share as their brightest, see
-    :func:`prumerge.draw.pictures.attention`.
+    Column by column: the picture, the class attention of each tile, and for each reduction, by its
+    name, the patches kept. ``largest`` is the brightest attention, the same for both maps; None
+    takes the largest of the picture.
     """
     visual, scores = packed.visuals[number], packed.parts[0].scores.numpy()
     attended = [scores[canvas.tile][canvas.rows.numpy()] for canvas in visual.canvases]
-    reasons = reduction.selection.reason[number].numpy()
-    why = [reasons[canvas.slots.numpy()] for canvas in visual.canvases]
-    counts = reduction.kept_by_tile[number]
-    sent = (counts[0], sum(counts[1:]))
-    lines = zip(("base", "crops"), stitch(visual, attended), stitch(visual, why), sent, strict=True)
-    for own, (name, heat, reason, count) in zip(axes, lines, strict=True):
-        grid = heat.shape
-        picture(own[0], pixels, grid, name)
-        attention(own[1], pixels, heat.ravel(), grid, "attention", largest)
-        kept(own[2], pixels, reason.ravel(), grid, f"{count} of {heat.size} kept")
+    heats = stitch(visual, attended)
+    largest = largest or max(float(heat.max()) for heat in heats)
+    for own, name, heat in zip(axes, ("base", "crops"), heats, strict=True):
+        picture(own[0], pixels, heat.shape, name)
+        attention(own[1], pixels, heat.ravel(), heat.shape, "attention in each tile", largest)
+    for column, (name, reduction) in enumerate(reductions.items(), start=2):
+        reasons = reduction.selection.reason[number].numpy()
+        maps = stitch(visual, [reasons[canvas.slots.numpy()] for canvas in visual.canvases])
+        base, *crops = reduction.kept_by_tile[number]
+        for own, why, count in zip(axes, maps, (base, sum(crops)), strict=True):
+            title = f"{name}: {count} of {why.size:,}"
+            kept(own[column], pixels, why.ravel(), why.shape, title)
