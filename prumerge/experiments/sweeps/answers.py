@@ -1,7 +1,7 @@
 """The questions of a sweep about drawn scenes, and whether a method answers them right.
 
-Disjoint sets: one to choose settings on, one to report on, one of pictures in tiles. Each picture is
-asked several questions of different families, because encoding it is what costs; intervals must
+Disjoint sets: one to choose settings on, one to report on, one of pictures in tiles. Each picture
+is asked several questions of different families, because encoding it is what costs; intervals must
 therefore draw whole pictures (``clusters=table["picture"]``).
 """
 
