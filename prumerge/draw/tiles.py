@@ -45,7 +45,7 @@ def show_tiles(
     name, the patches kept. ``largest`` is the brightest attention, the same for both maps; None
     takes the largest of the picture.
     """
-    visual, scores = packed.visuals[number], packed.parts[0].scores.numpy()
+    visual, scores = packed.visuals[number], packed.parts[0].scores.detach().cpu().numpy()
     attended = [scores[canvas.tile][canvas.rows.numpy()] for canvas in visual.canvases]
     heats = stitch(visual, attended)
     largest = largest or max(float(heat.max()) for heat in heats)

@@ -5,10 +5,10 @@ on where it was stopped, at whatever moment. The shipped model:
 
     python -m prumerge.experiments.mini_next --export-to data/mini-next
 
-keeps 0.4 GB of features in data/runs/mini-next and takes some ten minutes on one core: the
+keeps 0.2 GB of features in data/runs/mini-next and takes some five minutes on one free core: the
 mini-LLaVA's weights know most of what is asked already. A trial, without export:
 
-    python -m prumerge.experiments.mini_next --pictures 168 --scale 0.01 --folder data/runs/trial
+    python -m prumerge.experiments.mini_next --pictures 24 --scale 0.01 --folder data/runs/trial
 """
 
 import argparse
@@ -50,8 +50,8 @@ def make(
 ) -> list[dict]:
     """Train a ``mini-next``, or go on with it; return the curve.
 
-    ``folder`` keeps features and progress. ``scale`` is a factor on the steps. ``mini``: None begins
-    with the mini-LLaVA. The grid ``tiles`` of the sweeps says what the model answers.
+    ``folder`` keeps features and progress. ``scale`` is a factor on the steps. ``mini``: None
+    begins with the mini-LLaVA. The grid ``tiles`` of the sweeps says what the model answers.
     """
     origin = "given"
     if mini is None:
