@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Num, Shaped, UInt8
-from matplotlib.axes import Axes
 
 from prumerge.draw.pictures import attention, kept, picture
 from prumerge.models.canvases import TiledReduction
@@ -32,14 +31,14 @@ def stitch(
 
 
 def show_tiles(
-    axes: Sequence[Sequence[Axes]],
+    axes: np.ndarray,
     pixels: UInt8[np.ndarray, "height width 3"],
     packed: Packed,
     reductions: Mapping[str, TiledReduction],
     number: int = 0,
     largest: float | None = None,
 ) -> None:
-    """Draw one picture of a call: the base in the first line of axes, the crops in the second.
+    """Draw one picture of a call: the base in the first line of ``axes``, the crops in the second.
 
     Column by column: the picture, the class attention of each tile, and for each reduction, by its
     name, the patches kept. ``largest`` is the brightest attention, the same for both maps; None

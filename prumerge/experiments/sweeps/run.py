@@ -113,9 +113,9 @@ class Encodings:
     def _tiled(self) -> bool:
         return isinstance(self.model, LlavaNextForConditionalGeneration)
 
-    def _sizes(self, pictures: Iterable[int]) -> list[tuple[int, int]]:
+    def _sizes(self, pictures: Iterable[int]) -> list[list[int]]:
         """Height and width of pictures."""
-        return [self.questions.pixels[picture].shape[:2] for picture in pictures]
+        return [list(self.questions.pixels[picture].shape[:2]) for picture in pictures]
 
     def _pixels(self, pictures: Iterable[int]) -> torch.Tensor:
         images = [Image.fromarray(self.questions.pixels[picture]) for picture in pictures]

@@ -1,6 +1,5 @@
 """Tiles of many pictures, encoded once, and handed on a few pictures at a time."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -22,7 +21,7 @@ class Tiles:
 
     encoded: Encoded
     core: nn.Module
-    sizes: Sequence[tuple[int, int]]
+    sizes: list[list[int]]
 
     @property
     def patches(self) -> int:
