@@ -127,11 +127,12 @@ def to_pixels(
     processor: ProcessorMixin | BaseImageProcessor,
     pictures: Sequence[Picture | Image.Image],
     do_pad: bool = True,
-) -> Float[Tensor, "images 3 height width"]:
+) -> Float[Tensor, "images *tiles 3 height width"]:
     """Prepare pictures for an encoder: padded to squares, resized to its size, normalised.
 
     They may be arrays of red, green and blue, of any but an extreme shape. ``do_pad=False`` crops
-    instead; see :func:`prumerge.models.preprocessing.prepare`.
+    instead; see :func:`prumerge.models.preprocessing.prepare`. A processor of tiles makes several
+    of each, zeros among them where another picture has more.
     """
     images = [getattr(picture, "image", picture) for picture in pictures]
     images = prepare(processor, images, do_pad)
