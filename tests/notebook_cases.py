@@ -30,7 +30,6 @@ EXPECTED = [
     "09_finetuning",
     "10_llava_evaluation",
     "11_against_the_paper",
-    "12_high_resolution",
     "explorer",
     "train_mini_llava",
 ]
@@ -101,10 +100,6 @@ CASES: dict[str, dict[str, dict]] = {
         "one token, the model by its folder, bad records left out": {
             "budget": 1, "steps": 2, "batch_size": 1, "on_problem": "skip", "model": str(MINI),
         },
-    },
-    "12_high_resolution": {
-        "the fewest tokens, a wide picture": {"budget": 160, "shown": 1},
-        "the most tokens": {"budget": 640, "shown": 0},
     },
     "11_against_the_paper": {
         "no rows but those of sweeps": {"results": str(FIXTURES)},
