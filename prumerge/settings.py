@@ -247,6 +247,10 @@ class Settings:
         return tokens
 
 
+TILED = ("share", "base_share", "markers", "merging")
+"""Settings that only pictures in tiles, and videos, read."""
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 

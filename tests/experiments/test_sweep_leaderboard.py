@@ -18,7 +18,7 @@ from prumerge.experiments.sweeps.handling import (
 )
 from prumerge.experiments.sweeps.run import run_point
 from prumerge.experiments.sweeps.tables import RESULTS, read_rows, read_sweep_rows
-from prumerge.settings import PRESETS, TUNED
+from prumerge.settings import PRESETS, TILED, TUNED
 
 needs_rows = pytest.mark.skipif(
     not (RESULTS / "ranking-pocket.csv").exists(), reason="the second tower's rows are not made"
@@ -61,7 +61,8 @@ def test_committed_rows_compare_at_equal_handling(name):
 @pytest.mark.parametrize("name", ["handling", *grids.CHOOSING])
 def test_choices_are_made_among_complete_crossings(name):
     rows = read_sweep_rows(name).rows
-    free = [field for field in vars(PRESETS["release"]) if field not in ("budget", *COLUMNS)]
+    known = ("budget", *COLUMNS, *TILED)
+    free = [field for field in vars(PRESETS["release"]) if field not in known]
     for _, own in rows.groupby(["method", *free], dropna=False):
         met = own.groupby([*COLUMNS, "budget"]).size()
         assert (met == 1).all() and len(met) == len(own[[*COLUMNS]].drop_duplicates()) * 3

@@ -24,6 +24,7 @@ from prumerge.experiments.rows import provenance, write_csv
 from prumerge.experiments.sweeps.answers import Outcome
 from prumerge.experiments.sweeps.grids import Point, Sweep, suffix_of
 from prumerge.paths import written_whole
+from prumerge.settings import TILED
 
 RESULTS = paths.RESULTS / "sweeps"
 """Committed tables, one per committed grid with the values that stand there."""
@@ -61,8 +62,12 @@ class Row:
 def row_of(
     point: Point, outcome: Outcome, weights: str, asked: pd.DataFrame, device: str, seconds: float
 ) -> Row:
-    """Put an outcome into a row; ``seconds`` leave the encoder out."""
+    """Put an outcome into a row; ``seconds`` leave the encoder out.
+
+    Pictures of sweeps are one tile, so that what only tiles read is left out.
+    """
     method = point.resolved
+    settings = dataclasses.asdict(method.settings)
     values: dict[str, Any] = {
         "key": point.key(weights),
         "questions": point.questions,
@@ -72,7 +77,7 @@ def row_of(
         "weights": weights,
         "method": point.method,
         "sends": method.sends,
-        **dataclasses.asdict(method.settings),
+        **{name: value for name, value in settings.items() if name not in TILED},
         "n": len(outcome.right),
         "pictures": len(outcome.kept),
         "accuracy": round(float(outcome.right.mean()), 6),
