@@ -30,6 +30,7 @@ with needs("notebooks"):
     from prumerge.experiments.finetuning import arms
     from prumerge.experiments.markdown import markdown_table, percent
     from prumerge.experiments.statistics import compare, interval
+    from prumerge.experiments.sweeps import transfer
     from prumerge.experiments.sweeps.handling import (
         EQUAL,
         STEPS,
@@ -133,6 +134,24 @@ def _gain(mean: float, low: float, high: float, p: float) -> str:
     return f"**{cell}**" if p < 0.05 else cell
 
 
+def two_towers() -> list[str]:
+    """Return by budget how the rankings of both embedded models agree, at equal handling.
+
+    Beyond chance: after a correction for all tests of both models and all budgets.
+    """
+    models = transfer.read_models()
+    ranked, agree = transfer.rankings(models), transfer.agreements(models)
+    ahead, first = transfer.ahead(ranked), transfer.leaders(ranked)
+    rows = []
+    for budget, found in agree.iterrows():
+        agreed = "{:.2f} ({:.2f} to {:.2f})".format(*found[["mean", "low", "high"]])
+        chance = f"{found['p_holm']:.4f}"
+        better = ", ".join(ahead[budget]) or "none"
+        rows.append([budget, int(found["methods"]), agreed, chance, *first.loc[budget], better])
+    columns = ["tokens", "methods", "rank correlation", "p", *(f"leads on {m}" for m in first)]
+    return markdown_table(pd.DataFrame(rows, columns=[*columns, "beats `prumerge` on both"]))
+
+
 def tuned() -> list[str]:
     """Return what handling, PruMerge's own choices and merging add, over three budgets."""
     table, rows = ladder(), []
@@ -174,6 +193,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "mini-scores": mini_scores,
     "leaderboard": leaderboard,
     "handling": handling,
+    "two-towers": two_towers,
     "tuned": tuned,
     "efficiency": efficiency_table,
     "evaluation": evaluation,
