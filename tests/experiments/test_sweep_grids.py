@@ -8,12 +8,8 @@ from prumerge.experiments.sweeps.grids import Point
 from prumerge.experiments.sweeps.handling import BUDGETS, EQUAL
 from prumerge.experiments.sweeps.leaderboard import leaderboard_of
 from prumerge.experiments.sweeps.tables import table_of
-from prumerge.paths import MINI, POCKET, ROOT, RUNS
+from prumerge.paths import MINI, ROOT, RUNS
 
-needs_pocket = pytest.mark.skipif(
-    not (POCKET / "config.json").exists(), reason="data/pocket is not trained"
-)
-each_grid = [pytest.param(n, marks=needs_pocket) if n == "ranking" else n for n in grids.names()]
 UNMATCHED = {("attention", "original"), ("grouped", "original")}
 
 
@@ -101,7 +97,6 @@ def test_the_shell_says_what_is_wrong_in_one_line(arguments, sentence, capsys):
     assert capsys.readouterr().err.startswith(sentence)
 
 
-@needs_pocket
 def test_the_second_towers_grid_is_that_of_the_rivals_at_three_budgets():
     """In raster order at two kinds of places, and as the released codes send."""
     kept = {"budget": (None, *BUDGETS), "positions": ("original", "compact")}
@@ -118,7 +113,7 @@ def test_the_second_towers_grid_is_that_of_the_rivals_at_three_budgets():
     }
 
 
-@pytest.mark.parametrize("name", each_grid)
+@pytest.mark.parametrize("name", grids.names())
 def test_committed_grid_is_whole(name):
     sweep = grids.read_sweep(name)
     assert sweep.about.endswith("?")
@@ -155,7 +150,7 @@ def test_a_grid_of_ones_own_under_a_committed_name_leaves_the_committed_rows(tmp
     assert RUNS in table_of(grids.read_sweep(path)).parents
 
 
-@pytest.mark.parametrize("name", each_grid)
+@pytest.mark.parametrize("name", grids.names())
 def test_all_tokens_are_sent_in_raster_order(name):
     """What stands for all tokens must be all tokens as they are, not all by falling attention."""
     points = grids.read_sweep(name).points
