@@ -20,7 +20,8 @@ from prumerge.experiments.sweeps.run import run_point
 from prumerge.experiments.sweeps.tables import RESULTS, read_rows, read_sweep_rows
 from prumerge.settings import PRESETS, TILED, TUNED
 
-each_table = [name.replace("ranking", "ranking-pocket") for name in grids.names()]
+# The model of `tiles` is not trained to its end, so its rows are not committed.
+each_table = [n.replace("ranking", "ranking-pocket") for n in grids.names() if n != "tiles"]
 
 
 def test_leaderboard_averages_seeds_and_stands_against_prumerge():
