@@ -257,7 +257,7 @@ def test_an_export_without_its_tower_loads_as_a_whole_stock_model(
     origin = provenance() | {"tower": tower.origin, "kept": 26}
     export(model, tmp_path / "made", curve, training_record(STAGES, curve, 0, origin))
     card = (tmp_path / "made" / "README.md").read_text()
-    assert "on 26 pictures, 36 looks" in card and tower.origin in card
+    assert "26 pictures, 36 looks" in card and tower.origin in card
 
     asked = {}
     monkeypatch.setattr(

@@ -83,7 +83,7 @@ def read_page(notebook: Path, names: Collection[str] = ()) -> Page:
         document, {"unique_key": name, "output_files_dir": "pictures"}
     )
     soup = BeautifulSoup(body, "html.parser")
-    _mend_links(soup, {*names, name})
+    mend_links(soup, {*names, name})
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": "0"}))
     sections, pictures = _walk(soup)
@@ -116,7 +116,8 @@ def _plain(markdown: str) -> str:
     return " ".join(_MARKS.sub("", text).split())
 
 
-def _mend_links(soup: BeautifulSoup, names: Collection[str]) -> None:
+def mend_links(soup: BeautifulSoup, names: Collection[str]) -> None:
+    """Let links lead to the pages of ``names``, and leave only the words of those to files."""
     for link in soup.find_all("a", href=True):
         target, mark, anchor = link["href"].partition("#")
         path = Path(target)

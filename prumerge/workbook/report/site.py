@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from bs4 import BeautifulSoup
 from jinja2 import DictLoader, Environment
 from nbconvert.filters import markdown2html
 from pygments.formatters import HtmlFormatter
 
 from prumerge.paths import ROOT
-from prumerge.workbook.report.pages import Page, read_page
+from prumerge.workbook.report.pages import Page, mend_links, read_page
 
 SHOWN_TEXT = 4000  # characters of a section that the search looks at
 _HERE = files("prumerge.workbook.report")
@@ -49,7 +50,7 @@ def _texts(pages: list[Page]) -> dict[str, str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    around = {"pages": pages, "intro": intro(ROOT / "README.md")}
+    around = {"pages": pages, "intro": intro(ROOT / "README.md", [page.name for page in pages])}
     texts = {
         "site.css": _own("site.css") + HtmlFormatter(style="default").get_style_defs(".highlight"),
         "search.js": f"const SECTIONS = {_index(pages)};\n{_own('search.js')}",
@@ -62,13 +63,18 @@ def _texts(pages: list[Page]) -> dict[str, str]:
     return texts
 
 
-def intro(readme: Path) -> str:
-    """Return a README's first words as HTML, without its picture; an installed package has none."""
+def intro(readme: Path, names: Sequence[str] = ()) -> str:
+    """Return a README's first words as HTML, without its picture; an installed package has none.
+
+    Links lead to the pages of ``names``; those to other files are text.
+    """
     if not readme.exists():
         return ""
     text = readme.read_text(encoding="utf-8")
     words = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text.partition("\n## ")[0].partition("\n")[2])
-    return markdown2html(words)
+    soup = BeautifulSoup(markdown2html(words), "html.parser")
+    mend_links(soup, names)
+    return str(soup)
 
 
 def _own(name: str) -> str:
