@@ -74,8 +74,8 @@ def test_the_mini_benchmarks_are_drawn_in_the_scenes_of_the_model(pocket, tmp_pa
         ["release@32"], ["pope"], questions=2, rounds=1, pretrained=str(pocket), device="cpu"
     )
     assert turns["visual_tokens"].tolist() == [32]
-    with pytest.raises(ValueError, match="no style 'large' of scenes: there are mini, pocket"):
-        mini_tasks.make("lite", "large")
+    with pytest.raises(ValueError, match="no style 'huge' of scenes: there are mini,"):
+        mini_tasks.make("lite", "huge")
 
 
 def test_a_run_is_tried_by_a_small_model_that_holds_its_tower(pocket, tmp_path, monkeypatch):
