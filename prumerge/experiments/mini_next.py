@@ -11,7 +11,6 @@ mini-LLaVA's weights know most of what is asked already. A trial, without export
     python -m prumerge.experiments.mini_next --pictures 24 --scale 0.01 --folder data/runs/trial
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from prumerge.experiments.rows import provenance
+from prumerge.experiments.training import run_training, told
 from prumerge.mini.export import export, training_record
 from prumerge.mini.features import compute_features
 from prumerge.mini.mini_next import (
@@ -36,7 +36,6 @@ from prumerge.mini.training import train
 from prumerge.models import load
 from prumerge.models.checks import needs
 from prumerge.models.loading import fingerprint
-from prumerge.paths import RUNS
 
 
 def make(
@@ -69,7 +68,7 @@ def make(
         model.processor().image_processor,
         mini.config.vision_feature_layer,
         origin,
-        _told,
+        told,
         partial(encode_tiles, model=model.llava.model),
     )
     torch.manual_seed(seed)
@@ -80,7 +79,7 @@ def make(
         device,
         seed,
         save_every=20,
-        report=_told,
+        report=told,
         known=known,
         make=draw_batch,
     )
@@ -90,29 +89,9 @@ def make(
     return curve
 
 
-def _told(row: dict) -> None:
-    print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 1 when something given cannot be used."""
-    parser = argparse.ArgumentParser(prog="prumerge.experiments.mini_next", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--folder", type=Path, default=RUNS / "mini-next", help="progress")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="to learn from")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--export-to", type=Path, help="folder of the finished model")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    chosen = vars(parser.parse_args(arguments))
-    torch.set_num_threads(chosen.pop("threads"))
-    try:
-        make(**chosen)
-    except (ValueError, ModuleNotFoundError) as error:
-        print(f"mini_next: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_training(make, "mini_next", __doc__, PICTURES, arguments)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ and the training an hour. A trial of some minutes, without export:
     python -m prumerge.experiments.pocket --pictures 96 --scale 0.01 --folder data/runs/pocket-trial
 """
 
-import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from prumerge.experiments.rows import provenance
+from prumerge.experiments.training import run_training, told
 from prumerge.mini.export import export, training_record
 from prumerge.mini.features import Features, Pictures, compute_features
 from prumerge.mini.pocket import PICTURES, TOWER, Behind, Size, schedule
@@ -31,7 +32,6 @@ from prumerge.models import load
 from prumerge.models.checks import needs
 from prumerge.models.frozen import fitted
 from prumerge.models.towers import LoadedTower, load_tower
-from prumerge.paths import RUNS
 
 
 def make(
@@ -63,7 +63,7 @@ def make(
     if language is not None:
         model.speak_like(load(language)[0])
     model.standardise(known.read(np.arange(min(64, pictures))))
-    curve = train(model, stages, folder, device, seed, save_every=100, report=_told, known=known)
+    curve = train(model, stages, folder, device, seed, save_every=100, report=told, known=known)
     if export_to is not None:
         origin = provenance(device) | {"tower": tower.origin, "kept": pictures}
         export(model, export_to, curve, training_record(stages, curve, seed, origin))
@@ -74,32 +74,12 @@ def make(
 def _features(folder: Path, pictures: Pictures, layer: int, tower: LoadedTower) -> Features:
     shown = fitted(tower.tower, pictures.grid * pictures.style.patch_px)
     arguments = (shown, tower.processor, layer, tower.origin)
-    return compute_features(folder, pictures, *arguments, report=_told)
-
-
-def _told(row: dict) -> None:
-    print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    return compute_features(folder, pictures, *arguments, report=told)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 1 when something given cannot be used."""
-    parser = argparse.ArgumentParser(prog="prumerge.experiments.pocket", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--folder", type=Path, default=RUNS / "pocket", help="features, progress")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="to learn from")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--export-to", type=Path, help="folder of the finished model")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    chosen = vars(parser.parse_args(arguments))
-    torch.set_num_threads(chosen.pop("threads"))
-    try:
-        make(**chosen, language="mini")
-    except (ValueError, ModuleNotFoundError) as error:
-        print(f"pocket: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_training(partial(make, language="mini"), "pocket", __doc__, PICTURES, arguments)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ A trial of some minutes, without export:
     python -m prumerge.experiments.video --clips 32 --scale 0.01 --folder data/runs/video-trial
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import torch
 
 from prumerge.experiments.rows import provenance
+from prumerge.experiments.training import run_training, told
 from prumerge.mini.clips import MOST_THINGS
 from prumerge.mini.export import export, training_record
 from prumerge.mini.features import Clips, compute_features
@@ -29,7 +29,6 @@ from prumerge.models import load
 from prumerge.models.checks import needs
 from prumerge.models.frozen import middle_of
 from prumerge.models.loading import fingerprint
-from prumerge.paths import RUNS
 
 
 def make(
@@ -52,9 +51,9 @@ def make(
     tower = middle_of(mini.model.vision_tower, wanted.grid * MOVING.patch_px)
     pictures, layer = build_processor(wanted.grid).image_processor, mini.config.vision_feature_layer
     arguments = (wanted, tower, pictures, layer, origin)
-    known = compute_features(folder / "features", *arguments, report=_told)
+    known = compute_features(folder / "features", *arguments, report=told)
     torch.manual_seed(seed)
-    options = {"save_every": 50, "report_every": 25, "report": _told, "known": known}
+    options = {"save_every": 50, "report_every": 25, "report": told, "known": known}
     model = Filmed(mini)
     curve = train(model, stages, folder, device, seed, make=make_clip_batch, **options)
     if export_to is not None:
@@ -63,29 +62,9 @@ def make(
     return curve
 
 
-def _told(row: dict) -> None:
-    print(" ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 1 when something given cannot be used."""
-    parser = argparse.ArgumentParser(prog="prumerge.experiments.video", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--folder", type=Path, default=RUNS / "video", help="features, progress")
-    parser.add_argument("--clips", type=int, default=CLIPS, help="to learn from")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--export-to", type=Path, help="folder of the finished model")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    chosen = vars(parser.parse_args(arguments))
-    torch.set_num_threads(chosen.pop("threads"))
-    try:
-        make(**chosen)
-    except (ValueError, ModuleNotFoundError) as error:
-        print(f"video: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_training(make, "video", __doc__, CLIPS, arguments, counted="clips")
 
 
 if __name__ == "__main__":
