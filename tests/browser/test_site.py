@@ -6,7 +6,7 @@ from running_lab import SHOTS
 from prumerge.paths import NOTEBOOKS
 from prumerge.workbook.report import write_site
 
-PAGES = ("index", "pictures", "02_iqr_selection", "07_cost_model", "explorer")
+PAGES = ("index", "pictures", "02_iqr_selection", "07_cost_model", "explorer", "GLOSSARY")
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,21 @@ def addresses(page):
 
 
 def test_there_is_a_page_for_every_notebook(site):
-    assert set(site[1]) == {"index.html", "pictures.html", *(f"{p.stem}.html" for p in FOUND)}
+    others = {"index.html", "pictures.html", "GLOSSARY.html"}
+    assert set(site[1]) == others | {f"{path.stem}.html" for path in FOUND}
+
+
+def test_the_glossary_is_one_click_from_every_page(site):
+    _, pages = site
+    for path in FOUND:
+        main = pages[f"{path.stem}.html"].main
+        assert main.find("a", href="GLOSSARY.html", string="glossary"), path.stem
+    assert all(page.header.find("a", href="GLOSSARY.html") for page in pages.values())
+    assert pages["index.html"].main.find("a", href="GLOSSARY.html")
+    words = [cell.get_text() for cell in pages["GLOSSARY.html"].main.select("td:first-child")]
+    source = (NOTEBOOKS / "GLOSSARY.md").read_text(encoding="utf-8")
+    assert len(words) == source.count("\n| ") - 2 * source.count("\n| word ")
+    assert {"class token", "prefill", "KV cache", "interquartile range"} <= set(words)
 
 
 def test_every_internal_link_leads_somewhere(site):
@@ -104,9 +118,11 @@ def test_the_search_knows_every_section(site):
     rows = json.loads(
         line.removeprefix("const SECTIONS = ").removesuffix(";").replace("<\\/", "</")
     )
-    headings = sum(len(pages[f"{p.stem}.html"].find_all(["h1", "h2", "h3"])) for p in FOUND)
+    names = [*(path.stem for path in FOUND), "GLOSSARY"]
+    headings = sum(len(pages[f"{name}.html"].find_all(["h1", "h2", "h3"])) for name in names)
     assert len(rows) == headings
     assert any(row[0] == "02_iqr_selection" and "whisker" in row[4] for row in rows)
+    assert any(row[0] == "GLOSSARY" and "Wilson interval" in row[4] for row in rows)
     assert all(pages[f"{row[0]}.html"].find(id=row[2]) for row in rows)
 
 

@@ -1,7 +1,7 @@
 """All notebooks as one static site, to read without a kernel, a server or a network.
 
-    pages    a notebook -> its page, pictures and searchable text; formulas as MathML
-    site     pages -> folder with start page, pictures and search
+    pages    a notebook or document -> its page, pictures and searchable text; formulas as MathML
+    site     pages -> folder with start page, pictures, glossary and search
 
 Shell: ``python -m prumerge.report NOTEBOOK... --to FOLDER`` (``make report``). Nothing is executed.
 """

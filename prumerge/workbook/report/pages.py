@@ -1,4 +1,4 @@
-"""A notebook -> its page, pictures and searchable text.
+"""A notebook, or a document beside it -> its page, pictures and searchable text.
 
 nbconvert renders; what it leaves to scripts from elsewhere is done here: formulas become MathML,
 which browsers draw themselves, pictures become files with alternative texts, and links lead to
@@ -15,6 +15,7 @@ from bs4 import BeautifulSoup, Tag
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell, new_notebook
 from traitlets.config import Config
 
 from prumerge.workbook.runs import drop_widgets
@@ -57,7 +58,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A notebook ready for the site; ``question`` and ``answer`` stand in its title cell."""
+    """A notebook ready for the site; ``question`` and ``answer`` stand in its title cell.
+
+    A Markdown document is a page as well; it has neither of the two.
+    """
 
     name: str
     title: str
@@ -69,10 +73,13 @@ class Page:
     files: dict[str, bytes] = field(repr=False)  # contents of the pictures by name
 
 
-def read_page(notebook: Path, names: Collection[str] = ()) -> Page:
-    """Render an executed notebook; links to ``names`` lead to pages, to other files become text."""
-    name = notebook.stem
-    document = nbformat.read(notebook, as_version=4)
+def read_page(source: Path, names: Collection[str] = ()) -> Page:
+    """Render an executed notebook or a Markdown document (``.md``).
+
+    Links to ``names`` lead to pages of the site; those to other files become text.
+    """
+    name = source.stem
+    document = _read(source)
     drop_widgets(document)
     _describe_pictures(document)
     first = document.cells[0].source
@@ -90,6 +97,13 @@ def read_page(notebook: Path, names: Collection[str] = ()) -> Page:
     title = sections[0].heading if sections else name
     said = (_paragraph(first, word) for word in ("Question", "Answer"))
     return Page(name, title, *said, str(soup), pictures, sections, dict(resources["outputs"]))
+
+
+def _read(source: Path) -> NotebookNode:
+    """Return a notebook; a document becomes one of a single cell, so that both look alike."""
+    if source.suffix == ".md":
+        return new_notebook(cells=[new_markdown_cell(source.read_text(encoding="utf-8"))])
+    return nbformat.read(source, as_version=4)
 
 
 def _describe_pictures(document: NotebookNode) -> None:
@@ -123,7 +137,7 @@ def mend_links(soup: BeautifulSoup, names: Collection[str]) -> None:
         path = Path(target)
         if not target or re.match(r"[a-z]+:", target):
             continue
-        if path.suffix == ".ipynb" and path.stem in names:
+        if path.suffix in (".ipynb", ".md") and path.stem in names:
             link["href"] = f"{path.stem}.html{mark}{anchor}"
         else:  # a file of the repository, which the site does not hold
             link.unwrap()

@@ -1,4 +1,4 @@
-"""Pages -> a folder with start page, pictures and search that opens from a disk."""
+"""Pages -> a folder with start page, pictures, glossary and search that opens from a disk."""
 
 import json
 import re
@@ -12,9 +12,10 @@ from jinja2 import DictLoader, Environment
 from nbconvert.filters import markdown2html
 from pygments.formatters import HtmlFormatter
 
-from prumerge.paths import ROOT
+from prumerge.paths import NOTEBOOKS, ROOT
 from prumerge.workbook.report.pages import Page, mend_links, read_page
 
+DOCUMENTS = [NOTEBOOKS / "GLOSSARY.md"]  # that notebooks link; an installed package has none
 SHOWN_TEXT = 4000  # characters of a section that the search looks at
 _HERE = files("prumerge.workbook.report")
 
@@ -27,12 +28,13 @@ def write_site(notebooks: Sequence[Path], folder: Path) -> Path:
     """
     if not notebooks:
         raise ValueError("no notebook was named: there is nothing to report")
-    names = [path.stem for path in notebooks]
-    pages = [read_page(path, names) for path in notebooks]
+    documents = [path for path in DOCUMENTS if path.exists()]
+    names = [path.stem for path in (*notebooks, *documents)]
+    pages, beside = ([read_page(path, names) for path in paths] for paths in (notebooks, documents))
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "pictures").mkdir(parents=True)
-    for name, text in _texts(pages).items():
+    for name, text in _texts(pages, beside).items():
         (partial / name).write_text(text, encoding="utf-8")
     for page in pages:
         for name, content in page.files.items():
@@ -42,23 +44,25 @@ def write_site(notebooks: Sequence[Path], folder: Path) -> Path:
     return folder / "index.html"
 
 
-def _texts(pages: list[Page]) -> dict[str, str]:
-    """Return every file of the site that is text, by name."""
+def _texts(pages: list[Page], beside: list[Page]) -> dict[str, str]:
+    """Return every file of the site that is text, by name; documents stand beside notebooks."""
     templates = Environment(
         loader=DictLoader({name: _own(f"{name}.j2") for name in ("page.html", "start.html")}),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    around = {"pages": pages, "intro": intro(ROOT / "README.md", [page.name for page in pages])}
+    every = [*pages, *beside]
+    around = {"pages": pages, "documents": beside}
+    around["intro"] = intro(ROOT / "README.md", [page.name for page in every])
     texts = {
         "site.css": _own("site.css") + HtmlFormatter(style="default").get_style_defs(".highlight"),
-        "search.js": f"const SECTIONS = {_index(pages)};\n{_own('search.js')}",
+        "search.js": f"const SECTIONS = {_index(every)};\n{_own('search.js')}",
         "index.html": templates.get_template("start.html").render(around, gallery=False),
         "pictures.html": templates.get_template("start.html").render(around, gallery=True),
     }
     page_template = templates.get_template("page.html")
-    for page in pages:
+    for page in every:
         texts[f"{page.name}.html"] = page_template.render(around, page=page)
     return texts
 
