@@ -59,6 +59,7 @@ def test_the_mini_llava_is_asked_about_the_same_pictures(untrained):
         run_point(Point.of(point | {"model": model, "budget": 64})) for model in ("mini", untrained)
     )
     assert shrunk.cells["drawn"] == tiled.cells["drawn"]
+    assert list(shrunk.cells) == list(tiled.cells) and tiled.cells["share"] == "size"
     assert shrunk.cells["tokens_per_image"] == tiled.cells["tokens_per_image"] == "64.0"
     with pytest.raises(ValueError, match="budget=600 is more than the 576 visual tokens"):
         Point.of(point | {"model": "mini", "budget": 600})

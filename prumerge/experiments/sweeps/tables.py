@@ -21,7 +21,7 @@ from jaxtyping import Bool
 
 from prumerge import paths
 from prumerge.experiments.rows import provenance, write_csv
-from prumerge.experiments.sweeps.answers import Outcome
+from prumerge.experiments.sweeps.answers import STYLED, Outcome
 from prumerge.experiments.sweeps.grids import Point, Sweep, suffix_of
 from prumerge.paths import written_whole
 from prumerge.settings import TILED
@@ -64,10 +64,11 @@ def row_of(
 ) -> Row:
     """Put an outcome into a row; ``seconds`` leave the encoder out.
 
-    Pictures of sweeps are one tile, so that what only tiles read is left out.
+    What only pictures in tiles read is left out where pictures are one tile.
     """
     method = point.resolved
     settings = dataclasses.asdict(method.settings)
+    unread = () if point.questions in STYLED else TILED
     values: dict[str, Any] = {
         "key": point.key(weights),
         "questions": point.questions,
@@ -77,7 +78,7 @@ def row_of(
         "weights": weights,
         "method": point.method,
         "sends": method.sends,
-        **{name: value for name, value in settings.items() if name not in TILED},
+        **{name: value for name, value in settings.items() if name not in unread},
         "n": len(outcome.right),
         "pictures": len(outcome.kept),
         "accuracy": round(float(outcome.right.mean()), 6),
