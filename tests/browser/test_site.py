@@ -32,7 +32,7 @@ def test_pages_fit_and_need_no_network(width, site, chromium):
 def test_the_search_leads_to_a_section(site, chromium):
     page = chromium.new_page(viewport={"width": 390, "height": 844})
     page.goto((site / "index.html").as_uri(), timeout=30_000)
-    page.fill("#search input", "fence crowd")
+    page.fill("#search input", "fence separates")
     page.screenshot(path=SHOTS / "report-search.png")
     page.click("#found a >> nth=0", timeout=5_000)
     assert "02_iqr_selection.html#" in page.url
