@@ -7,6 +7,7 @@ misspelt name is only mentioned. What a value must be is told by the default in 
 
 import ast
 import difflib
+import json
 import numbers
 import textwrap
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import papermill
 
 from prumerge import paths
 
@@ -35,11 +35,21 @@ _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: 
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Read a notebook's defaults by name, in order; what is no literal stays source text."""
+    """Read a notebook's defaults by name, in order; what is no literal stays source text.
+
+    The same as ``papermill.inspect_notebook``, without seconds of imports in every kernel.
+    """
     if not Path(notebook).is_file():
         raise ValueError(f"there is no notebook {notebook}")
-    declared = papermill.inspect_notebook(str(notebook))
-    return {name: literal(entry["default"]) for name, entry in declared.items()}
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", ())]
+    lines = ast.parse("".join(tagged[0]["source"]) if tagged else "").body
+    given = [
+        (line.target if isinstance(line, ast.AnnAssign) else line.targets[0], line.value)
+        for line in lines
+        if isinstance(line, ast.Assign | ast.AnnAssign)
+    ]
+    return {target.id: literal(ast.unparse(value)) for target, value in given}
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import matplotlib
 import nbformat
 import pytest
 from notebook_check import in_recording_environment
+from papermill import inspect_notebook
 from test_runs import printed
 
 from prumerge.experiments.parameters import (
@@ -14,6 +15,7 @@ from prumerge.experiments.parameters import (
     POSITIVE,
     check_parameters,
     declared_parameters,
+    literal,
     read_texts,
     take_parameters,
 )
@@ -21,6 +23,17 @@ from prumerge.paths import NOTEBOOKS
 
 COSTS = NOTEBOOKS / "07_cost_model.ipynb"
 EVALUATION = NOTEBOOKS / "10_llava_evaluation.ipynb"
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_defaults_are_those_that_papermill_finds(notebook):
+    found = inspect_notebook(str(notebook))
+    assert declared_parameters(notebook) == {n: literal(e["default"]) for n, e in found.items()}
+
+
+def test_a_kernel_need_not_import_papermill():
+    code = "import sys, prumerge.experiments.parameters; print('papermill' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
 @pytest.mark.parametrize(
