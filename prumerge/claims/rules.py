@@ -1,8 +1,8 @@
 """Rules for verdicts. An effect is an interval that is positive where the claim is right.
 
 Handling (order and position ids of the tokens) decides much by itself, so two choices are compared
-at equal handling: raster order at original places. Where the released handling, by falling
-attention at closed-up places, gives another verdict, the finding says so.
+at equal handling: raster order at original positions. Where the released handling, by falling
+attention at closed-up positions, gives another verdict, the finding says so.
 """
 
 from collections.abc import Callable, Mapping
@@ -74,7 +74,7 @@ def points(first: object, second: object, clusters: object = None) -> Interval:
 
 
 RELEASED = {"order": "attention", "positions": "compact"}
-"""How the released code sends tokens: by falling attention, at closed-up places."""
+"""How the released code sends tokens: by falling attention, at closed-up positions."""
 
 
 def sent_as(choice: Mapping, handling: Mapping) -> dict:
