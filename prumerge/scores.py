@@ -40,6 +40,9 @@ from prumerge.encoder import (
 from prumerge.settings import Settings, resolve_settings
 from prumerge.tower import Tower, open_tower
 
+AT_ONCE = 2**26
+"""Attention of one head that is held at a time, in numbers: a quarter of a gigabyte."""
+
 
 def class_attention(
     query: Float[Tensor, "images width"],
@@ -79,10 +82,15 @@ def received_attention(
     queries = queries.float().unflatten(-1, (heads, -1))
     keys = keys.float().unflatten(-1, (heads, -1))
     total = torch.zeros(keys.shape[:2], device=keys.device)
-    # One head at a time: all of them would need heads times the memory of one attention matrix.
+    # One head, and of large pictures a part of its rows, at a time: whole matrices of all heads
+    # would not fit beside an encoder that takes thousands of patches.
+    images, patches = queries.shape[:2]
+    rows = max(1, AT_ONCE // (images * keys.shape[1]))
     for head in range(heads):
-        logits = queries[:, :, head] @ keys[:, :, head].transpose(1, 2)
-        total += (logits * queries.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=1)
+        own = keys[:, :, head].transpose(1, 2)
+        for asking in queries[:, :, head].split(rows, dim=1):
+            logits = asking @ own
+            total += (logits * queries.shape[-1] ** -0.5).softmax(dim=-1).sum(dim=1) / patches
     return total / heads
 
 
@@ -146,7 +154,7 @@ def read_states(
     first = tower.first
     with contextlib.ExitStack() as within:
         within.enter_context(torch.autocast(features.device.type, enabled=False))
-        within.enter_context(_InFloat32())
+        within.enter_context(InFloat32())
         for block in dict.fromkeys(blocks):
             within.enter_context(gathered(block, tower.attention(block).query))
         queries, keys = _queries_and_keys(tower, blocks[0], inputs[0], settings, grid)
@@ -160,7 +168,7 @@ def read_states(
     return Encoded(features[:, first:], keys[:, first:], scores, grid, class_feature, tower.heads)
 
 
-class _InFloat32(TorchFunctionMode):
+class InFloat32(TorchFunctionMode):
     """Within, linear maps and norms of half-precision numbers and weights compute in float32.
 
     The modules are called as they are, so that hooks which bring offloaded weights, and adapters
@@ -169,11 +177,11 @@ class _InFloat32(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in (torch.nn.functional.linear, torch.nn.functional.layer_norm):
-            args, kwargs = tree_map_only(Tensor, _at_least_float32, (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, at_least_float32, (args, kwargs))
         return function(*args, **(kwargs or {}))
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -210,7 +218,7 @@ def _keys(tower: Tower, block: nn.Module, normed: Tensor, grid: tuple[int, int])
 
 
 def _normed(tower: Tower, block: nn.Module, hidden: Tensor) -> Tensor:
-    return tower.norm(block)(_at_least_float32(hidden))
+    return tower.norm(block)(at_least_float32(hidden))
 
 
 def _score(queries: Tensor, keys: Tensor, settings: Settings, first: int, heads: int) -> Tensor:
