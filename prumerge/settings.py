@@ -127,7 +127,8 @@ class Settings:
             ``"raster"``: as in the picture. The extra token is always last.
         positions: Position ids the language model sees: ``"compact"`` 0, 1, 2, ... (release);
             ``"original"``, those the patches have when all are sent; ``"stretched"``, evenly spread
-            over the ids the whole picture would have.
+            over the ids the whole picture would have. Qwen-VL, where a token has three ids
+            (M-RoPE), takes ``"original"`` by default and refuses ``"compact"``.
         outlier_share: With a budget and a spatial part: share of the kept patches chosen by
             score, at least one patch; the rest is evenly spaced, and patches chosen twice are
             replaced by the next best by score.

@@ -27,6 +27,8 @@ class Toy:
     draw: Callable[[str, int], dict[str, Any]]
     tokens: dict[str, int]
     joined: bool = False  # tiles of all pictures end to end
+    typed: bool = False  # prompts come with the kind of each placeholder
+    frames: Callable[[int], int] | None = None  # of a video, where words stand before each
 
     def inputs(self, *rows: int, side: str = "left") -> dict[str, Any]:
         """Prompts and pixels of some rows, all of them by default."""
@@ -43,6 +45,8 @@ class Toy:
         input_ids = torch.tensor(padded)
         shown = [part for row in chosen for part in row if isinstance(part, tuple)]
         given = {"input_ids": input_ids, "attention_mask": (input_ids != PAD).long()}
+        if self.typed:
+            given["mm_token_type_ids"] = (input_ids == IMAGE) + 2 * (input_ids == VIDEO)
         return given | self.pixels(shown)
 
     def pixels(self, shown: Sequence[tuple[str, int]]) -> dict[str, Any]:
@@ -62,7 +66,9 @@ class Toy:
         ids = [BOS]
         for part in row:
             if isinstance(part, tuple):
-                ids += [self.tokens[part[0]]] * self.slots(*part)
+                runs = self.frames(part[1]) if self.frames and part[0] == "video" else 1
+                run = [self.tokens[part[0]]] * (self.slots(*part) // runs)
+                ids += run + (runs - 1) * [WORDS + 1, *run]
             else:
                 words = torch.randint(WORDS, VOCABULARY, (part,), generator=generator)
                 ids += words.tolist()
@@ -87,7 +93,7 @@ def _slots(toy: Toy, kind: str, number: int) -> int:
 
 def _stack(values: list[Tensor], joined: bool) -> Tensor:
     """Stack what differs in its number of tiles, with tiles of zeros as the processor does."""
-    if values[0].ndim == 4 and joined:
+    if joined:
         return torch.cat(values)
     most = max(len(own) for own in values)
     pad = torch.nn.functional.pad
@@ -279,6 +285,86 @@ def llava_onevision() -> Toy:
     return Toy(model, VIDEO_ROWS, _frames_or_tiles, {"image": IMAGE, "video": VIDEO})
 
 
+def qwen2_5_vl() -> Toy:
+    config = transformers.Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 4,
+            "fullatt_block_indexes": [0, 2],
+            "window_size": 16,
+            "tokens_per_second": 2,
+            **qwen_vision(),
+        },
+        text_config=qwen_text(),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+    )
+    model = built(transformers.Qwen2_5_VLForConditionalGeneration, config)
+    tokens = {"image": IMAGE, "video": VIDEO}
+    return Toy(model, VIDEOS_APART, _any_size, tokens, joined=True, typed=True)
+
+
+def qwen3_vl() -> Toy:
+    config = transformers.Qwen3VLConfig(
+        vision_config={
+            "depth": 4,
+            "deepstack_visual_indexes": [0, 2],
+            "num_position_embeddings": 16,
+            **qwen_vision(),
+        },
+        text_config=qwen_text() | {"head_dim": 12, "num_hidden_layers": 3},
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+    )
+    model = built(transformers.Qwen3VLForConditionalGeneration, config)
+    tokens = {"image": IMAGE, "video": VIDEO}
+    return Toy(
+        model, VIDEOS_APART, _any_size, tokens, joined=True, typed=True, frames=frames_of_video
+    )
+
+
+def qwen_vision() -> dict[str, Any]:
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "patch_size": QWEN_PATCH,
+        "out_hidden_size": 48,
+        "initializer_range": 0.3,
+    }
+
+
+def qwen_text() -> dict[str, Any]:
+    own = text_config().to_dict()
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    more = ("num_key_value_heads", "vocab_size", "max_position_embeddings", "initializer_range")
+    ends = ("pad_token_id", "bos_token_id", "eos_token_id")
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
+    return {name: own[name] for name in names + more + ends} | {"rope_parameters": rope}
+
+
+QWEN_PATCH = 4
+GRIDS = [(4, 8), (6, 4), (10, 6), (2, 14), (6, 6)]  # rows and columns of patches
+
+
+def frames_of_video(number: int) -> int:
+    """Frames behind the merging of two."""
+    return 2 + number % 2
+
+
+def _any_size(kind: str, number: int) -> dict[str, Any]:
+    """Patches of a picture or video, as the processor lays them end to end, and their grid."""
+    rows, columns = GRIDS[number]
+    frames = frames_of_video(number) if kind == "video" else 1
+    generator = torch.Generator().manual_seed(number)
+    width = 3 * 2 * QWEN_PATCH**2
+    pixels = torch.randn(frames * rows * columns, width, generator=generator, dtype=torch.float64)
+    pixels *= 4 * torch.rand(len(pixels), 1, generator=generator, dtype=torch.float64)
+    grid = torch.tensor([[frames, rows, columns]])
+    if kind == "image":
+        return {"pixel_values": pixels, "image_grid_thw": grid}
+    return {"pixel_values_videos": pixels, "video_grid_thw": grid}
+
+
 ROWS = ([3, ("image", 0), 5], [2, ("image", 1), ("image", 2), 9], [4, ("image", 3), 2], [7])
 # InternVL's processor puts words between pictures.
 APART = ([3, ("image", 0), 5], [2, ("image", 1), 1, ("image", 2), 9], [4, ("image", 3), 2], [7])
@@ -286,6 +372,13 @@ VIDEO_ROWS = (
     [3, ("video", 0), 5],
     [2, ("video", 1), 3, ("image", 2), 4],
     [4, ("image", 3), 2, ("video", 4), 1],
+    [7],
+)
+# Words stand between all that Qwen's processor shows; the second video is long.
+VIDEOS_APART = (
+    [3, ("video", 0), 5],
+    [2, ("video", 1), 3, ("image", 2), 4],
+    [4, ("image", 3), 2, ("video", 4), 1, ("image", 0), 2],
     [7],
 )
 BUILDERS = {
@@ -296,6 +389,8 @@ BUILDERS = {
     "video_llava": video_llava,
     "internvl": internvl,
     "llava_onevision": llava_onevision,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
 }
 
 

@@ -15,6 +15,7 @@ file instead, and works for one picture at a time.
 """
 
 import dataclasses
+import functools
 import inspect
 import threading
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from prumerge.encoder import Encoded, device_of, gathered, is_sharded
 from prumerge.methods import Method, resolve
-from prumerge.models.caches import Read, cache_in, check_mask, read_by, remember
+from prumerge.models.caches import Read, cache_in, check_mask, read_by, remember, step_ids
 from prumerge.models.canvases import TiledReduction, reduce_packed, sent_by
 from prumerge.models.covers import BoundCover, Cover
 from prumerge.models.families import FAMILIES, Family, Kind, family_of
@@ -123,6 +124,8 @@ def attach(
         )
     if family.received:  # a score that was asked for needs its class token, and is refused
         overrides = {"score": "received"} | overrides
+    if family.places is not None:
+        overrides = {"positions": "original"} | overrides
     resolved = resolve(method, **overrides)
     family.check(model, resolved.settings)
     previous = attachment_of(model)
@@ -309,7 +312,8 @@ class Attachment:
             for name, value in arguments.items()
             if name not in (*family.names, *family.consumed)
         }
-        short = shorten_inputs(model, left, sent, self.settings.positions, side, read)
+        places = family.places and functools.partial(family.places, model, arguments, read)
+        short = shorten_inputs(model, left, sent, self.settings.positions, side, read, places)
         if reductions:
             self._last.reductions = {
                 kind: dataclasses.replace(own, tokens=[tokens.detach() for tokens in own.tokens])
@@ -323,18 +327,21 @@ class Attachment:
         self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
         if len(args) < 2 and not self.family.shows(kwargs):
-            check_mask({"input_ids": args[0]} | kwargs if args else kwargs)
-            return stock(*args, **kwargs)
+            named = {"input_ids": args[0]} | kwargs if args else kwargs
+            check_mask(named)
+            return stock(*args, **kwargs | step_ids(named))
         arguments = _by_name(stock, args, kwargs)
         if not self.family.shows(arguments):
             check_mask(arguments)
-            return stock(**arguments)
+            return stock(**arguments | step_ids(arguments))
         check_cache(cache_in(arguments))
         mask = arguments.get("attention_mask")
         right = mask is not None and bool(mask[:, 0].all()) and not bool(mask[:, -1].all())
         short, sent = self._shorten(model, arguments, "right" if right else "left")
-        changed = short.arguments | {"input_ids": None, "inputs_embeds": short.embeddings}
-        outputs = stock(**changed)
+        fed = self.family.feed(
+            model, short.prompts.input_ids, short.embeddings, short.prompts.visual
+        )
+        outputs = stock(**short.arguments | fed)
         if self.full_logits:
             placeholder = is_placeholder(arguments["input_ids"], [own.token for own in sent])
             outputs = _with_full_logits(outputs, short.prompts, arguments, placeholder)
@@ -343,15 +350,17 @@ class Attachment:
         for own in sent:
             if own.tokens is None:
                 continue
+            tokens = own.tokens[:, : model.config.get_text_config().hidden_size]
             if hasattr(outputs, f"{own.kind}_outputs"):  # from transformers 5.24 on
-                each = list(own.tokens.split([len(slots) for slots in own.slots]))
+                each = list(tokens.split([len(slots) for slots in own.slots]))
                 shown = BaseModelOutputWithPooling(pooler_output=each)
                 setattr(outputs, f"{own.kind}_outputs", shown)
-            else:
-                setattr(outputs, f"{own.kind}_hidden_states", own.tokens)
-        if bool(short.prompts.attention_mask.all()):  # else positions count padding, later not
-            full_ids = arguments["input_ids"]
-            remember(cache_in(outputs), full_ids, short.prompts.source, full_ids.shape[1])
+            elif hasattr(outputs, f"{own.kind}_hidden_states"):
+                setattr(outputs, f"{own.kind}_hidden_states", tokens)
+        full = short.behind is None and not bool(short.prompts.attention_mask.all())
+        if not full:  # else positions count padding, and later do not
+            full_ids, source = arguments["input_ids"], short.prompts.source
+            remember(cache_in(outputs), full_ids, source, full_ids.shape[1], short.behind)
         return outputs
 
     def _generate(
@@ -386,9 +395,14 @@ class Attachment:
         passed = {name: v for name, v in arguments.items() if name not in otherwise}
         check_options(passed, model, read)
         scale_chunks(passed, model, full_ids.shape[1], short.prompts.input_ids.shape[1])
-        with running(Prefill(model, short, full_ids.shape[1])):
+        if family.places is not None:
+            # Else the stock model would number full prompts, and leave their deltas behind.
+            mask = arguments["attention_mask"]
+            passed["position_ids"] = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        feed = functools.partial(family.feed, model)
+        with running(Prefill(model, short, full_ids.shape[1], feed)):
             output = stock(**passed)
-        record(output, arguments, model, short.prompts, read)
+        record(output, arguments, model, short, read)
         return output
 
     def _generate_batch(

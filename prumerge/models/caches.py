@@ -23,10 +23,15 @@ RECORD = "_read_shortened"
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What a cache has read: ids of the full conversation, and each slot's column (-1: padding)."""
+    """What a cache has read: ids of the full conversation, and each slot's column (-1: padding).
+
+    ``behind`` are the position ids of the next token under M-RoPE, as
+    :func:`prumerge.models.positions.ids_behind` tells them; None for any other model.
+    """
 
     input_ids: Int[Tensor, "rows columns"]
     source: Int[Tensor, "rows slots"]
+    behind: Int[Tensor, "rows 2"] | None = None
 
     @property
     def columns(self) -> int:
@@ -57,9 +62,14 @@ class Read:
         )
 
 
+def given(arguments: dict[str, Any], names: Sequence[str]) -> Any:
+    """What a call hands in under any of several names; None for nothing."""
+    return next((arguments[name] for name in names if arguments.get(name) is not None), None)
+
+
 def cache_in(arguments: dict[str, Any]) -> Cache | None:
     """The KV cache among the arguments of a call, whatever its name in this ``transformers``."""
-    return next((arguments[name] for name in NAMES if arguments.get(name) is not None), None)
+    return given(arguments, NAMES)
 
 
 def slots_of(cache: Cache | None) -> int:
@@ -72,19 +82,40 @@ def remember(
     sequences: Int[Tensor, "rows generated"],
     source: Int[Tensor, "prompts slots"],
     columns: int,
+    behind: Int[Tensor, "prompts 2"] | None = None,
 ) -> None:
     """Write down on a cache, if there is one, what it has read after a call.
 
     ``sequences`` hold the full conversation, new tokens included, several rows per prompt side by
-    side; ``source`` and ``columns`` belong to the prompts before them, as in ``ShortPrompts``.
+    side; ``source``, ``columns`` and ``behind`` belong to the prompts before them, as in
+    ``ShortPrompts`` and :class:`Read`.
     """
     new = slots_of(cache) - source.shape[1]
     if cache is None or new < 0:
         return
     answer = torch.arange(columns, columns + new, device=source.device).expand(len(source), -1)
     source = torch.cat([source, answer], dim=1)
-    source = source.repeat_interleave(len(sequences) // len(source), dim=0)
-    setattr(cache, RECORD, Read(sequences[:, : columns + new], source))
+    copies = len(sequences) // len(source)
+    source = source.repeat_interleave(copies, dim=0)
+    if behind is not None:
+        behind = behind.repeat_interleave(copies, dim=0) + new
+    setattr(cache, RECORD, Read(sequences[:, : columns + new], source, behind))
+
+
+def step_ids(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Position ids for a step by hand from a cache that was filled under M-RoPE; else nothing.
+
+    A stock model counts them from ``rope_deltas`` on the model, which belong to its last call, of
+    any thread; here they stand on the cache.
+    """
+    cache, new = cache_in(arguments), given(arguments, ("input_ids", "inputs_embeds"))
+    behind = getattr(getattr(cache, RECORD, None), "behind", None)
+    if behind is None or new is None or arguments.get("position_ids") is not None:
+        return {}
+    since = slots_of(cache) - getattr(cache, RECORD).slots  # steps taken by hand
+    first = behind[:, 1:].repeat_interleave(len(new) // len(behind), dim=0) + since
+    ids = first.to(new.device) + torch.arange(new.shape[1], device=new.device)
+    return {"position_ids": ids.expand(3, -1, -1)}
 
 
 def check_mask(arguments: dict[str, Any]) -> None:

@@ -282,7 +282,10 @@ def sent_by(
     runs = [visual.runs for visual in packed.visuals]
     if not reduction.tokens:
         return Sent(token, runs, kind=kind)
-    tokens, slots = packed.project(torch.cat(reduction.tokens)), reduction.positions
+    features, slots = torch.cat(reduction.tokens), reduction.positions
+    tokens = packed.project(features)
+    if packed.beside is not None:
+        tokens = torch.cat([tokens, packed.beside(features)], dim=-1)
     if isinstance(reduction, TiledReduction):
         if packed.markers is not None:
             tokens = torch.cat([tokens, packed.markers.to(tokens)])

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from prumerge.models.caches import Read, cache_in, forget, remember, slots_of
 from prumerge.models.inputs import ShortInputs
-from prumerge.models.prompts import ShortPrompts
 
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 
@@ -35,12 +34,14 @@ class Prefill:
 
     The first pass reads them; with the KV cache off every pass does, with chunked prefill several
     passes read a piece each, and beams or several returned sequences read them in adjacent copies.
-    ``columns`` counts those of ``input_ids`` as handed in.
+    ``columns`` counts those of ``input_ids`` as handed in, and ``feed`` says what a pass is handed
+    of the prompts: see :meth:`prumerge.models.families.Family.feed`.
     """
 
     model: nn.Module
     short: ShortInputs
     columns: int
+    feed: Callable[[Tensor, Tensor, Tensor], dict[str, Any]]
 
     def __post_init__(self) -> None:
         prompts = self.short.prompts
@@ -48,9 +49,9 @@ class Prefill:
         places = self.short.arguments.get("position_ids")
         if places is None:
             places = (prompts.attention_mask.cumsum(1) - 1).clamp(min=0)
-        after = places[:, -1:] + 1
+        after = places[..., -1:] + 1
         self.places = places
-        self.first = places.shape[1] - self.short.embeddings.shape[1]
+        self.first = places.shape[-1] - self.short.embeddings.shape[1]
         self.after = after if self.short.continuation is None else after + self.short.continuation
 
     def prepare(
@@ -64,10 +65,10 @@ class Prefill:
         ``input_ids`` are full prompts and new tokens; with chunked prefill a chunk of the prompts.
         """
         stop = self._stop(input_ids, kwargs.get("position_ids"))
-        copies = len(input_ids) // len(self.places)
+        copies = len(input_ids) // self.places.shape[-2]
 
         def rows(values: Tensor) -> Tensor:
-            return values[:, :stop].repeat_interleave(copies, dim=0).to(input_ids.device)
+            return values[..., :stop].repeat_interleave(copies, dim=-2).to(input_ids.device)
 
         new = input_ids[:, self.columns :]
         ones, counted = torch.ones_like(new), torch.arange(new.shape[1], device=new.device)
@@ -76,7 +77,7 @@ class Prefill:
         mask = torch.cat([rows(prompts.attention_mask), ones], dim=1) if self.padded else None
         kwargs["attention_mask"] = mask
         behind = rows(self.after) + counted
-        kwargs["position_ids"] = torch.cat([rows(self.places), behind.to(self.places)], dim=1)
+        kwargs["position_ids"] = torch.cat([rows(self.places), behind.to(self.places)], dim=-1)
         for name in TOKEN_TYPES:
             if kwargs.get(name) is not None:
                 types = rows(self.short.arguments[name])
@@ -91,15 +92,13 @@ class Prefill:
         prompt = self.short.embeddings[:, start - self.first : stop - self.first]
         prompt = prompt.repeat_interleave(copies, dim=0)
         if prompt.shape[1]:
-            answer = inputs["input_ids"][:, prompt.shape[1] :]
-            answer = self.model.get_input_embeddings()(answer)
-            inputs["inputs_embeds"] = torch.cat([prompt, answer.to(prompt.device)], dim=1)
-            inputs["input_ids"] = None
+            shown = rows(prompts.visual)[:, start:]
+            inputs |= self.feed(inputs["input_ids"], prompt, shown)
         return inputs
 
     def _stop(self, input_ids: Tensor, columns: Tensor | None) -> int:
         """How many columns of the shortened prompts have been read after this pass."""
-        short = self.places.shape[1]
+        short = self.places.shape[-1]
         if input_ids.shape[1] >= self.columns or columns is None:
             return short
         return (int(columns[0, -1]) + 1) * short // self.columns  # a chunk of the full prompts
@@ -171,7 +170,7 @@ def record(
     output: Any,
     arguments: dict[str, Any],
     model: nn.Module,
-    prompts: ShortPrompts,
+    short: ShortInputs,
     read: Read | None,
 ) -> None:
     """Write down on the cache of a generation what it has read, for the next turn."""
@@ -185,4 +184,4 @@ def record(
         before = read.input_ids.to(sequences.device)
         before = before.repeat_interleave(len(sequences) // len(before), dim=0)
         sequences = torch.cat([before, sequences], dim=1)
-    remember(cache, sequences, prompts.source, columns)
+    remember(cache, sequences, short.prompts.source, columns, short.behind)

@@ -1,6 +1,6 @@
 """Model inputs that match the visual tokens really sent: checked, shortened, embedded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prumerge.encoder import Encoded, device_of
 from prumerge.models.caches import Read, cache_in, slots_of
-from prumerge.models.positions import is_packed, packed_ids, position_ids, stretch
+from prumerge.models.positions import ids_behind, is_packed, packed_ids, position_ids, stretch
 from prumerge.models.prompts import ShortPrompts, find_placeholders, shorten
 from prumerge.models.slots import Packed
 from prumerge.reduction import Reduction
@@ -27,14 +27,17 @@ class ShortInputs:
     Attributes:
         arguments: For the stock function, ``input_ids`` included.
         prompts: Where each slot came from, those in the cache included.
-        embeddings: The shortened prompts behind the cache, embedded, visual tokens in place.
+        embeddings: The shortened prompts behind the cache, embedded, visual tokens in place; with
+            what stands beside these.
         continuation: What to add to position ids after the prompt; None adds nothing.
+        behind: Position ids of the next word under M-RoPE.
     """
 
     arguments: dict[str, Any]
     prompts: ShortPrompts
     embeddings: Float[Tensor, "prompts short width"]
-    continuation: Int[Tensor, "prompts 1"] | None
+    continuation: Int[Tensor, "*three prompts 1"] | None
+    behind: Int[Tensor, "prompts 2"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,8 @@ class Sent:
         token: The id of the placeholders.
         runs: Placeholders of each picture or video, side by side; several where text cuts them.
         slots: Which slot each visual token stands for, in the order sent; for each picture.
-        tokens: The visual tokens, end to end, in the language model's width; None for none.
+        tokens: The visual tokens, end to end, in the language model's width, with what its first
+            layers add beside; None for none.
         kind: What they are called.
         each: Placeholders of every run, where a family has but one number.
     """
@@ -72,6 +76,7 @@ def shorten_inputs(
     positions: Literal["compact", "original", "stretched"] = "compact",
     side: Literal["left", "right"] = "left",
     read: Read | None = None,
+    places: Callable[[], Int[Tensor, "3 prompts length"]] | None = None,
 ) -> ShortInputs:
     """Rewrite a call, labels included, so that pictures have one slot per visual token they send.
 
@@ -83,6 +88,7 @@ def shorten_inputs(
         positions: See :mod:`prumerge.models.positions`.
         side: Where padding goes.
         read: What the call's cache has read; the pictures are those shown behind it.
+        places: Works out position ids under M-RoPE, unless the call gives some.
 
     Raises:
         ValueError: If placeholders and pictures do not match, or packed documents would mix.
@@ -93,14 +99,22 @@ def shorten_inputs(
     mask = torch.ones_like(full_ids) if mask is None else mask.to(full_ids)
     start = 0 if read is None else read.columns
     new = full_ids[:, full_ids.shape[1] - (mask.shape[1] - start) :]
-    placeholders, places, tokens = _in_prompts(new, sent)
+    placeholders, kept, tokens = _in_prompts(new, sent)
+    if given is None and places is not None:
+        given = places()
+    rows = given is not None and given.ndim > 2
+    if rows and len(given) != 3:
+        raise ValueError(
+            f"position_ids must be [prompts, length] or [3, prompts, length], got "
+            f"{list(given.shape)}: a fourth row packs documents, which are not told apart here"
+        )
 
     def lay_out(standing: list[Tensor]) -> ShortPrompts:
         standing = [place.to(new.device) for place in standing]
         short = shorten(new, mask[:, start:], placeholders, standing, side)
         return short if read is None else read.before(short, mask, [own.token for own in sent])
 
-    prompts = layout = lay_out(places)
+    prompts = layout = lay_out(kept)
     for name, fill in ONE_PER_COLUMN.items():
         if arguments.get(name) is not None:
             arguments[name] = prompts.pick(arguments[name].to(full_ids.device), fill)
@@ -108,20 +122,21 @@ def shorten_inputs(
         # Nothing predicts a row's first column, and padding put in front of it must not either.
         arguments["labels"] = arguments["labels"].masked_fill(prompts.source == 0, IGNORED_LABEL)
     arguments |= {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
-    if not masked and is_packed(given):
+    if not masked and not rows and is_packed(given):
         _check_packed(model, arguments, positions)
         # Ids that begin again keep documents apart, and padding too, where no mask is given.
         arguments["attention_mask"] = None
         ids, continuation = packed_ids(prompts, given), None
     else:
         if positions == "stretched":
-            pairs = zip(places, placeholders, strict=True)
+            pairs = zip(kept, placeholders, strict=True)
             layout = lay_out([stretch(len(place), len(own)) for place, own in pairs])
         ids, continuation = position_ids(layout, given, mask, positions)
     if ids is not None:
         arguments["position_ids"] = ids
     embeddings = _embed(model, prompts, tokens, 0 if read is None else read.slots)
-    return ShortInputs(arguments, prompts, embeddings, continuation)
+    behind = ids_behind(given, mask) if rows else None
+    return ShortInputs(arguments, prompts, embeddings, continuation, behind)
 
 
 def _in_prompts(
@@ -162,6 +177,7 @@ def _embed(model: nn.Module, prompts: ShortPrompts, tokens: Tensor | None, start
     visual = prompts.visual[:, start:]
     # The id of a placeholder may lie outside of the vocabulary; its embedding is replaced anyway.
     embeddings = words(ids.masked_fill(visual, 0).to(device_of(words)))
+    embeddings = nn.functional.pad(embeddings, (0, tokens.shape[1] - embeddings.shape[2]))
     sent = tokens.to(embeddings.device, embeddings.dtype)
     return embeddings.masked_scatter(visual.to(embeddings.device)[..., None], sent)
 

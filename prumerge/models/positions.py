@@ -5,12 +5,16 @@
     stretched  words keep theirs; a picture's tokens, in the order in which they are sent, are
                spread evenly from the first to the last id the picture had
 
+Under M-RoPE (Qwen-VL) a token has three ids, of frame, row and column. They are those of the full
+prompts, and a token takes the three of the slot it stands for, or, stretched, of the slot it is
+spread to. Compact ids would be the same for all three, which no such model has seen of a picture.
+
 Source: D14 for compact ids. Grounding suffers from them and from permuted tokens (GAP, arXiv
 2506.21873, restores original ids); stretching them was studied after that.
 """
 
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from prumerge.models.prompts import ShortPrompts
@@ -32,10 +36,10 @@ def stretch(count: int, patches: int) -> Int64[Tensor, " count"]:
 
 def position_ids(
     layout: ShortPrompts,
-    given: Int[Tensor, "rows length"] | None,
+    given: Int[Tensor, "*three rows length"] | None,
     mask: Int[Tensor, "prompts length"],
     positions: str,
-) -> tuple[Int[Tensor, "prompts short"] | None, Int[Tensor, "prompts 1"] | None]:
+) -> tuple[Int[Tensor, "*three prompts short"] | None, Int[Tensor, "*three prompts 1"] | None]:
     """Make the position ids of shortened prompts, and what has to be added to ids after them.
 
     Unless ``positions`` is ``"compact"``, slots take the ids of the columns ``layout`` points at.
@@ -46,13 +50,36 @@ def position_ids(
         return None, None
     real = mask != 0
     # Generation counts real tokens only; rotary positions are relative, so a forward pass may too.
-    full = mask.cumsum(1) - 1 if given is None else given.to(mask).expand_as(mask)
+    full = mask.cumsum(1) - 1
+    if given is not None:
+        full = given.to(mask).expand(*given.shape[:-2], *mask.shape)
     if positions == "compact":
         first = full.masked_fill(~real, full.max() + 1).amin(dim=1, keepdim=True)
         return first + (layout.attention_mask.cumsum(1) - 1).clamp(min=0), None
     short = layout.pick(full, 0).clamp(min=0)
-    move = full.masked_fill(~real, -1).amax(dim=1, keepdim=True) - short[:, -1:]
+    move = full.gather(-1, _last(real, full)) - short[..., -1:]
     return short, move if bool(move.any()) else None
+
+
+def _last(
+    real: Bool[Tensor, "prompts length"], like: Int[Tensor, "*three prompts length"]
+) -> Int64[Tensor, "*three prompts 1"]:
+    """The column of the last token of each prompt."""
+    return real.cumsum(1).argmax(1, keepdim=True).expand(*like.shape[:-1], 1)
+
+
+def ids_behind(
+    full: Int[Tensor, "3 prompts length"], mask: Int[Tensor, "prompts length"]
+) -> Int[Tensor, "prompts 2"]:
+    """The id of the next word under M-RoPE, in a longer prompt and in a step by hand.
+
+    Words behind a picture go on from its rows and columns; ``rope_deltas``, by which stock models
+    take a step, go on from the largest id, which a frame of a long video may have.
+    """
+    real = mask != 0
+    goes_on = full.gather(-1, _last(real, full))[1:].amax(0)
+    largest = full.masked_fill(~real, -1).amax((0, -1))[:, None]
+    return torch.cat([goes_on, largest], dim=1) + 1
 
 
 def is_packed(given: Int[Tensor, "rows length"] | None) -> bool:

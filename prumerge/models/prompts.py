@@ -44,8 +44,8 @@ class ShortPrompts:
     attention_mask: Int[Tensor, "prompts short"]
 
     def pick(
-        self, values: Shaped[Tensor, "prompts length"], fill: int
-    ) -> Shaped[Tensor, "prompts short"]:
+        self, values: Shaped[Tensor, "*rows prompts length"], fill: int
+    ) -> Shaped[Tensor, "*rows prompts short"]:
         """Shorten what has one value per column, such as labels; new padding gets ``fill``."""
         return _pick(values, self.source, fill)
 
@@ -231,6 +231,7 @@ def _align(
 
 
 def _pick(
-    values: Shaped[Tensor, "prompts length"], source: Int[Tensor, "prompts short"], fill: int
-) -> Shaped[Tensor, "prompts short"]:
-    return values.gather(1, source.clamp(min=0)).masked_fill(source < 0, fill)
+    values: Shaped[Tensor, "*rows prompts length"], source: Int[Tensor, "prompts short"], fill: int
+) -> Shaped[Tensor, "*rows prompts short"]:
+    source = source.expand(*values.shape[:-2], -1, -1)
+    return values.gather(-1, source.clamp(min=0)).masked_fill(source < 0, fill)

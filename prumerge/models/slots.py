@@ -84,12 +84,15 @@ class Packed:
         visuals: The pictures or videos, in the order handed in.
         project: The map from features to the language model's width.
         markers: What the markers send, in the language model's width.
+        beside: The map from features to what the language model's first layers add to a visual
+            token, side by side; None where they add nothing.
     """
 
     parts: tuple[Encoded, ...]
     visuals: tuple[Visual, ...]
     project: Callable[[Tensor], Tensor] = field(repr=False)
     markers: Float[Tensor, "markers width"] | None = None
+    beside: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
     @property
     def plain(self) -> bool:

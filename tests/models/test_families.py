@@ -15,7 +15,15 @@ from prumerge.models.inputs import IGNORED_LABEL
 FAMILIES = sorted(BUILDERS)
 NEW = 5
 # What these show is not the tower's own tiles: parts of them, pooled patches, several layers.
-PARTS = ("vipllava", "llava_next", "llava_next_video", "internvl", "llava_onevision")
+PARTS = (
+    "vipllava",
+    "llava_next",
+    "llava_next_video",
+    "internvl",
+    "llava_onevision",
+    "qwen2_5_vl",
+    "qwen3_vl",
+)
 LESS = [
     {"budget": 0.4},
     {"budget": 0.3, "share": "joint", "order": "raster"},
@@ -112,7 +120,7 @@ def test_labels_and_gradients(family):
     logits, targets = ours.logits[:, :-1].flatten(0, 1), picked[:, 1:].flatten()
     loss = cross_entropy(logits.float(), targets, ignore_index=IGNORED_LABEL)
     torch.testing.assert_close(ours.loss.float(), loss)
-    reached = ("embeddings.patch", "newline")
+    reached = ("embeddings.patch", "patch_embed", "newline")
     named = made.model.named_parameters()
     grown = [p for name, p in named if any(own in name for own in reached)]
     assert grown and all(float(p.grad.abs().sum()) > 0 for p in grown)

@@ -10,6 +10,8 @@ llava_next_video LlavaNextVideoForConditionalGeneration     CLIP, tiles; frames 
 video_llava      VideoLlavaForConditionalGeneration         CLIP, pictures and frames
 internvl         InternVLForConditionalGeneration           InternViT, tiles behind the shuffle
 llava_onevision  LlavaOnevisionForConditionalGeneration     SigLIP, behind stitching and pooling
+qwen2_5_vl       Qwen2_5_VLForConditionalGeneration         its own, behind the merger's first half
+qwen3_vl         Qwen3VLForConditionalGeneration            the same, with what first layers add
 ================ ========================================== ======================================
 """
 
@@ -18,8 +20,11 @@ import importlib
 from collections.abc import Callable
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from prumerge.models.caches import Read
+from prumerge.models.prompts import is_placeholder
 from prumerge.models.slots import Packed
 from prumerge.settings import Settings
 from prumerge.tower import open_tower
@@ -34,6 +39,8 @@ FAMILIES = {
     "VideoLlavaForConditionalGeneration": "video_llava",
     "InternVLForConditionalGeneration": "internvl",
     "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl",
 }
 
 
@@ -56,6 +63,10 @@ class Family:
         first_layer: The layer that pictures reach first.
         received: Whether the tower has no class token, so that the score is the attention a patch
             receives.
+        places: ``places(model, arguments, read)`` tells the position ids of full prompts where a
+            token has three (M-RoPE); their original ones are the default then.
+        outputs: Packs visual tokens as encoder outputs for ``forward``, where its language model
+            takes more of a token than an embedding, the rest of it side by side.
     """
 
     pack: Callable[[nn.Module, dict[str, Any], Settings], dict[Kind, Packed]]
@@ -67,6 +78,8 @@ class Family:
     each: Callable[[nn.Module], int] | None = None
     first_layer: Callable[[nn.Module], nn.Module] = _first_layer
     received: bool = False
+    places: Callable[[nn.Module, dict[str, Any], Read | None], Tensor] | None = None
+    outputs: Callable[[nn.Module, Tensor], Any] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,6 +94,29 @@ class Family:
         """The ids of placeholders."""
         return {kind: getattr(model.config, f"{kind}_token_id") for kind in self.pixels}
 
+    def feed(self, model: nn.Module, ids: Tensor, prompt: Tensor, shown: Tensor) -> dict[str, Any]:
+        """The arguments of a forward pass that reads shortened prompts, or a part of them.
+
+        Args:
+            ids: Of the prompts, and of what has been answered.
+            prompt: The prompts' embeddings, with what ``outputs`` takes beside.
+            shown: Where visual tokens stand in the prompts.
+        """
+        columns = prompt.shape[1]
+        if self.outputs is None:
+            if ids.shape[1] > columns:
+                answer = model.get_input_embeddings()(ids[:, columns:])
+                prompt = torch.cat([prompt, answer.to(prompt.device)], dim=1)
+            return {"input_ids": None, "inputs_embeds": prompt}
+        own, found, tokens = ids[:, :columns], {}, self.tokens(model)
+        for kind, token in tokens.items():
+            rows = prompt[(shown & (own == token)).to(prompt.device)]
+            if len(rows):
+                found[kind] = self.outputs(model, rows)
+        padding = is_placeholder(own, [*tokens.values()]) & ~shown  # repeats a row's first token
+        ids = torch.cat([own.masked_fill(padding, 0), ids[:, columns:]], dim=1)
+        return {"input_ids": ids, "mm_encoder_outputs": found}
+
 
 def family_of(model: nn.Module) -> Family | None:
     """Find the family of a stock model, or of a subclass of one; None for any other."""
@@ -89,8 +125,3 @@ def family_of(model: nn.Module) -> Family | None:
             name = FAMILIES[kind.__name__]
             return importlib.import_module(f"prumerge.models.families.{name}").FAMILY
     return None
-
-
-def given(arguments: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """What a call hands in under any of several names; None for nothing."""
-    return next((arguments[name] for name in names if arguments.get(name) is not None), None)

@@ -40,7 +40,7 @@ def can_drop(model: nn.Module) -> bool:
 def offer(model: nn.Module) -> str:
     """What to say of a model of no known family."""
     if hasattr(getattr(model, "model", None), "get_rope_index"):
-        return ", whose positions count rows and columns (M-RoPE): no such model is reduced"
+        return ", whose positions count rows and columns (M-RoPE): of such, no other is reduced"
     if can_drop(model):
         return ": pass generic=True, which drops tokens of any model that encodes pictures so"
     return ': load one with LlavaForConditionalGeneration.from_pretrained("...")'

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from prumerge.encoder import Encoded
-from prumerge.models.families import Family, given
+from prumerge.models.caches import given
+from prumerge.models.families import Family
 from prumerge.models.families.features import check_layers, feature_layers, frames_of, read_tower
 from prumerge.models.slots import Packed, single, videos
 from prumerge.settings import Settings
