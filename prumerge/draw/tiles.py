@@ -50,11 +50,11 @@ def show_tiles(
     largest = largest or max(float(heat.max()) for heat in heats)
     for own, name, heat in zip(axes, ("base", "crops"), heats, strict=True):
         picture(own[0], pixels, heat.shape, name)
-        attention(own[1], pixels, heat.ravel(), heat.shape, "attention in each tile", largest)
+        attention(own[1], pixels, heat.ravel(), heat.shape, "attention, by tile", largest)
     for column, (name, reduction) in enumerate(reductions.items(), start=2):
         reasons = reduction.selection.reason[number].numpy()
         maps = stitch(visual, [reasons[canvas.slots.numpy()] for canvas in visual.canvases])
         base, *crops = reduction.kept_by_tile[number]
         for own, why, count in zip(axes, maps, (base, sum(crops)), strict=True):
-            title = f"{name}: {count} of {why.size:,}"
+            title = f"{name}: {count} of {why.size}"
             kept(own[column], pixels, why.ravel(), why.shape, title)

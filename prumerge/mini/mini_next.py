@@ -50,7 +50,7 @@ from prumerge.mini.training import LATE_FAMILIES, PRACTISE, Stage
 from prumerge.tower import open_tower
 
 TOWER = "mini"
-PICTURES = 288
+PICTURES = 1440
 TILES = ((2, 2), (1, 2), (2, 1), (3, 1), (1, 3))
 """Rows and columns of tiles that a picture may be cut into, as LLaVA-NeXT's own."""
 
@@ -58,7 +58,7 @@ MOST_TILES = 1 + max(rows * columns for rows, columns in TILES)
 LONG = 1000  # tokens of a picture from which on a batch has a quarter of its pictures
 NO_NEWLINES = 0.2  # share of batches that are shown without
 
-STEPS = {"tiles, few tokens": 60, "tiles, signs": 10, "tiles, any tokens": 30}
+STEPS = {"tiles, few tokens": 1200, "tiles, signs": 240, "tiles, any tokens": 300}
 
 CARD = """# mini-NeXT
 
@@ -70,7 +70,8 @@ The mini-LLaVA for pictures of high resolution: stock classes (`LlavaNextForCond
   two. Projector and language model began with the mini-LLaVA's weights as well.
 * **Made by** `python -m prumerge.experiments.mini_next`: {parameters:.1f} million weights tuned on
   {kept:,} pictures, {pictures:,} looks at them in {hours:.1f} hours on {device}, seed {seed},
-  torch {torch}. `training.csv` holds the curve, `training.json` the record.
+  torch {torch}. `training.csv` holds the curve, `training.json` the record, `scores.csv` what it
+  answers with all tokens.
 * **Prompt**: `user : <image> what colour is the circle ? assistant :`
 * **Pictures**: drawn, of 2 x 2 tiles of 192 pixels and of other shapes. Digits: scans of the UCI
   set in scikit-learn (CC BY 4.0); evaluation uses scans held out of training.
