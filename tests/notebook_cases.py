@@ -30,6 +30,7 @@ EXPECTED = [
     "09_finetuning",
     "10_llava_evaluation",
     "11_against_the_paper",
+    "12_high_resolution",
     "explorer",
     "train_mini_llava",
 ]
@@ -104,6 +105,12 @@ CASES: dict[str, dict[str, dict]] = {
     "11_against_the_paper": {
         "no rows but those of sweeps": {"results": str(FIXTURES)},
     },
+    "12_high_resolution": {
+        "the fewest tokens, a photograph of one's own, another scene": {
+            "budget": 160, "images": PHOTOGRAPHS, "seed": 1,
+        },
+        "the most tokens, two drawn scenes": {"budget": 640, "images": "", "seed": 2},
+    },
     "explorer": {
         "a photograph of one's own, another method and card": {
             "file": f"{PHOTOGRAPHS}/flower.jpg", "method": "visionzip", "budget": 64,
@@ -165,6 +172,9 @@ REFUSED: dict[str, dict[str, dict]] = {
     },
     "03_spatial_tokens": {
         "no model 'dinov9': give": {"tower": "dinov9"},
+    },
+    "12_high_resolution": {
+        "budget=100 has no rows: choose one of [160, 320, 640]": {"budget": 100},
     },
     "explorer": {
         "photograph='dog' does not work: give one of": {"photograph": "dog"},
