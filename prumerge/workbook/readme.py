@@ -14,7 +14,7 @@ Markdown, put the two markers into the README, and run ``python -m prumerge.read
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from prumerge.models.checks import needs
@@ -152,6 +152,30 @@ def two_towers() -> list[str]:
     return markdown_table(pd.DataFrame(rows, columns=[*columns, "beats `prumerge` on both"]))
 
 
+def tiles(budgets: Sequence[int] = (160, 320, 640)) -> list[str]:
+    """Return what `mini-next` answers with few tokens, by what they are and how they are shared."""
+    trials = read_sweep_rows("tiles-mini-next-48-per-family")
+    usual = {"model": "mini-next", "markers": "rows", "positions": "original"}
+    ways = {
+        "the most attended patches, shared by size": ("top_k", "size", None),
+        "the same, shared by the base's attention": ("top_k", "base", None),
+        "the same, half to the base": ("top_k", "size", 0.5),
+        "the same, crops alone": ("top_k", "size", 0.0),
+        "the same, base first": ("top_k", "size", 1.0),
+        "`prumerge`, shared by size": ("prumerge", "size", None),
+        "random patches, shared by size": ("random", "size", None),
+    }
+    pictures, every = trials.questions["picture"], trials.where(method="all", **usual)
+    whole = _with_interval(100 * every.right.mean(axis=1), pictures)
+    rows = [[f"all patches, {_tokens(every.rows)}", *[whole] * len(budgets)]]
+    for way, (method, share, part) in ways.items():
+        own = trials.where(method=method, share=share, base_share=part, **usual)
+        found = [100 * own.where(budget=budget).right.mean(axis=1) for budget in budgets]
+        rows.append([way, *(_with_interval(right, pictures) for right in found)])
+    columns = ["sent", *(f"right with {budget} tokens" for budget in budgets)]
+    return markdown_table(pd.DataFrame(rows, columns=columns))
+
+
 def tuned() -> list[str]:
     """Return what handling, PruMerge's own choices and merging add, over three budgets."""
     table, rows = ladder(), []
@@ -184,8 +208,8 @@ def tuning_arms() -> list[str]:
     return markdown_table(pd.DataFrame(rows, columns=columns))
 
 
-def _with_interval(values: pd.Series) -> str:
-    return "{:.1f} % ({:.1f} to {:.1f})".format(*interval(values))
+def _with_interval(values: pd.Series, pictures: pd.Series | None = None) -> str:
+    return "{:.1f} % ({:.1f} to {:.1f})".format(*interval(values, pictures))
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
@@ -195,6 +219,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "handling": handling,
     "two-towers": two_towers,
     "tuned": tuned,
+    "tiles": tiles,
     "efficiency": efficiency_table,
     "evaluation": evaluation,
     "arms": tuning_arms,
