@@ -5,8 +5,8 @@ on where it was stopped, at whatever moment. The shipped model:
 
     python -m prumerge.experiments.mini_next --export-to data/mini-next
 
-keeps 1 GB of features in data/runs/mini-next and takes three quarters of an hour on one core; what
-it answers with all tokens, in ``scores.csv``, takes as long again. A trial, without export:
+keeps 1 GB of features in data/runs/mini-next and takes some forty minutes on one core; to ask it
+with all tokens, for ``scores.csv``, a quarter of an hour more. A trial, without export:
 
     python -m prumerge.experiments.mini_next --pictures 24 --scale 0.01 --folder data/runs/trial
 """
