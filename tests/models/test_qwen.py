@@ -156,6 +156,7 @@ def test_a_step_by_hand_goes_on_from_its_own_call(family):
     with torch.no_grad():
         cache = made.model(**inputs, use_cache=True).past_key_values
         expected = made.model(input_ids=new, past_key_values=cache).logits
+        made.model(**made.inputs(MIXED))  # of the stock model, whose deltas are of its last call
         before = made.model.model.rope_deltas.clone()
         with prumerge.attach(made.model, "all", order="raster"):
             cache = made.model(**inputs, use_cache=True).past_key_values
