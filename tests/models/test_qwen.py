@@ -278,6 +278,14 @@ def test_a_block_of_windows_scores_nothing():
         assert reducer.settings.score_layer == -2
 
 
+def test_a_model_that_takes_no_encoder_outputs_is_told(monkeypatch):
+    """As with transformers 5.17, where forward swallows them."""
+    model = toy("qwen3_vl").model
+    monkeypatch.setattr(type(model), "forward", lambda self, input_ids=None, **kwargs: None)
+    with pytest.raises(ValueError, match="takes no encoder outputs, and what deepstack adds"):
+        prumerge.attach(model)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_grids_that_do_not_fit_are_told(family):
     made = toy(family)
