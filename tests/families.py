@@ -1,6 +1,7 @@
 """Tiny random models of every family in float64, and prompts that show unequal pictures."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -389,9 +390,12 @@ BUILDERS = {
     "video_llava": video_llava,
     "internvl": internvl,
     "llava_onevision": llava_onevision,
-    "qwen2_5_vl": qwen2_5_vl,
-    "qwen3_vl": qwen3_vl,
 }
+_taken = inspect.signature(transformers.Qwen3VLForConditionalGeneration.forward).parameters
+# Before it, Qwen3-VL cannot be reduced and beams of both want more in the prompts.
+TAKES_OUTPUTS = "mm_encoder_outputs" in _taken
+if TAKES_OUTPUTS:
+    BUILDERS |= {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
 
 
 @functools.cache

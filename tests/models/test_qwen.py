@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from families import GRIDS, IMAGE, QWEN_PATCH, VIDEO, WORDS, toy
+from families import GRIDS, IMAGE, QWEN_PATCH, TAKES_OUTPUTS, VIDEO, WORDS, toy
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -16,6 +16,9 @@ from prumerge.models.families import family_of
 from prumerge.models.positions import stretch
 from prumerge.settings import Settings
 
+pytestmark = pytest.mark.skipif(
+    not TAKES_OUTPUTS, reason="this transformers takes no encoder outputs"
+)
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
 MIXED = 2  # the row with two pictures and a video between them
 DROPPING = {"order": "raster", "neighbours": 0, "extra_token": False, "budget": 0.4}
