@@ -25,9 +25,9 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
+from transformers import AutoModelForCausalLM
 
-from prumerge.models.loading import load, load_whole
+from prumerge.models.loading import Llava, load, load_whole
 from prumerge.paths import written_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -97,9 +97,7 @@ def _fetch(name: str) -> Path:
 
 
 @quiet_peft()
-def apply_adapter(
-    model: LlavaForConditionalGeneration, name: str | Path, do_pad: bool = True
-) -> LlavaForConditionalGeneration:
+def apply_adapter(model: Llava, name: str | Path, do_pad: bool = True) -> Llava:
     """Merge a PEFT adapter into a stock LLaVA, whose weights change, and which stays a stock one.
 
     ``do_pad`` says how its pictures will be prepared: padded to squares, or cropped.

@@ -19,6 +19,7 @@ Words
 
     hardware    cards and precisions: peaks, bandwidths, bits
     shapes      the sizes that matter, also read from a transformers config
+    visuals     tiles or frames, and visual tokens, of a picture or clip in any family
     operations  each stage's, and how they are counted: this workbook's way, or the paper's tool's
     costs       time, weights, KV cache and activations as tidy rows
 """
@@ -34,3 +35,4 @@ from prumerge.roofline.costs import (
 from prumerge.roofline.hardware import HARDWARE, PRECISIONS, Hardware, Precision, find_hardware
 from prumerge.roofline.operations import CONVENTIONS, Convention
 from prumerge.roofline.shapes import NAMED, LanguageShape, ModelShape, VisionShape, read_shape
+from prumerge.roofline.visuals import Shown, shown_by

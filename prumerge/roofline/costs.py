@@ -243,7 +243,8 @@ def language_weights(shape: LanguageShape) -> int:
 def vision_weights(shape: VisionShape, outer: int) -> int:
     """Count the weights of a vision tower and of the projector behind it, biases included.
 
-    Not counted is what no feature passes: SigLIP's pooling head, DINOv2's mask token.
+    Not counted is what no feature passes: SigLIP's pooling head, DINOv2's mask token; nor, of a few
+    thousand weights, a newline and a norm in the projector.
     """
     width, inner = shape.width, shape.inner_width
     products = (1 + shape.gated) * inner
@@ -251,7 +252,7 @@ def vision_weights(shape: VisionShape, outer: int) -> int:
     block += 2 * width * shape.layer_scale
     embedding = width * (shape.patch_values + shape.tokens + shape.class_tokens)
     tower = shape.layers * block + embedding + (4 if shape.norm_first else 3) * width
-    return tower + outer * (width * shape.selected + 1) + outer * (outer + 1)
+    return tower * shape.towers + outer * (width * shape.selected + 1) + outer * (outer + 1)
 
 
 def weight_bytes(model: Any, precision: Precision | str = "fp16") -> float:

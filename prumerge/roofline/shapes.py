@@ -5,7 +5,7 @@ many or fewer key-value heads than heads (grouped-query attention), one dense pa
 Vicuna is; so are Llama 2 and 3, Mistral, Qwen 2 and 3.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,15 @@ class VisionShape(_Heads):
     layers: int
     heads: int
     inner_width: int
-    patches: int  # visual tokens of a picture
+    patches: int  # of a picture, or of one tile or frame
     patch_values: int  # colours x side x side
     class_tokens: int = 1  # 0 without a class token (SigLIP)
-    selected: int = 1  # layers whose features the projector gets side by side
+    selected: int = 1  # layers, or patches (InternVL), that the projector gets side by side
     registers: int = 0  # tokens that are no patches and have no position (DINOv2)
     gated: bool = False  # feed-forward layers are SwiGLU: two inner products, one gates the other
     layer_scale: bool = False  # a weight per value of what a block adds (DINOv2)
     norm_first: bool = True  # in front of the blocks, instead of biases of the patches (CLIP)
+    towers: int = 1  # alike, each with weights of its own (Video-LLaVA: of pictures, of frames)
 
     @property
     def key_heads(self) -> int:
@@ -101,7 +102,7 @@ _OTHER_KINDS = (
     "num_local_experts num_experts n_routed_experts kv_lora_rank ssm_cfg mamba_d_state"
 ).split()
 _CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
-_CLASS_TOKENS |= {"dinov2": 1, "dinov2_with_registers": 1}
+_CLASS_TOKENS |= {"dinov2": 1, "dinov2_with_registers": 1, "internvl_vision": 1}
 
 
 def read_shape(model: Any) -> ModelShape:
@@ -111,19 +112,26 @@ def read_shape(model: Any) -> ModelShape:
     folder or hub id with a config, a config object of transformers (of a language model, or with
     ``text_config`` and ``vision_config``), or a :class:`ModelShape`. Layers with sliding windows
     count as full attention, which they are up to their window's length. No config, one that is not
-    Llama-shaped, and a vision tower that is none of CLIP's, SigLIP's and DINOv2's are ValueErrors.
-    A DINOv2 takes pictures of any size; counted are those of the config's ``image_size``.
+    Llama-shaped, and a vision tower that is none of CLIP's, SigLIP's, InternViT and DINOv2's are
+    ValueErrors. A DINOv2 takes pictures of any size; counted are those of the config's
+    ``image_size``. The tower's shape is that of one tile or frame:
+    :func:`prumerge.roofline.shown_by` says how many there are.
 
     Example:
         >>> read_shape("7b").language.key_width
         4096
     """
-    if isinstance(model, ModelShape):
+    if isinstance(found := read_config(model), ModelShape):
+        return found
+    named = model if isinstance(model, (str, Path)) else getattr(model, "name_or_path", "")
+    return _shape(str(named) or type(model).__name__, found)
+
+
+def read_config(model: Any) -> Any:
+    """Return the config behind what :func:`read_shape` takes, or the :class:`ModelShape`."""
+    if not isinstance(model, (str, Path)):
         return model
-    if isinstance(model, (str, Path)):
-        name = str(model)
-        return NAMED[name] if name in NAMED else _shape(name, _load_config(name))
-    return _shape(getattr(model, "name_or_path", "") or type(model).__name__, model)
+    return NAMED.get(str(model)) or _load_config(str(model))
 
 
 def _load_config(name: str):
@@ -150,12 +158,20 @@ def _no_config(name: str) -> ValueError:
 
 def _shape(name: str, config: Any) -> ModelShape:
     language = _language_shape(getattr(config, "text_config", config))
+    # Of a model with a tower its own config says so, not that of its language model.
+    language = replace(language, tied=bool(getattr(config, "tie_word_embeddings", language.tied)))
     vision = getattr(config, "vision_config", None)
     if vision is None:
         return ModelShape(name, language)
     layer = getattr(config, "vision_feature_layer", -2)
     selected = len(layer) if isinstance(layer, (list, tuple)) else 1
-    return ModelShape(name, language, _vision_shape(vision, selected))
+    shape = _vision_shape(vision, selected)
+    kind = getattr(config, "model_type", None)
+    if kind == "video_llava":
+        shape = replace(shape, towers=2)
+    if kind == "internvl":  # the projector gets so many patches side by side
+        shape = replace(shape, selected=int(1 / config.downsample_ratio) ** 2)
+    return ModelShape(name, language, shape)
 
 
 def _language_shape(config: Any) -> LanguageShape:
@@ -197,20 +213,27 @@ def _vision_shape(config: Any, selected: int) -> VisionShape:
             f"vision tower {kind!r} is none of {', '.join(_CLASS_TOKENS)}; pass text_config alone "
             "for the language model's costs, or ModelShape(...) with sizes of your own"
         )
+    height, width = sides(config.image_size)
+    rows, columns = sides(config.patch_size)
     return VisionShape(
         width=config.hidden_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
         inner_width=_dinov2_inner_width(config) if dinov2 else config.intermediate_size,
-        patches=(config.image_size // config.patch_size) ** 2,
-        patch_values=getattr(config, "num_channels", 3) * config.patch_size**2,
+        patches=(height // rows) * (width // columns),
+        patch_values=getattr(config, "num_channels", 3) * rows * columns,
         class_tokens=_CLASS_TOKENS[kind],
         selected=selected,
         registers=getattr(config, "num_register_tokens", 0),
         gated=dinov2 and config.use_swiglu_ffn,
-        layer_scale=dinov2,
+        layer_scale=dinov2 or kind == "internvl_vision",
         norm_first=kind == "clip_vision_model",
     )
+
+
+def sides(edge: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, of which one number gives both."""
+    return (edge, edge) if isinstance(edge, int) else (edge[0], edge[1])
 
 
 def _dinov2_inner_width(config: Any) -> int:

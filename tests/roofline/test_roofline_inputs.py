@@ -61,7 +61,7 @@ def test_configs_of_a_folder_a_language_model_and_a_llava_are_read(tmp_path):
         (
             LlavaConfig(text_config=small_llama(), vision_config=PixtralVisionConfig()),
             "vision tower 'pixtral' is none of clip_vision_model, siglip_vision_model, dinov2, "
-            "dinov2_with_registers; pass text_config alone",
+            "dinov2_with_registers, internvl_vision; pass text_config alone",
         ),
         ("8b", "no config for model '8b': give one of 7b, 13b, 'mini', a folder"),
     ],
