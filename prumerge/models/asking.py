@@ -11,7 +11,7 @@ Shapes
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,9 @@ from prumerge.methods import Method
 from prumerge.models.attachment import attachment_of
 from prumerge.models.caches import cache_in
 from prumerge.models.canvases import reduce_packed, sent_by
+from prumerge.models.families.llava_next import image_sizes, tiles_of, visuals_of
 from prumerge.models.inputs import ShortInputs, pictures_sent, shorten_inputs
-from prumerge.models.loading import Llava, Processor, patches_of
+from prumerge.models.loading import Llava, Processor, grid_of, patches_of
 from prumerge.models.preprocessing import prepare
 from prumerge.models.slots import Packed
 
@@ -95,7 +96,7 @@ class Answer:
 def ask(
     model: Llava,
     processor: Processor,
-    pictures: Encoded | Packed | Float[Tensor, "pictures 3 height width"],
+    pictures: Encoded | Packed | Float[Tensor, "pictures 3 height width"] | Mapping[str, Tensor],
     prompts: Sequence[str],
     places: Sequence[int],
     method: Method | None = None,
@@ -109,7 +110,8 @@ def ask(
     Args:
         model: A LLaVA without attachment (else ``ValueError``): ``method`` says what is sent.
         pictures: Encoded as the method's settings want it, those in tiles packed as well; for the
-            stock model, a LLaVA-1.5, as the processor prepares them.
+            stock model as the processor prepares them: pixel values, those of a LLaVA-NeXT with
+            their ``image_sizes``.
         prompts: With the mark of one picture each, and alike up to it (else ``ValueError``).
         places: Which of the pictures each prompt is about.
         method: None for the stock model.
@@ -152,27 +154,27 @@ class _Read:
 def _read(
     model: Llava,
     before: Int[Tensor, "1 begin"],
-    pictures: Encoded | Packed | Tensor,
+    pictures: Encoded | Packed | Tensor | Mapping[str, Tensor],
     method: Method | None,
 ) -> _Read:
     """Let the language model read what comes before the pictures, and the pictures."""
-    shown = [[model.config.image_token_id] * patches_of(model)]
-    ids = torch.cat([before, before.new_tensor(shown)], dim=1)
-    if isinstance(pictures, Packed):
+    if method is None:
+        given = dict(pictures) if isinstance(pictures, Mapping) else {"pixel_values": pictures}
+        slots, kept = _shown(model, given)
+        ids, mask = _prompts(model, before, slots)
+        inputs = {"input_ids": ids, **given}
+        position_ids = more = None
+    elif isinstance(pictures, Packed):
         short, kept = _shortened(model, before, pictures, method)
         ids, mask = short.prompts.input_ids, short.prompts.attention_mask
         inputs = {"inputs_embeds": short.embeddings}
         position_ids, more = short.arguments.get("position_ids"), short.continuation
-    elif method is None:
-        ids = ids.expand(len(pictures), -1)
-        mask, kept = torch.ones_like(ids), [len(shown[0])] * len(ids)
-        inputs = {"input_ids": ids, "pixel_values": pictures}
-        position_ids = more = None
     else:
         projector = model.model.multi_modal_projector
         reduction = method(dataclasses.replace(pictures, project=projector))
-        full = {"input_ids": ids.expand(len(reduction.tokens), -1)}
-        sent = pictures_sent(model, reduction, len(shown[0]))
+        patches = patches_of(model)
+        full = {"input_ids": _prompts(model, before, [patches] * len(reduction.tokens))[0]}
+        sent = pictures_sent(model, reduction, patches)
         short = shorten_inputs(model, full, [sent], method.settings.positions)
         ids, mask, kept = short.prompts.input_ids, short.prompts.attention_mask, reduction.kept
         inputs = {"inputs_embeds": short.embeddings}
@@ -192,16 +194,35 @@ def _shortened(
 ) -> tuple[ShortInputs, list[int]]:
     """Reduce pictures in tiles, and shorten prompts that show one each."""
     token, reduction = model.config.image_token_id, reduce_packed(pictures, method)
-    counts = [len(visual.source) for visual in pictures.visuals]
-    ids = before.new_full((len(counts), before.shape[1] + max(counts)), token)
-    mask = torch.ones_like(ids)
-    for row, count in enumerate(counts):  # padded in front, as the processor does
-        pad = max(counts) - count
-        ids[row, pad : pad + before.shape[1]] = before[0]
-        ids[row, :pad], mask[row, :pad] = model.config.get_text_config().pad_token_id, 0
+    ids, mask = _prompts(model, before, [len(visual.source) for visual in pictures.visuals])
     sent = sent_by(reduction, pictures, token, "image")
     full = {"input_ids": ids, "attention_mask": mask}
     return shorten_inputs(model, full, [sent], method.settings.positions), reduction.kept
+
+
+def _shown(model: Llava, given: dict[str, Tensor]) -> tuple[list[int], list[int]]:
+    """Slots that the stock model shows of each picture, and visual tokens among them."""
+    if "image_sizes" not in given:
+        slots = [patches_of(model)] * len(given["pixel_values"])
+        return slots, slots
+    sizes, side = image_sizes(given), grid_of(model)
+    visuals = visuals_of(model.model, sizes, tiles_of(model.model, sizes), (side, side))
+    return [len(visual.source) for visual in visuals], [sum(visual.sizes) for visual in visuals]
+
+
+def _prompts(
+    model: Llava, before: Int[Tensor, "1 begin"], slots: Sequence[int]
+) -> tuple[Int[Tensor, "pictures length"], Int[Tensor, "pictures length"]]:
+    """Ids and mask of prompts up to their picture's last slot, padded in front."""
+    begin, longest = before.shape[1], max(slots)
+    ids = before.new_full((len(slots), begin + longest), model.config.image_token_id)
+    mask = torch.ones_like(ids)
+    for row, count in enumerate(slots):
+        ids[row, longest - count : longest - count + begin] = before[0]
+        if count < longest:
+            ids[row, : longest - count] = model.config.get_text_config().pad_token_id
+            mask[row, : longest - count] = 0
+    return ids, mask
 
 
 def _split(

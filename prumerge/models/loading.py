@@ -107,9 +107,15 @@ def read_config(name: str | Path = "mini") -> Config:
             "transformers' convert_llava_weights_to_hf.py"
         )
     if kind not in _KINDS:
+        remedy = "such as llava-hf/llava-1.5-7b-hf; others load with transformers, then attach"
+        if kind == "video_llava":
+            remedy = (
+                "and a Video-LLaVA by prumerge.models.videos.load_video; to evaluate it: "
+                "python -m prumerge.experiments.evaluation.videos"
+            )
         raise ValueError(
             f"cannot load {str(name)!r} (model_type {kind!r}): only models of the types "
-            f"{' and '.join(map(repr, _KINDS))} are read, such as llava-hf/llava-1.5-7b-hf"
+            f"{' and '.join(map(repr, _KINDS))} are read, {remedy}"
         )
     return config
 

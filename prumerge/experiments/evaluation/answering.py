@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from prumerge import attach
 from prumerge.encoder import device_of
 from prumerge.experiments.evaluation.options import Options
 from prumerge.models import load
@@ -23,7 +24,6 @@ from prumerge.models.asking import Answer, ask, prompt_of
 from prumerge.models.loading import fingerprint
 from prumerge.models.preprocessing import prepare
 from prumerge.models.random_weights import RANDOM, build
-from prumerge.scores import encode
 
 VICUNA_V1 = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
@@ -81,13 +81,11 @@ class Answerer:
         """
         shown, places = distinct(pictures)
         shown = prepare(self.processor, shown, self.options.do_pad)
-        pixels = self.processor.image_processor(shown, return_tensors="pt")["pixel_values"]
-        seen = pixels.to(device_of(self.model.get_input_embeddings()), self.model.dtype)
+        seen = self.processor.image_processor(shown, return_tensors="pt")
+        seen = seen.to(device_of(self.model.get_input_embeddings()), self.model.dtype)
         if self.method is not None:
-            layer = self.model.config.vision_feature_layer
-            tower = self.model.model.vision_tower
-            with torch.inference_mode():
-                seen = encode(tower, seen, self.method.settings, layer)
+            with torch.inference_mode(), attach(self.model, self.method) as reducer:
+                seen = reducer.encode(**seen)
         how = (seen, prompts, places, self.method)
         answers = ask(self.model, self.processor, *how, **generation)
         return [dataclasses.replace(a, text=_ended(a.text, until)) for a in answers]

@@ -1,9 +1,9 @@
 """The six mini benchmarks, drawn from seeds with the truth known, and their files.
 
 ``python -m prumerge.evaluation.mini_tasks`` draws the committed ``lite`` files anew, bit for bit,
-``... full`` ten times as many questions, ``... lite pocket`` those for ``pocket``, in the scenes
-that it was trained on. They mirror the benchmarks of the paper's main table, in the words of the
-embedded models and the columns that the harness reads.
+``... full`` ten times as many questions, ``... lite pocket`` and ``... lite mini-next`` those for
+these models, in the scenes that they were trained on. They mirror the benchmarks of the paper's
+main table, in the words of the embedded models and the columns that the harness reads.
 """
 
 import io
@@ -191,6 +191,7 @@ BENCHMARKS: dict[str, Callable[[Scene, np.random.Generator], list[Row]]] = {
 
 
 MINI_TASKS = DATA / "mini-tasks"
+GRID = 24  # patches along an edge, where a style's pictures have no frames of their own
 SEED = 91_000  # far from training and from the held-out items of prumerge.mini.questions
 CIRCLE = 1_000_000  # MMBench numbers the rotations of one question this far apart
 LITE = {"vqav2": 24, "scienceqa": 40, "textvqa": 64, "pope": 16, "mme": 16, "mmbench": 20}
@@ -207,14 +208,14 @@ def draw(benchmark: str, size: str = "lite", style: Style = PLAIN) -> Iterator[t
         )
     place = (list(PICTURES).index(size), list(BENCHMARKS).index(benchmark))
     rng = np.random.default_rng((SEED, *place))
-    drawn, look = 0, {"held_out": True, "style": style}
+    drawn, look, grids = 0, {"held_out": True, "style": style}, style.grids(GRID)
     while drawn < PICTURES[size][benchmark]:
-        sign = True if benchmark == "textvqa" else None
-        scene = draw_scene(rng, objects=1 + drawn % 12, sign=sign, **look)
+        sign, grid = True if benchmark == "textvqa" else None, grids[drawn % len(grids)]
+        scene = draw_scene(rng, grid, objects=1 + drawn % 12, sign=sign, **look)
         rows = BENCHMARKS[benchmark](scene, rng)
         if not rows and drawn % 12 < 3:
             # Three different things that are there need three things.
-            scene = draw_scene(rng, objects=4, **look)
+            scene = draw_scene(rng, grid, objects=4, **look)
             rows = BENCHMARKS[benchmark](scene, rng)
         if rows:
             drawn += 1

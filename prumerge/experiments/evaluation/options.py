@@ -1,7 +1,7 @@
 """The arguments of an evaluated model, as text from a command line or as values, checked."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -14,6 +14,7 @@ FULL = "full"
 CONVERSATIONS = ("template", "vicuna_v1")
 _WHOLE = ("score_layer", "key_layer", "neighbours", "spatial_factor", "seed")
 FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
+_NONE_IS_A_VALUE = [n for n, kind in get_type_hints(Settings).items() if "none" in get_args(kind)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Options:
 def read(arguments: dict[str, Any]) -> Options:
     """Sort arguments as lmms-eval's command line hands them over, fields of Settings among them.
 
-    The text ``None`` stands for None, and whole numbers may have come as floats.
+    The text ``None`` stands for None, and ``none`` too where it is no value of a setting; whole
+    numbers may have come as floats.
 
     Example:
         >>> read({"method": "prumerge+", "budget": 64, "key_layer": -1.0}).settings
@@ -96,7 +98,8 @@ def read(arguments: dict[str, Any]) -> Options:
     own = [f.name for f in dataclasses.fields(Options) if f.name != "settings"]
     values, settings = {}, {}
     for name, value in arguments.items():
-        value = None if value in ("None", "none", "") else value
+        empty = ("None", "") if name in _NONE_IS_A_VALUE else ("None", "none", "")
+        value = None if value in empty else value
         if name in FIELDS:
             whole = name in _WHOLE and isinstance(value, float) and value.is_integer()
             settings[name] = int(value) if whole else value

@@ -12,14 +12,16 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from lmms_eval.tasks import TaskManager
 from safetensors import SafetensorError, safe_open
-from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
+from prumerge.experiments.evaluation.beside import size_of
 from prumerge.experiments.evaluation.comparison import evaluate
 from prumerge.experiments.evaluation.options import Options
 from prumerge.experiments.evaluation.results import questions_of
@@ -34,19 +36,29 @@ from prumerge.experiments.evaluation.tasks import (
     tasks_named,
 )
 from prumerge.models.asking import prompt_of
-from prumerge.models.loading import find_precision, find_source, load_processor, read_config
+from prumerge.models.loading import (
+    Config,
+    find_precision,
+    find_source,
+    load_processor,
+    read_config,
+)
 from prumerge.models.random_weights import RANDOM, build
+from prumerge.models.videos import FRAMES
 from prumerge.paths import EMBEDDED, folder_of
 from prumerge.roofline import (
     HARDWARE,
     ModelShape,
     Precision,
+    Shown,
     estimate_costs,
     estimate_memory,
-    read_shape,
+    shown_by,
     weight_bytes,
 )
+from prumerge.roofline.shapes import read_config as config_of
 
+PICTURE_PX = (480, 640)  # height and width of most of the benchmarks' pictures
 TEXT_TOKENS = 60  # of a typical prompt, instruction included
 NEW_TOKENS = 4  # of a typical answer: a word or a letter
 ABOVE_FLOOR = 4  # measured runs take a few times the roofline's floor: loading, decoding, overhead
@@ -92,11 +104,19 @@ def preflight(
         weights,
         processor := find_processor(options.pretrained, weights),
         *(Finding(f"data of {own.task}", own.ready, own.note) for own in data),
-        find_memory(options, size),
-        find_disk(weights, size),
+        _told("memory", find_memory, options, size),
+        _told("disk", find_disk, weights, size),
         find_answers(methods, data, processor),
         *_lengths(methods, data, limit, size, hardware),
     ]
+
+
+def _told(need: str, find: Callable[..., Finding], *given: Any) -> Finding:
+    """Find, or say why that cannot be told of such a model."""
+    try:
+        return find(*given)
+    except ValueError as error:
+        return Finding(need, None, _line(error))
 
 
 def find_processor(pretrained: str, weights: Finding) -> Finding:
@@ -152,7 +172,7 @@ def save_small(pretrained: str, folder: Path) -> None:
         processor, config = load_processor(pretrained), shrink(read_config(pretrained))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = LlavaForConditionalGeneration(config)
+            model = AutoModelForImageTextToText.from_config(config)
         source, revision = find_source(pretrained)
         with contextlib.suppress(OSError):  # early checkpoints have none, and run without
             model.generation_config = GenerationConfig.from_pretrained(source, revision=revision)
@@ -160,7 +180,7 @@ def save_small(pretrained: str, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def shrink(config: LlavaConfig) -> LlavaConfig:
+def shrink(config: Config) -> Config:
     """Make layers narrow, and the language model's few; patches and vocabulary stay.
 
     A tower that was frozen becomes a random one in the folder, as its pretrained weights are wide.
@@ -248,16 +268,22 @@ def _is_whole(file: str) -> bool:
 
 
 def find_memory(options: Options, size: str | ModelShape | None) -> Finding:
-    """Compare what a batch with all visual tokens needs with what the device has."""
+    """Compare what a batch with all visual tokens needs with what the device has.
+
+    Pictures that are cut into tiles are taken as large as the model's config lets them be.
+    """
     if size is None:
         return Finding("memory", None, "the sizes of this model are not known here")
     device = options.runs_on
     dtype = find_precision(options.dtype, device)
     bits = 8 * dtype.itemsize
     precision, batch = Precision(str(dtype), bits, bits, bits), options.batch_size
-    costs = estimate_memory(size, TEXT_TOKENS + read_shape(size).vision.patches, precision, batch)
+    shown = find_shown(size, most=True)
+    costs = estimate_memory(size, TEXT_TOKENS + shown.slots, precision, batch)
     needed = costs["footprint_bytes"].item()
     note = f"about {needed / 2**30:.1f} GiB in {bits} bits at batch size {batch}"
+    if shown.tiles > 1:
+        note += f", {shown.tokens:,} visual tokens of {shown.tiles} tiles or frames"
     if device == "cpu":
         free = psutil.virtual_memory().available
     elif not torch.cuda.is_available():
@@ -276,12 +302,30 @@ def find_disk(weights: Finding, size: str | ModelShape | None) -> Finding:
     return Finding("disk", needed < free, note + "; data sets come on top where they are missing")
 
 
+def find_shown(size: str | ModelShape, most: bool = False) -> Shown:
+    """Say what a picture of a usual size is to a model, or one with the ``most`` visual tokens.
+
+    To a Video-LLaVA it is a clip. ValueError, where the config does not say it.
+    """
+    config = config_of(size)
+    if getattr(config, "model_type", None) == "video_llava":
+        return shown_by(config, frames=FRAMES)
+    cut = getattr(config, "image_grid_pinpoints", None)
+    sizes = cut if most and cut else [PICTURE_PX]
+    return max((shown_by(config, tuple(own)) for own in sizes), key=lambda own: own.slots)
+
+
 def _size(pretrained: str) -> str | ModelShape | None:
+    """What tells a model's sizes without its weights: its config, or the name of a LLaVA-1.5."""
     if pretrained in RANDOM:
         return RANDOM[pretrained]
     if pretrained in EMBEDDED or Path(pretrained).exists():
         return pretrained
-    return next((name for name in ("7b", "13b") if name in pretrained.lower()), None)
+    name, _, revision = pretrained.partition("@")
+    config = try_to_load_from_cache(name, "config.json", revision=revision or None)
+    if isinstance(config, str):
+        return str(Path(config).parent)
+    return size_of(pretrained) and size_of(pretrained).lower()
 
 
 def _lengths(
@@ -297,10 +341,14 @@ def _lengths(
     if next(iter(methods.values())).runs_on == "cpu":
         note = f"{asked * len(methods)} answers; measure a CPU with a small limit"
         return [Finding("time", None, note)]
+    try:
+        shown = find_shown(size)
+    except ValueError as error:
+        return [Finding("time", None, _line(error))]
     floors_s, told = [], {}
     for label, own in methods.items():
-        tokens = _tokens(own, size)
-        floors_s.append(_floor_s(own, tokens, size, hardware) * asked)
+        tokens = _tokens(own, shown)
+        floors_s.append(_floor_s(own, tokens, size, shown, hardware) * asked)
         told[label] = f"{asked} questions, about {tokens} visual tokens each: "
         told[label] += _between(floors_s[-1], hardware)
     if len(methods) > 1:
@@ -308,22 +356,26 @@ def _lengths(
     return [Finding(f"time of {label}", None, note) for label, note in told.items()]
 
 
-def _tokens(options: Options, size: str | ModelShape) -> int:
-    patches, reducer = read_shape(size).vision.patches, options.reducer()
+def _tokens(options: Options, shown: Shown) -> int:
+    reducer = options.reducer()
     if reducer is None:
-        return patches
-    kept = reducer.settings.tokens_of(patches)
-    return kept or round(SHARES[reducer.settings.spatial] * patches)
+        return shown.tokens
+    kept = reducer.settings.tokens_of(shown.tokens)
+    return kept or round(SHARES[reducer.settings.spatial] * shown.tokens)
 
 
-def _floor_s(options: Options, tokens: int, size: str | ModelShape, hardware: str) -> float:
+def _floor_s(
+    options: Options, tokens: int, size: str | ModelShape, shown: Shown, hardware: str
+) -> float:
     """Return the least seconds that one question takes in a full batch."""
+    markers = min(shown.markers, tokens)  # sent where one of their tokens is
     costs = estimate_costs(
         size,
-        TEXT_TOKENS + tokens,
+        TEXT_TOKENS + tokens + markers,
         hardware,
         batch=options.batch_size,
-        text_tokens=TEXT_TOKENS,
+        text_tokens=TEXT_TOKENS + markers,
+        pictures=shown.tiles,
         new_tokens=NEW_TOKENS,
     )
     return costs["time_ms"].sum() / 1e3 / options.batch_size
