@@ -51,7 +51,7 @@ class TrainOptions:
 def train(arguments: list[str]) -> None:
     """Tune a model on an instruction file; started again, go on from the last checkpoint."""
     # First, since it names what is missing.
-    from prumerge.experiments.finetuning.tuning import Lora, tune  # isort: split
+    from prumerge.experiments.finetuning.tuning import Lora, most_slots, tune  # isort: split
     from transformers import HfArgumentParser, TrainingArguments
 
     parser = HfArgumentParser((TrainOptions, TrainingArguments), prog="... train")
@@ -63,7 +63,7 @@ def train(arguments: list[str]) -> None:
     from prumerge.experiments.evaluation.answering import VICUNA_V1
     from prumerge.experiments.finetuning.data import InstructionFile, to_sample
     from prumerge.methods import resolve
-    from prumerge.models.loading import load, patches_of
+    from prumerge.models.loading import load
 
     lora = Lora(options.rank, options.alpha, options.dropout, options.projector,
                 training.learning_rate, options.projector_rate)  # fmt: skip
@@ -72,7 +72,7 @@ def train(arguments: list[str]) -> None:
     model, processor = load(options.model, "cpu", dtype)
     limits = {"max_length": options.max_length, "do_pad": options.do_pad}
     limits["preface"] = VICUNA_V1 if options.conversation == "vicuna_v1" else ""
-    patches = patches_of(model)
+    patches = most_slots(model)
     examples = InstructionFile(
         options.data, options.images, options.on_problem,
         check=lambda record: to_sample(processor, record, None, patches, **limits),

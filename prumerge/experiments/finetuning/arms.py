@@ -31,7 +31,13 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, Training
 
 from prumerge.experiments.evaluation.memory import peak_mib
 from prumerge.experiments.finetuning.data import SceneInstructions, collate, to_sample
-from prumerge.experiments.finetuning.tuning import Lora, add_lora, parameter_groups, tune
+from prumerge.experiments.finetuning.tuning import (
+    Lora,
+    add_lora,
+    most_slots,
+    parameter_groups,
+    tune,
+)
 from prumerge.experiments.rows import provenance, write_csv
 from prumerge.experiments.sweeps import handling
 from prumerge.methods import Method, resolve
@@ -41,7 +47,7 @@ from prumerge.mini.styles import PLAIN, Style, style_of
 from prumerge.models import load
 from prumerge.models.asking import Answer, ask, prompt_of
 from prumerge.models.attachment import attach
-from prumerge.models.loading import fingerprint, grid_of, patches_of
+from prumerge.models.loading import fingerprint, grid_of
 from prumerge.paths import RESULTS, RUNS, written_whole
 
 ROWS = RESULTS / "finetuning"
@@ -121,8 +127,16 @@ class Run:
 def run_arms(
     plan: Plan, folder: Path | None = None, report: Callable[[str], None] = print
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return rows by run and by question; runs of the same plan and weights stay in ``folder``."""
+    """Return rows by run and by question; runs of the same plan and weights stay in ``folder``.
+
+    A model that cuts pictures into tiles is a ValueError.
+    """
     model, processor = load(plan.model)
+    if not isinstance(model, LlavaForConditionalGeneration):
+        raise ValueError(
+            f"the arms are tuned on a LLaVA-1.5, and {plan.model!r} is a {type(model).__name__}: "
+            "python -m prumerge.finetuning train takes it"
+        )
     weights = fingerprint(plan.model, model)
     identity = json.dumps([plan.identity(), weights], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -285,7 +299,7 @@ def _measure(
 ) -> dict[str, Any]:
     model, processor = load(name, device)
     scenes = SceneInstructions(batch_size, grid=grid_of(model), style=style_of(model))
-    patches = patches_of(model)
+    patches = most_slots(model)
     samples = [to_sample(processor, *scenes[i], patches=patches) for i in range(batch_size)]
     batch = collate(samples, processor.tokenizer.pad_token_id)
     batch = {key: value.to(device) for key, value in batch.items()}

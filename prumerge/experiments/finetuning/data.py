@@ -30,13 +30,15 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlavaProcessor
+from transformers import LlavaNextProcessor
 
 from prumerge.mini.pictures import read_picture, to_pixels
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene, most_objects
 from prumerge.mini.styles import PLAIN, Style
 from prumerge.models.inputs import IGNORED_LABEL
+from prumerge.models.loading import Processor
+from prumerge.models.preprocessing import prepare
 from prumerge.paths import written_whole
 
 IMAGE = "<image>"
@@ -138,7 +140,8 @@ class SceneInstructions:
     """Drawn scenes with questions: ``count`` conversations, each about a scene of its own.
 
     ``turns`` is the most questions in one, of different families; ``grid`` the patches along an
-    edge of a scene; ``seed`` fixes them all. ``style`` is that in which the model is asked.
+    edge of a scene; ``seed`` fixes them all. ``style`` is that in which the model is asked, and has
+    the sizes of scenes where they are several tiles large.
     """
 
     def __init__(
@@ -153,10 +156,11 @@ class SceneInstructions:
 
     def __getitem__(self, index: int) -> Example:
         rng = np.random.default_rng((SCENE_SEED, self.seed, index))
-        most = most_objects(self.grid)
+        grids = self.style.grids(self.grid)
+        grid = grids[index % len(grids)]
         asked: list = []
         while not asked:  # an empty scene may allow no question
-            scene = draw_scene(rng, self.grid, objects=(1, most), style=self.style)
+            scene = draw_scene(rng, grid, objects=(1, most_objects(grid)), style=self.style)
             asked = ask_many(scene, self.turns, rng)
         turns = tuple((question.text, question.answer) for question in asked)
         return Record(f"scene {index}", f"{index:06}.png", turns), Image.fromarray(scene.pixels)
@@ -287,7 +291,7 @@ def _text(value: Any, where: str) -> str:
 
 
 def to_sample(
-    processor: LlavaProcessor,
+    processor: Processor,
     record: Record,
     picture: Image.Image | None,
     patches: int,
@@ -298,10 +302,14 @@ def to_sample(
     """Make a sample: ``input_ids`` and ``labels`` as lists, and a picture's ``pixel_values``.
 
     Only answers have labels. ``preface`` is text in front of all; with ``do_pad=False`` the
-    picture, [3, height, width], is cropped. All its ``patches`` count for ``max_length``, since the
-    reduction comes later. A longer sample is a :class:`RecordError`: cutting it, as LLaVA does,
-    would cut off answers.
+    picture, [3, height, width], is cropped. In tiles, [tiles, 3, height, width], it has
+    ``image_sizes`` beside it. All its ``patches`` count for ``max_length``, since the reduction
+    comes later; those in tiles are counted where the picture is there. A longer sample is a
+    :class:`RecordError`: cutting it, as LLaVA does, would cut off answers.
     """
+    shown: dict[str, Any] = {}
+    if picture is not None:
+        shown, patches = _prepared(processor, picture, patches, do_pad)
     text, learnt = _written(processor, record, patches, preface)
     tokens = processor.tokenizer(text, return_offsets_mapping=True, verbose=False)
     ids = tokens["input_ids"]
@@ -313,14 +321,23 @@ def to_sample(
     # A token is learnt with its last character; one of no characters never.
     places = zip(ids, tokens["offset_mapping"], strict=True)
     labels = [i if a < b and learnt[b - 1] else IGNORED_LABEL for i, (a, b) in places]
-    sample = {"input_ids": ids, "labels": labels}
-    if picture is not None:
-        sample["pixel_values"] = to_pixels(processor, [picture], do_pad)[0]
-    return sample
+    return {"input_ids": ids, "labels": labels, **shown}
+
+
+def _prepared(
+    processor: Processor, picture: Image.Image, patches: int, do_pad: bool
+) -> tuple[dict[str, Tensor], int]:
+    """Return what the model needs of a picture, and how many placeholders show it."""
+    if not isinstance(processor, LlavaNextProcessor):
+        return {"pixel_values": to_pixels(processor, [picture], do_pad)[0]}, patches
+    shown = prepare(processor, [picture], do_pad)
+    inputs = processor(images=shown, text=[processor.image_token], return_tensors="pt")
+    count = int((inputs.pop("input_ids") == processor.image_token_id).sum())
+    return {name: inputs[name][0] for name in ("pixel_values", "image_sizes")}, count
 
 
 def _written(
-    processor: LlavaProcessor, record: Record, patches: int, preface: str
+    processor: Processor, record: Record, patches: int, preface: str
 ) -> tuple[str, list[bool]]:
     """Write a conversation by the chat template; mark the answers, each with its end token."""
     text, learnt = preface, [False] * len(preface)
@@ -341,14 +358,17 @@ def _written(
 def collate(
     samples: list[dict[str, Any]], pad_token_id: int
 ) -> dict[str, Int[Tensor, "..."] | Any]:
-    """Pad samples on the right, unlabelled and unattended; stack the ``pixel_values`` there are."""
+    """Pad samples on the right, unlabelled and unattended; stack what there is of pictures.
+
+    Pictures of fewer tiles than others get tiles of zeros behind theirs, as the processor does.
+    """
     fills = {"input_ids": pad_token_id, "labels": IGNORED_LABEL, "attention_mask": 0}
     rows = [{**sample, "attention_mask": [1] * len(sample["input_ids"])} for sample in samples]
     batch = {
         name: pad_sequence([torch.tensor(row[name]) for row in rows], True, fill)
         for name, fill in fills.items()
     }
-    pictures = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
-    if pictures:
-        batch["pixel_values"] = torch.stack(pictures)
+    for name in ("pixel_values", "image_sizes"):
+        if pictures := [sample[name] for sample in samples if name in sample]:
+            batch[name] = pad_sequence(pictures, batch_first=True)
     return batch

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
     LlavaForConditionalGeneration,
-    LlavaProcessor,
+    LlavaNextForConditionalGeneration,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -30,7 +31,8 @@ from prumerge.experiments.finetuning.data import Example, collate, to_sample
 from prumerge.methods import Method
 from prumerge.models.adapters import check_card, quiet_peft, write_card
 from prumerge.models.attachment import attach
-from prumerge.models.loading import patches_of
+from prumerge.models.loading import Processor, patches_of
+from prumerge.roofline import shown_by
 
 LANGUAGE_LAYERS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 PROJECTOR = "multi_modal_projector"
@@ -65,7 +67,7 @@ class Lora:
             )
 
 
-def add_lora(model: LlavaForConditionalGeneration, lora: Lora) -> PeftModel:
+def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     """Put fresh updates, which change nothing yet, into a stock model; the rest is frozen."""
     projector = f"|{PROJECTOR_LAYERS}" if lora.projector == "lora" else ""
     config = LoraConfig(
@@ -81,6 +83,22 @@ def add_lora(model: LlavaForConditionalGeneration, lora: Lora) -> PeftModel:
         if parameter.requires_grad:  # small steps vanish in bfloat16
             parameter.data = parameter.data.float()
     return tuned
+
+
+def most_slots(model: PreTrainedModel) -> int:
+    """Return the placeholders of a picture, or the most that one in tiles has.
+
+    A model of a family that is not trained here is a ValueError.
+    """
+    if not isinstance(model, LlavaForConditionalGeneration | LlavaNextForConditionalGeneration):
+        raise ValueError(
+            f"training takes a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, "
+            f"got {type(model).__name__}: attach to it and train with a loop of your own"
+        )
+    if isinstance(model, LlavaForConditionalGeneration):
+        return patches_of(model)
+    sizes = model.config.image_grid_pinpoints
+    return max(shown_by(model.config, tuple(size)).slots for size in sizes)
 
 
 def parameter_groups(tuned: PeftModel, lora: Lora) -> list[dict[str, Any]]:
@@ -147,8 +165,8 @@ class ReducedTrainer(Trainer):
 
 @quiet_peft()
 def tune(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    model: PreTrainedModel,
+    processor: Processor,
     examples: Examples,
     arguments: TrainingArguments,
     lora: Lora | None = None,
@@ -159,22 +177,23 @@ def tune(
 ) -> tuple[PeftModel, list[dict[str, float]]]:
     """Tune a stock LLaVA, or go on from the last complete checkpoint in ``arguments.output_dir``.
 
-    Without ``lora`` it is the paper's recipe, without ``method`` all visual tokens are sent.
-    ``max_length`` counts a sample's tokens before the reduction; ``preface`` is text in front of
-    each conversation; ``do_pad=False`` crops pictures, which the adapter's card tells. To go on
-    from a checkpoint that saw them prepared otherwise is a ValueError.
+    It is a LLaVA-1.5 or a LLaVA-NeXT; another model is a ValueError. Without ``lora`` it is the
+    paper's recipe, without ``method`` all visual tokens are sent. ``max_length`` counts a sample's
+    tokens before the reduction; ``preface`` is text in front of each conversation; ``do_pad=False``
+    crops pictures, which the adapter's card tells. To go on from a checkpoint that saw them
+    prepared otherwise is a ValueError.
 
     Returns:
         The tuned model, nothing attached, with ``model`` as its base, and the Trainer's log, the
         last step included. The adapter lies in ``arguments.output_dir``, as PEFT saves it.
     """
-    lora = lora or Lora()
+    lora, patches = lora or Lora(), most_slots(model)
     if resumed := last_checkpoint(Path(arguments.output_dir)):
         check_card(Path(resumed), do_pad)
     set_seed(arguments.seed)
     tuned = add_lora(model, lora)
     limits = {"max_length": max_length, "preface": preface, "do_pad": do_pad}
-    make = partial(to_sample, processor, patches=patches_of(model), **limits)
+    make = partial(to_sample, processor, patches=patches, **limits)
     arguments.remove_unused_columns = False
     trainer = ReducedTrainer(
         model=tuned,
@@ -195,8 +214,8 @@ def tune(
 
 
 def align(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    model: PreTrainedModel,
+    processor: Processor,
     examples: Examples,
     arguments: TrainingArguments,
 ) -> list[dict[str, float]]:
@@ -205,10 +224,11 @@ def align(
     Returns:
         The Trainer's log.
     """
+    patches = most_slots(model)
     set_seed(arguments.seed)
     model.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(True)
-    make = partial(to_sample, processor, patches=patches_of(model))
+    make = partial(to_sample, processor, patches=patches)
     arguments.remove_unused_columns = False
     trainer = ReducedTrainer(
         model=model,
