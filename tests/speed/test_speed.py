@@ -3,16 +3,20 @@
 Every benchmark notes in ``extra_info`` what a row needs; ``prumerge.timing.bench`` makes rows.
 """
 
+import functools
 import shutil
 
 import loops
 import pytest
 import torch
 from inputs import PLAIN, TYPICAL, encoded
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import AutoModelForImageTextToText, CLIPVisionConfig, CLIPVisionModel
 
 from prumerge import names, resolve
-from prumerge.experiments.timing.clock import elapsed_ms, finished
+from prumerge.experiments.timing.clock import elapsed_ms, finished, peak_mib
+from prumerge.models.canvases import reduce_packed
+from prumerge.models.families import family_of
+from prumerge.models.random_weights import random_config
 from prumerge.scores import encode
 
 # These encode anew, and their cost is that of the encoder; cdpruner waits for a question.
@@ -142,3 +146,83 @@ def test_encoder(timed, tower, device, dtype, how, batch):
         "reduced": lambda: method(encode(tower, pixels, method.settings)),
     }
     timed(calls[how], 3, what=f"encoder_{how}", name="prumerge+", batch=batch)
+
+
+class Visual:
+    """A picture of five tiles, or a clip of eight frames, and a model that sees it.
+
+    Tower and packing are LLaVA-NeXT's and Video-LLaVA's; the language model, which has nothing to
+    do with encoding, is tiny. All weights are random.
+    """
+
+    def __init__(self, shown, device, dtype):
+        tiles = shown == "tiles"
+        config = random_config("random-next-7b" if tiles else "random-video-7b")
+        text = config.text_config
+        text.hidden_size = text.intermediate_size = 64
+        text.num_hidden_layers, text.num_attention_heads = 1, 4
+        text.num_key_value_heads, text.head_dim = 4, 16
+        torch.manual_seed(0)
+        self.model = AutoModelForImageTextToText.from_config(config).eval().to(device, dtype)
+        self.kind, self.count = ("image", 2880) if tiles else ("video", 2048)
+        pixels = torch.randn(1, *((5, 3, 336, 336) if tiles else (8, 3, 224, 224)))
+        pixels = pixels.to(device, dtype)
+        self.given = {"pixel_values_videos": pixels}
+        if tiles:
+            self.given = {"pixel_values": pixels, "image_sizes": torch.tensor([[672, 672]])}
+        self.method = resolve("prumerge+", budget=640 if tiles else 512)
+
+    def stock(self):
+        """Encode as the model does by itself, projected and packed."""
+        return getattr(self.model.model, f"get_{self.kind}_features")(**self.given)
+
+    def attached(self):
+        """Encode as far as the reduction needs it, with scores and keys."""
+        packed = family_of(self.model).pack(self.model, self.given, self.method.settings)
+        return packed[self.kind]
+
+    def reduced(self, packed):
+        """Keep the budget of what is encoded."""
+        return reduce_packed(packed, self.method)
+
+
+@pytest.fixture(scope="module")
+def seen(pytestconfig):
+    """Makes each visual once."""
+    return functools.cache(Visual)
+
+
+@pytest.mark.parametrize("how", ["stock", "attached", "reduced"])  # varies first
+@pytest.mark.parametrize("shown", ["tiles", "frames"])
+def test_tiles_and_frames(timed, seen, device, dtype, shown, how):
+    visual = seen(shown, device, dtype)
+    call = getattr(visual, how)
+    if how == "reduced":
+        call = functools.partial(call, visual.attached())
+    columns = {"name": "prumerge+", "batch": 1, "patches": visual.count}
+    timed(call, 15 if how == "reduced" else 3, what=f"{shown}_{how}", **columns)
+
+
+@pytest.mark.parametrize("shown", ["tiles", "frames"])
+def test_reduction_is_a_hundredth_of_encoding_tiles_and_frames(seen, device, dtype, shown):
+    """Turn by turn, so that what else a machine does meets all; and nothing is tokens by tokens.
+
+    On a GPU the reduction's many small kernels take longer to start than to run: there it may take
+    longer than that.
+    """
+    visual, times = seen(shown, device, dtype), {"stock": [], "attached": [], "reduced": []}
+    packed = visual.attached()
+    assert visual.reduced(packed).kept == [visual.method.settings.budget]
+    for _ in range(3):
+        times["stock"].append(elapsed_ms(visual.stock, device))
+        times["attached"].append(elapsed_ms(visual.attached, device))
+        for _ in range(5):
+            times["reduced"].append(elapsed_ms(lambda: visual.reduced(packed), device))
+    quickest = {how: min(own) for how, own in times.items()}
+    print(shown, {how: round(own, 1) for how, own in quickest.items()})
+    assert quickest["attached"] < 1.02 * quickest["stock"]  # the last block is left out
+    if device == "cpu":
+        assert quickest["reduced"] < 0.01 * quickest["stock"]
+    held = peak_mib(lambda: visual.reduced(packed), device) * 2**20
+    width = packed.parts[0].features.shape[2]
+    assert held < 8 * visual.count * width * dtype.itemsize  # a few times the features

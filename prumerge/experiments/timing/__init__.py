@@ -5,7 +5,8 @@ stage, batch, budget, attention implementation and output length, with every par
 
 Stages
     preprocess  pictures to pixel values on the device
-    encode      vision tower, as far as the features need it, and scores; the stock model runs all
+    encode      vision tower, as far as the features need it, and scores; the stock model runs all,
+                and projects and packs tiles and frames at once
     reduce      scores and features to the tokens sent; no row where nothing is reduced
     prefill     projector, prompt of embeddings, language model up to the first new token
     decode      the further new tokens, one step each

@@ -2,6 +2,8 @@
 
 python -m prumerge.timing --batches 1 8 --budgets 576 64
 python -m prumerge.timing --model random-7b --device cuda --until-full
+python -m prumerge.timing --model random-next-7b --device cuda --budgets 2880 640 320 160
+python -m prumerge.timing --model random-video-7b --device cuda --budgets 2048 512 256
 
 Rows join those in data/results/timing if no option is given; else they go to data/runs/timing, or
 where --rows says.
@@ -24,7 +26,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m prumerge.timing", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--model", default="mini", help="mini, a folder, a hub id, random-7b or random-13b")
+    add("--model", default="mini", help="mini, a folder, a hub id, random-7b, random-next-7b ...")
     add("--layers", type=int, help="cut random weights to so many layers")
     add("--device", default="cpu", help="cpu or cuda")
     add("--dtype", help="such as bfloat16; by default float32 on a CPU, bfloat16 elsewhere")

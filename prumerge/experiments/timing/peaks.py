@@ -1,6 +1,7 @@
 """Measured beside the roofline: a floor under each stage, from the peaks of the device."""
 
 import dataclasses
+import functools
 import re
 
 import pandas as pd
@@ -8,8 +9,10 @@ import torch
 
 from prumerge import roofline
 from prumerge.experiments.timing.clock import measure
+from prumerge.experiments.timing.stages import usual
 from prumerge.experiments.timing.tables import KIND
-from prumerge.models.random_weights import RANDOM
+from prumerge.models.random_weights import SHAPES, random_config
+from prumerge.roofline.shapes import read_config
 
 # So large that arithmetic waits for nothing else; more than caches hold.
 SIDE, COPIED_BYTES = {"cpu": 2048, "cuda": 8192}, {"cpu": 2**27, "cuda": 2**28}
@@ -82,6 +85,7 @@ def _estimate(row: dict, hardware: roofline.Hardware | str | None) -> tuple[str,
         card = roofline.Hardware("measured here", bandwidth, rate, rate, 1.0)
     bits = 32 if row["dtype"] == "float32" else 16
     stock = row["method"] == "full"
+    tiles = _tiles(row["model"], row["weights"])
     stages = roofline.estimate_costs(
         _shape(row),
         row["prompt_tokens"],
@@ -90,20 +94,33 @@ def _estimate(row: dict, hardware: roofline.Hardware | str | None) -> tuple[str,
         row["batch"],
         row["attention"] != "eager",
         text_tokens=row["text_tokens"],
-        pictures=row["pictures"],
+        pictures=row["pictures"] * tiles,
         new_tokens=int(row["new_tokens"]) if row["stage"] == "decode" else 1,
         # The stock model runs all blocks, a reducer only those before the features.
         vision_layers=row["vision_layers"] - (not stock),
     ).set_index("stage")["time_ms"]
     parts = {"encode": ["vision_tower"], "prefill": ["projector", "prefill"], "decode": ["decode"]}
+    if stock and tiles > 1:
+        parts |= {"encode": ["vision_tower", "projector"], "prefill": ["prefill"]}
     return card.name, stages[parts[row["stage"]]].sum()
 
 
 def _shape(row: dict) -> roofline.ModelShape:
-    name = f"random-{row['model'].removesuffix('-random')}"
-    shape = RANDOM[name] if row["weights"] == "random" else roofline.read_shape(row["model"])
+    known = row["weights"] == "random"
+    shape = SHAPES[_random(row["model"])] if known else roofline.read_shape(row["model"])
     return dataclasses.replace(
         shape,
         language=dataclasses.replace(shape.language, layers=row["layers"]),
         vision=dataclasses.replace(shape.vision, layers=row["vision_layers"]),
     )
+
+
+@functools.cache
+def _tiles(model: str, weights: str) -> int:
+    """Tiles or frames of each picture or clip that a model was timed with."""
+    known = weights == "random"
+    return usual(random_config(_random(model)) if known else read_config(model)).tiles
+
+
+def _random(model: str) -> str:
+    return f"random-{model.removesuffix('-random')}"

@@ -22,7 +22,14 @@ from tqdm import tqdm
 from prumerge.experiments.rows import provenance, write_csv
 from prumerge.experiments.timing.clock import Spread, elapsed_ms, peak_mib
 from prumerge.experiments.timing.peaks import measure_peaks
-from prumerge.experiments.timing.stages import STAGES, Answering, Case, Subject
+from prumerge.experiments.timing.stages import (
+    FULL,
+    STAGES,
+    Answering,
+    Case,
+    Subject,
+    answering_of,
+)
 from prumerge.experiments.timing.tables import KIND, read_file
 from prumerge.methods import names
 from prumerge.settings import suggestion
@@ -177,7 +184,7 @@ def time_in_turns(
         if case in times and (found is not times or spent_s < grid.most_s):
             try:
                 if case not in answering:
-                    answering[case] = Answering(subject, case)
+                    answering[case] = answering_of(subject, case)
                 answer_in_stages(answering[case], _observer(measured, found[case]), lengths)
             except (RuntimeError, MemoryError) as error:
                 if not ran_out_of_memory(error):
@@ -215,6 +222,7 @@ def ran_out_of_memory(error: Exception) -> bool:
 def parameters_of(subject: Subject, attention: str, case: Case) -> dict[str, Any]:
     """Return the columns that all rows of a case share."""
     tokens = subject.patches if case.budget is None else case.budget
+    slots = subject.shown.slots if case.method == FULL else tokens
     return {
         "model": subject.name,
         "weights": subject.weights,
@@ -227,7 +235,7 @@ def parameters_of(subject: Subject, attention: str, case: Case) -> dict[str, Any
         "batch": case.batch,
         "text_tokens": case.text_tokens,
         "pictures": case.pictures,
-        "prompt_tokens": case.text_tokens + case.pictures * tokens,
+        "prompt_tokens": case.text_tokens + case.pictures * slots,
         **provenance(subject.device),
     }
 
