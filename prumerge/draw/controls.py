@@ -18,13 +18,16 @@ import prumerge
 from prumerge.mini.photographs import PHOTOGRAPHS
 from prumerge.mini.scenes import most_objects
 from prumerge.models.towers import NAME
+from prumerge.paths import EMBEDDED
 from prumerge.settings import Settings
 
 ROW = Layout(flex_flow="row wrap", width="100%")  # narrow windows put what is beside below
 PICTURE = ("photograph", "seed", "objects", "file")
 METHOD = ("budget", "whisker", "neighbours", "order", "positions")
 OWN_TOWER = "the model's own"
+GIVEN = "the one given"
 TIPS = {
+    "which": "the model: one picture, one in tiles, or a clip at a time, as it takes them",
     "photograph": "one that comes with an installed package, or the drawn scene",
     "seed": "number of the drawn scene",
     "tower": "what looks at the picture; only behind the model's own can anything be asked",
@@ -38,14 +41,20 @@ TIPS = {
 
 
 class Controls:
-    """A picture, a tower, a method, its settings, a token, a question.
+    """A model, a picture, a tower, a method, its settings, a token, a question.
 
-    ``start`` gives values by name; one that a control does not take is a ValueError.
+    ``grid`` counts patches along an edge of a tile, ``patches`` those of the largest picture, or of
+    a clip. ``start`` gives values by name; one that a control does not take is a ValueError.
     """
 
-    def __init__(self, grid: int, **start: object) -> None:
+    def __init__(self, grid: int, patches: int, **start: object) -> None:
         wide, most = {"layout": Layout(width="21em")}, most_objects(grid)
         here = [photograph.name for photograph in PHOTOGRAPHS if photograph.find()]
+        models = [
+            name for name, place in EMBEDDED.items() if (place / "model.safetensors").exists()
+        ]
+        self.which = _choose("which", [GIVEN, *models])
+        self.which.description = "model"
         self.photograph = _choose(
             "photograph", [("a drawn scene", ""), *((name, name) for name in here)]
         )
@@ -59,7 +68,7 @@ class Controls:
         # The picture is reduced before anything is asked about it.
         known = [name for name in prumerge.names() if not prumerge.resolve(name).reads_question]
         self.method = _choose("method", known)
-        self.budget = IntSlider(0, 0, grid**2, description="budget", **wide)
+        self.budget = IntSlider(0, 0, patches, description="budget", **wide)
         self.whisker = FloatSlider(1.5, min=0, max=6, step=0.25, description="fence", **wide)
         self.neighbours = IntSlider(32, 0, 64, description="neighbours", **wide)
         choices = get_type_hints(Settings)

@@ -2,28 +2,31 @@
 
     Explorer    holds what is chosen, and has pictures and words follow; ``controls`` are its
                 sliders and lists, ``words`` what it says
+    open_model  a model of any kind that it shows
 
 Needs the extra ``notebooks``.
 """
 
 import base64
+import dataclasses
 import html
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from ipywidgets import HTML, HBox, Image, Layout, VBox
 from PIL import Image as Pillow
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import PreTrainedModel
 
 import prumerge
 from prumerge.draw import words
-from prumerge.draw.controls import METHOD, OWN_TOWER, PICTURE, ROW, Controls
+from prumerge.draw.controls import GIVEN, METHOD, OWN_TOWER, PICTURE, ROW, Controls
 from prumerge.draw.figures import small_png
-from prumerge.draw.looking import Look, draw_picture, look, prefill
-from prumerge.draw.pictures import paint_attention, paint_kept, paint_origin, to_png
+from prumerge.draw.looking import Film, Look, View, draw_film, draw_picture, look, prefill
+from prumerge.draw.pictures import mosaic, paint_attention, paint_kept, paint_origin, to_png
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
 from prumerge.mini.pictures import (
@@ -36,15 +39,46 @@ from prumerge.mini.pictures import (
     to_pixels,
 )
 from prumerge.mini.styles import style_of
+from prumerge.models import load
 from prumerge.models.asking import answer
+from prumerge.models.loading import Processor, patches_of
+from prumerge.models.preprocessing import prepare
+from prumerge.models.slots import Packed
 from prumerge.models.towers import NAME, LoadedTower, load_tower
-from prumerge.roofline import read_shape
+from prumerge.models.videos import (
+    FRAMES,
+    VideoProcessor,
+    evenly_spaced,
+    load_video,
+    open_frames,
+    video_prompt,
+)
+from prumerge.roofline import read_shape, shown_by
 from prumerge.settings import Settings
 
 PANELS = ("kept patches", "attention", "merged into the token")
 TEXT_TOKENS = 40  # of the prompt whose cost is shown
 # What stays as it was where a choice does not work.
-SHOWN = ("picture", "pixels", "seen", "_encodings", "_tower_name")
+SHOWN = ("model", "processor", "picture", "pixels", "seen", "_encodings", "_tower_name")
+SHOWN += ("_model_name",)
+CLIP_WANTED = "a Video-LLaVA is shown clips: draw one, or give a folder of frames or a GIF as file"
+
+
+def open_model(
+    name: str = "mini", device: str = "cpu"
+) -> tuple[PreTrainedModel, Processor | VideoProcessor]:
+    """Load a model that the explorer can show, by name; ``mini-video`` is shown clips."""
+    return (load_video if name == "mini-video" else load)(name, device)
+
+
+def most_patches(model: PreTrainedModel) -> int:
+    """Return the visual tokens of the largest picture, or of a clip, that a model is shown."""
+    config = model.config
+    if config.model_type == "llava":
+        return patches_of(model)
+    if config.model_type == "video_llava":
+        return shown_by(config, frames=FRAMES).tokens
+    return max(shown_by(config, tuple(size)).tokens for size in config.image_grid_pinpoints)
 
 
 class Explorer(VBox):
@@ -52,7 +86,9 @@ class Explorer(VBox):
 
     What the encoder says is kept per picture, so only a new picture or tower makes it run again. A
     choice that does not work is told in a line; the last picture stays. Another tower than the
-    model's own has no language model behind it: pictures follow, questions are refused.
+    model's own has no language model behind it: pictures follow, questions are refused. A
+    LLaVA-NeXT is shown the whole picture above its crops, a Video-LLaVA the frames of a clip; they
+    look with their own tower.
 
     ``costed`` is whose prefill is estimated (:func:`prumerge.roofline.read_shape`), ``card`` a name
     of ``prumerge.roofline.HARDWARE``. ``do_pad=False`` crops pictures instead of padding them to
@@ -65,8 +101,8 @@ class Explorer(VBox):
 
     def __init__(
         self,
-        model: LlavaForConditionalGeneration,
-        processor: LlavaProcessor,
+        model: PreTrainedModel,
+        processor: Processor | VideoProcessor,
         costed: str = "7b",
         card: str = "H100",
         do_pad: bool = True,
@@ -74,14 +110,14 @@ class Explorer(VBox):
     ) -> None:
         self.model, self.processor, self.do_pad = model, processor, do_pad
         self.shape, self.card = read_shape(costed), card
-        self.choose = Controls(grid_of(model), **start)
+        self.choose = Controls(grid_of(model), most_patches(model), **start)
         self.pictures = [Image(format="png", layout=Layout(width="100%")) for _ in PANELS]
         self.painted = [np.zeros((1, 1, 3), np.uint8)] * len(PANELS)
         told = ("trouble", "tower", "counts", "origin", "costs", "answers")
         self.said = {name: HTML() for name in told}
         self.reaction_ms, self._held, self._encodings = 0.0, False, {}
-        own = LoadedTower(model, processor, "")
-        self._towers, self._tower_name = {OWN_TOWER: own}, OWN_TOWER
+        self._models, self._model_name = {GIVEN: (model, processor)}, GIVEN
+        self._towers, self._tower_name = {}, OWN_TOWER
         super().__init__(self._lay_out())
         self._take_method()
         for name in start.keys() & set(METHOD):
@@ -91,12 +127,16 @@ class Explorer(VBox):
 
     def _begin(self) -> None:
         """Open the first picture with the first tower, or with the model's own where that fails."""
+        if self.choose.which.value != GIVEN:
+            return self._take_model()
+        if not self._whole:
+            self.choose.tower.value = OWN_TOWER
         try:
             self._take_tower()
         except ModuleNotFoundError as error:
             self._show_tower()
             self.said["trouble"].value = words.trouble(error)
-        self._take_file()
+        return self._take_file()
 
     @property
     def method(self) -> Method:
@@ -108,7 +148,19 @@ class Explorer(VBox):
     @property
     def tower(self) -> LoadedTower:
         """What looks at the picture; the whole model where that is the model's own tower."""
+        if self._tower_name == OWN_TOWER:
+            return LoadedTower(self.model, self.processor, "")
         return self._towers[self._tower_name]
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the model takes pictures as they are, of one tile."""
+        return type(self.model).__name__ == "LlavaForConditionalGeneration"
+
+    @property
+    def _moving(self) -> bool:
+        """Whether the model is shown clips."""
+        return isinstance(self.processor, VideoProcessor)
 
     def _lay_out(self) -> list:
         frame = Layout(flex="1 1 15em", min_width="15em", max_width="24em", padding="0 0.5em")
@@ -117,13 +169,15 @@ class Explorer(VBox):
             for name, picture in zip(PANELS, self.pictures, strict=True)
         ]
         choose, said = self.choose, self.said
-        chosen = [choose.row(*PICTURE, "upload", "tower"), choose.row("method", *METHOD)]
+        shown = choose.row("which", *PICTURE, "upload", "tower")
+        chosen = [shown, choose.row("method", *METHOD)]
         above = [*chosen, said["trouble"], said["tower"], said["counts"]]
         middle = [HBox(frames, layout=ROW), HTML(words.legend()), choose.token, said["origin"]]
         return [*above, *middle, said["costs"], choose.row("question", "ask"), said["answers"]]
 
     def _listen(self) -> None:
         act = {
+            "which": self._take_model,
             "photograph": self._take_photograph,
             "seed": self._take_scene,
             "objects": self._take_scene,
@@ -155,12 +209,23 @@ class Explorer(VBox):
             self._held = False
         self.reaction_ms = 1e3 * (time.perf_counter() - started)
 
+    def _take_model(self) -> None:
+        """Show another model's picture, or clip, with its own tower."""
+        name = self.choose.which.value
+        if name not in self._models:
+            self._models[name] = open_model(name, str(self.model.device))
+        self.model, self.processor = self._models[name]
+        self._model_name, self._tower_name = name, OWN_TOWER
+        self._take_scene()
+        self._show_tower()
+
     def _take_scene(self) -> None:
         choose, model = self.choose, self.model
-        picture = draw_picture(
-            choose.seed.value, choose.objects.value, grid_of(model), style_of(model)
-        )
-        self._open(picture)
+        chosen = choose.seed.value, choose.objects.value
+        if self._moving:
+            self._open(draw_film(*chosen, FRAMES))
+        else:
+            self._open(draw_picture(*chosen, grid_of(model), style_of(model)))
         choose.photograph.value = choose.file.value = ""
 
     def _take_photograph(self) -> None:
@@ -174,7 +239,12 @@ class Explorer(VBox):
         path = self.choose.file.value
         if not path:
             return self._take_photograph()
-        self._open(read_picture(path))
+        if self._moving:
+            frames = open_frames(path)
+            frames = tuple(evenly_spaced(frames, min(FRAMES, len(frames))))
+            self._open(Film(path, frames[0], frames=frames))
+        else:
+            self._open(read_picture(path))
         self.choose.photograph.value = ""
 
     def _take_upload(self) -> None:
@@ -184,7 +254,12 @@ class Explorer(VBox):
 
     def _take_tower(self) -> None:
         name = self.choose.tower.value
-        if name not in self._towers:
+        if name != OWN_TOWER and not self._whole:
+            raise ValueError(
+                f"{type(self.model).__name__} looks with its own tower: choose {OWN_TOWER!r}, or a "
+                "LLaVA-1.5 as model"
+            )
+        if name not in self._towers and name != OWN_TOWER:
             # The package's, so that the same is seen wherever it is installed.
             origin = "package" if name == NAME else "any"
             self._towers[name] = load_tower(name, str(self.model.device), origin=origin)
@@ -194,17 +269,27 @@ class Explorer(VBox):
     def _show_tower(self) -> None:
         """Say what looks at the picture, and close what needs a language model where none is."""
         choose, alone = self.choose, self._tower_name != OWN_TOWER
-        choose.tower.value = self._tower_name
+        choose.tower.value, choose.which.value = self._tower_name, self._model_name
         for control in (choose.positions, choose.question, choose.ask):
             control.disabled = alone
         told = f"Seen by {self.tower.origin}. No language model is behind it that could be asked."
         self.said["tower"].value = html.escape(told) if alone else ""
 
     def _open(self, picture: Picture) -> None:
-        pixels = to_pixels(self.tower.processor, [picture], self.do_pad)
-        self.picture, self.pixels, self._encodings = picture, pixels, {}
-        self.seen = as_seen(self.tower.processor, pixels)[0]
-        self.choose.budget.max = self._encoded(self.method.settings).scores.shape[1]
+        if self._moving and not isinstance(picture, Film):
+            raise ValueError(CLIP_WANTED)
+        processor = self.tower.processor
+        if self._whole:
+            pixels = to_pixels(processor, [picture], self.do_pad)
+            seen = as_seen(processor, pixels)
+        elif isinstance(picture, Film):
+            pixels = {"pixel_values_videos": processor.video_pixels([picture.frames])}
+            seen = as_seen(processor.image_processor, pixels["pixel_values_videos"][0])
+        else:
+            shown = prepare(processor, [picture.image], self.do_pad)
+            pixels = dict(processor.image_processor(shown, return_tensors="pt"))
+            seen = [np.asarray(shown[0])] * 2  # the whole of it, small, and in tiles
+        self.picture, self.pixels, self._encodings, self.seen = picture, pixels, {}, list(seen)
         self._reduce()
 
     def _take_method(self) -> None:
@@ -217,30 +302,57 @@ class Explorer(VBox):
                     control.max = max(control.max, value)
                 self.choose.give(name, value)
 
-    def _encoded(self, settings: Settings) -> Encoded:
+    def _encoded(self, settings: Settings) -> Encoded | Packed:
         read = (settings.score, settings.softmax_class, settings.score_layer, settings.key_layer)
         if read not in self._encodings:
-            self._encodings[read] = encode_pictures(self.tower.tower, self.pixels, settings)
+            self._encodings[read] = self._encode(settings)
         return self._encodings[read]
+
+    def _encode(self, settings: Settings) -> Encoded | Packed:
+        if self._whole:
+            return encode_pictures(self.tower.tower, self.pixels, settings)
+        method = dataclasses.replace(self.method, settings=settings)
+        pixels = {name: value.to(self.model.device) for name, value in self.pixels.items()}
+        with torch.no_grad(), prumerge.attach(self.model, method) as reducer:
+            packed = reducer.encode(**pixels)
+        parts = tuple(part.to("cpu", torch.float32) for part in packed.parts)
+        return dataclasses.replace(packed, parts=parts)
 
     def _reduce(self) -> None:
         method = self.method
         self.look: Look = look(self._encoded(method.settings), method)
-        self.choose.token.max = self.look.kept
-        grid = self.look.encoded.grid
-        self.painted[0] = paint_kept(self.seen, self.look.reason, grid)
-        self.painted[1] = paint_attention(self.seen, self.look.scores, grid)
+        patches = self.look.reason.size
+        self.choose.budget.max, self.choose.token.max = patches, self.look.kept
+        self.painted[0] = self._paint(paint_kept, self.look.reason)
+        self.painted[1] = self._paint(paint_attention, self.look.scores)
         self.said["counts"].value = words.counts(self.look, self.picture, method.name)
-        patches = self.look.encoded.scores.shape[1]
         table = prefill(self.shape, patches, self.look.kept, TEXT_TOKENS, self.card)
         self.said["costs"].value = words.costs(table, f"{self.shape.name} on one {self.card}")
         self.said["answers"].value = ""
         self._show_token()
 
-    def _show_token(self) -> None:
-        token, grid = self.choose.token.value - 1, self.look.encoded.grid
+    def _paint(self, paint: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
+        """Paint all patches view by view: the base above the crops, four frames in a line."""
+        pairs = list(zip(self.seen, self.look.views, strict=True))
+        parts = [paint(pixels, values[view.patches], view.grid) for pixels, view in pairs]
+        return mosaic(parts, 4 if self._moving else 1)
+
+    def _origin(self, token: int) -> np.ndarray:
         weights, place = self.look.origin(token), self.look.place(token)
-        self.painted[2] = paint_origin(self.seen, weights, place, grid)
+
+        def paint(pixels: np.ndarray, view: View) -> np.ndarray:
+            at = np.flatnonzero(view.patches == place)
+            own = (pixels, weights[view.patches])
+            if at.size:
+                return paint_origin(*own, int(at[0]), view.grid)
+            return paint_attention(*own, view.grid)
+
+        pairs = zip(self.seen, self.look.views, strict=True)
+        return mosaic([paint(*pair) for pair in pairs], 4 if self._moving else 1)
+
+    def _show_token(self) -> None:
+        token = self.choose.token.value - 1
+        self.painted[2] = self._origin(token)
         self.said["origin"].value = words.origin(self.look, token)
         for picture, canvas in zip(self.pictures, self.painted, strict=True):
             picture.value = to_png(canvas)
@@ -253,6 +365,8 @@ class Explorer(VBox):
         given, method = {}, self.method
         asked = ([self.picture.image], [self.choose.question.value])
         ask = partial(answer, self.model, self.processor, *asked, do_pad=self.do_pad)
+        if isinstance(self.picture, Film):
+            ask = partial(self._answer_on_film, self.picture.frames, self.choose.question.value)
         for name in ("all tokens", method.name):
             started = time.perf_counter()
             if name == "all tokens":
@@ -263,11 +377,21 @@ class Explorer(VBox):
             given[name] = (sent, text[0], time.perf_counter() - started)
         self.said["answers"].value = words.answers(given)
 
+    @torch.no_grad()
+    def _answer_on_film(self, frames: Sequence[Pillow.Image], question: str) -> list[str]:
+        inputs = self.processor([video_prompt(self.processor, question)], [frames])
+        output = self.model.generate(**inputs.to(self.model.device), max_new_tokens=8)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
+
     def still(self) -> bytes:
         """Return the three pictures side by side as one small PNG."""
         gap = np.full((len(self.painted[0]), 8, 3), 255, np.uint8)
         row = [part for canvas in self.painted for part in (canvas, gap)][:-1]
-        return small_png(Pillow.fromarray(np.hstack(row)))
+        whole = Pillow.fromarray(np.hstack(row))
+        if len(self.seen) > 1:  # as wide as a page
+            whole.thumbnail((720, 720), Pillow.Resampling.LANCZOS)
+        return small_png(whole)
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict[str, object]:
         """Show widgets where there are any, else (on a page, in print) the pictures."""

@@ -1,26 +1,50 @@
-"""A picture -> what the encoder says -> what a method keeps, merges and costs.
+"""A picture or clip -> what the encoder says -> what a method keeps, merges and costs.
 
 Shapes
-    patches  visual tokens of the unreduced picture
+    patches  visual tokens of the unreduced picture, tile by tile or frame by frame
     kept     tokens the picture sends, extra token included
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Int, Int8
 from PIL import Image
 from torch import Tensor
 
+from prumerge.draw.tiles import stitch
 from prumerge.encoder import Encoded
 from prumerge.methods import Method
+from prumerge.mini.clips import MOST_THINGS, draw_clip
 from prumerge.mini.pictures import Picture
 from prumerge.mini.scenes import HELD_OUT_SEED, draw_scene
 from prumerge.mini.styles import PLAIN, Style
+from prumerge.models.canvases import reduce_packed
+from prumerge.models.slots import Packed
 from prumerge.reduction import Reduction
 from prumerge.roofline import ModelShape, estimate_costs
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Neighbouring patches, painted as one picture; ``patches`` are theirs, in raster order.
+
+    ``name`` is empty for a picture that is whole.
+    """
+
+    name: str
+    grid: tuple[int, int]
+    patches: Int[np.ndarray, " shown"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Film(Picture):
+    """A clip: its first frame is the picture."""
+
+    frames: tuple[Image.Image, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +70,20 @@ class Look:
         """Attention each patch receives."""
         return self.encoded.scores[0].float().cpu().numpy()
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What is painted: the picture, its base and its crops, or the frames of a clip."""
+        return (View("", self.encoded.grid, np.arange(self.reason.size)),)
+
     def place(self, token: int) -> int:
         """Return the patch at which a token stands; tokens count from 0 in the order sent."""
         return int(self.reduction.positions[0][token])
+
+    def where(self, token: int) -> tuple[View, int, int]:
+        """Return the view in which a token stands, and row and column there, from 0."""
+        place = self.place(token)
+        (view,) = (view for view in self.views if place in view.patches)
+        return view, *divmod(int(np.flatnonzero(view.patches == place)[0]), view.grid[1])
 
     def origin(self, token: int) -> Float[np.ndarray, " patches"]:
         """Return how much of each patch's feature a token holds; tokens count from 0.
@@ -69,20 +104,88 @@ class Look:
         return nothing if found is None else found[0].float().mean(dim=-1).cpu().numpy()
 
 
+@dataclasses.dataclass(frozen=True)
+class TiledLook(Look):
+    """The same of one picture in tiles, or of one clip; newlines and class tokens are left out."""
+
+    packed: Packed = dataclasses.field(kw_only=True)
+
+    @functools.cached_property
+    def slots(self) -> Int[np.ndarray, " patches"]:
+        """Where each patch stands among the placeholders."""
+        return np.concatenate([own.slots.numpy() for own in self.packed.visuals[0].canvases])
+
+    @property
+    def reason(self) -> Int8[np.ndarray, " patches"]:
+        return self.reduction.selection.reason[0].cpu().numpy()[self.slots]
+
+    @property
+    def scores(self) -> Float[np.ndarray, " patches"]:
+        tiles, rows = _shown(self.packed)
+        return self.packed.parts[0].scores[tiles, rows].float().cpu().numpy()
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        visual, sizes = self.packed.visuals[0], self.packed.visuals[0].sizes
+        ends = np.cumsum(sizes)
+        own = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        if any(canvas.box is not None for canvas in visual.canvases):
+            maps = zip(("the whole picture", "the crops"), stitch(visual, own), strict=True)
+            return tuple(View(name, found.shape, found.ravel()) for name, found in maps)
+        pairs = zip(visual.canvases, own, strict=True)
+        found = [(canvas.grid, patches) for canvas, patches in pairs]
+        name = "frame {}" if len(found) > 1 else ""
+        return tuple(View(name.format(n), *each) for n, each in enumerate(found, start=1))
+
+    def place(self, token: int) -> int:
+        return int(np.flatnonzero(self.slots == int(self.reduction.positions[0][token]))[0])
+
+
+def _shown(packed: Packed) -> tuple[Tensor, Tensor]:
+    """The tile, and the row in it, of each patch that the first picture or clip shows."""
+    canvases = packed.visuals[0].canvases
+    tiles = [torch.full_like(canvas.rows, canvas.tile) for canvas in canvases]
+    return torch.cat(tiles), torch.cat([canvas.rows for canvas in canvases])
+
+
 def draw_picture(seed: int, objects: int, grid: int = 24, style: Style = PLAIN) -> Picture:
-    """Draw a scene that training never saw, of 1 or more objects; a sign may come on top."""
-    rng = np.random.default_rng((HELD_OUT_SEED, seed, objects))
-    scene = draw_scene(rng, grid, objects=objects, held_out=True, style=style)
+    """Draw a scene that training never saw, of 1 or more objects; a sign may come on top.
+
+    A style of several sizes has them in turn, seed by seed.
+    """
+    rng, grids = np.random.default_rng((HELD_OUT_SEED, seed, objects)), style.grids(grid)
+    own = grids[seed % len(grids)]
+    scene = draw_scene(rng, own, objects=objects, held_out=True, style=style)
     name = f"scene {seed} with {objects} object{'s' * (objects > 1)}"
     return Picture(name, Image.fromarray(scene.pixels), scene)
 
 
-def look(encoded: Encoded, method: Method) -> Look:
-    """Reduce one encoded picture so that each token can be asked where it comes from."""
+def draw_film(seed: int, objects: int, frames: int) -> Film:
+    """Draw a clip that training never saw, of 1 or more things, at most those that fit one."""
+    rng, most = np.random.default_rng((HELD_OUT_SEED, seed, objects)), min(objects, MOST_THINGS)
+    clip = draw_clip(rng, frames, objects=most, held_out=True)
+    shown = tuple(Image.fromarray(own) for own in clip.pixels)
+    return Film(f"clip {seed} with {most} thing{'s' * (most > 1)}", shown[0], frames=shown)
+
+
+def look(encoded: Encoded | Packed, method: Method) -> Look:
+    """Reduce one encoded picture, or clip, so that each token can be asked where it comes from."""
+    if isinstance(encoded, Packed):
+        return _look_at_tiles(encoded, method)
     features = encoded.features.detach().requires_grad_()
     with torch.enable_grad():
         reduction = method(dataclasses.replace(encoded, features=features))
     return Look(encoded, reduction, features)
+
+
+def _look_at_tiles(packed: Packed, method: Method) -> TiledLook:
+    (part,), (tiles, rows) = packed.parts, _shown(packed)
+    features = part.features.detach()[tiles, rows][None].requires_grad_()
+    with torch.enable_grad():
+        whole = part.features.detach().index_put((tiles, rows), features[0])
+        seen = dataclasses.replace(packed, parts=(dataclasses.replace(part, features=whole),))
+        reduction = reduce_packed(seen, method)
+    return TiledLook(part, reduction, features, packed=packed)
 
 
 def prefill(

@@ -37,6 +37,7 @@ HEAT = "inferno"  # of attention and weights; rises evenly in lightness, also in
 ALIKE = "viridis"  # of similarities, as evenly
 DIMMED = 0.62  # share of light taken from dropped patches
 EDGE_PX = 336  # of a painted picture, about
+GAP_PX = 8  # between pictures of one mosaic
 LINE_PX = 2
 
 
@@ -223,6 +224,21 @@ def paint_origin(
     canvas = paint_attention(pixels, others, grid)
     own = np.arange(weights.size).reshape(grid) == place
     _outline(canvas, own, grid, REASONS[SPATIAL][1])
+    return canvas
+
+
+def mosaic(
+    parts: Sequence[UInt8[np.ndarray, "_ _ 3"]], columns: int
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Lay pictures side by side on white, ``columns`` in a line, with a gap between."""
+    if len(parts) == 1:
+        return parts[0]
+    high, wide = (max(part.shape[edge] for part in parts) + GAP_PX for edge in (0, 1))
+    lines = -(-len(parts) // columns)
+    canvas = np.full((lines * high - GAP_PX, columns * wide - GAP_PX, 3), 255, np.uint8)
+    for number, part in enumerate(parts):
+        top, left = (number // columns) * high, (number % columns) * wide
+        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
     return canvas
 
 

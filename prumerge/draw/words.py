@@ -28,20 +28,25 @@ def trouble(error: Exception) -> str:
 
 def counts(look: Look, picture: Picture, method: str) -> str:
     """Say how many tokens a picture sends under a method."""
-    patches = look.encoded.scores.shape[1]
+    patches = look.reason.size
     licence = f" ({html.escape(picture.licence)})" if picture.licence else ""
     names = f"<b>{html.escape(picture.name)}</b>{licence}: <b>{html.escape(method)}</b>"
     share = f"{look.kept / patches:.1%}"
-    return f"{names} sends <b>{look.kept}</b> of {patches} visual tokens ({share})"
+    told = f"{names} sends <b>{look.kept}</b> of {patches:,} visual tokens ({share})"
+    if len(look.views) > 1:
+        kept = [(view.name, int((look.reason[view.patches] != 0).sum())) for view in look.views]
+        told += ": patches kept " + ", ".join(f"{name} {count}" for name, count in kept)
+    return told
 
 
 def origin(look: Look, token: int) -> str:
     """Say where a token stands and how many patches are merged into it; tokens count from 0."""
     weights, place = look.origin(token), look.place(token)
-    row, column = divmod(place, look.encoded.grid[1])
+    view, row, column = look.where(token)
     merged = int((weights != 0).sum() - (weights[place] != 0))
     return (
-        f"Token {token + 1} of {look.kept} stands at row {row + 1}, column {column + 1}: its own "
+        f"Token {token + 1} of {look.kept} stands at row {row + 1}, column {column + 1}"
+        f"{' of ' * bool(view.name)}{view.name}: its own "
         f"patch with weight {weights[place]:.3g}, and {merged} others, together "
         f"{weights.sum() - weights[place]:.3g}."
     )

@@ -259,17 +259,20 @@ class Attachment:
         return f"<{self.method.name!r} {state} {type(self.model).__name__}{kept}>"
 
     def encode(
-        self, pixel_values: Float[Tensor, "pictures ..."], layer: int | None = None, **options: Any
+        self,
+        pixel_values: Float[Tensor, "pictures ..."] | None = None,
+        layer: int | None = None,
+        **options: Any,
     ) -> Encoded | Packed:
         """Encode pictures without reducing them; a wrong size is a ``ValueError``.
 
         The result may be passed as ``pixel_values`` in later calls, which then skip the encoder:
         useful for trying many settings on one picture. ``layer`` is that of the features, the
         config's where None; ``options`` are what else the processor returns about the pictures,
-        such as ``image_sizes``.
+        such as ``image_sizes``. Videos, ``pixel_values_videos``, are encoded in place of pictures.
         """
         named = options | {"pixel_values": pixel_values, "vision_feature_layer": layer}
-        packed = self._pack(self.model, named)["image"]
+        (packed,) = self._pack(self.model, named).values()
         return packed.parts[0] if packed.plain else packed
 
     def _pack(self, model: nn.Module, arguments: dict[str, Any]) -> dict[Kind, Packed]:
