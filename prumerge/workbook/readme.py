@@ -11,14 +11,18 @@ Markdown, put the two markers into the README, and run ``python -m prumerge.read
 ``make readme``). A test compares the README with what the rows give today.
 """
 
+import importlib
+import json
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from prumerge.models import families as packages
 from prumerge.models.checks import needs
-from prumerge.paths import MINI, NOTEBOOKS, ROOT, written_whole
+from prumerge.models.families import FAMILIES
+from prumerge.paths import EMBEDDED, MINI, NOTEBOOKS, ROOT, written_whole
 from prumerge.settings import suggestion
 
 with needs("notebooks"):
@@ -212,8 +216,44 @@ def _with_interval(values: pd.Series, pictures: pd.Series | None = None) -> str:
     return "{:.1f} % ({:.1f} to {:.1f})".format(*interval(values, pictures))
 
 
+def families() -> list[str]:
+    """Return the families that ``attach`` knows, and the trained models of each that are here.
+
+    What they encode and where they are reduced is told by the docstring of their package.
+    """
+    lines = [line.split(maxsplit=2) for line in (packages.__doc__ or "").splitlines()]
+    told = {line[1]: line[2] for line in lines if len(line) == 3}
+    rows = []
+    for kind, name in FAMILIES.items():
+        family = importlib.import_module(f"{packages.__name__}.{name}").FAMILY
+        rows.append(
+            {
+                "class of transformers": f"[`{kind}`](prumerge/models/families/{name}.py)",
+                "tower, what is reduced": told[kind],
+                "score": "received attention" if family.received else "class attention",
+                "shown": " and ".join(_SHOWN[kind] for kind in family.pixels),
+                "trained ones here": ", ".join(_trained_as(kind)) or "-",
+            }
+        )
+    return markdown_table(pd.DataFrame(rows))
+
+
+_SHOWN = {"image": "pictures", "video": "videos"}
+
+
+def _trained_as(kind: str) -> list[str]:
+    """Name the embedded models of a class."""
+    configs = {name: folder / "config.json" for name, folder in EMBEDDED.items()}
+    return [
+        f"`{name}`"
+        for name, path in configs.items()
+        if path.exists() and json.loads(path.read_text())["architectures"] == [kind]
+    ]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "photographs": photographs,
+    "families": families,
     "mini-scores": mini_scores,
     "leaderboard": leaderboard,
     "handling": handling,

@@ -5,6 +5,7 @@ import tomllib
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from prumerge.paths import MINI, ROOT
@@ -31,6 +32,20 @@ def test_the_three_lines_run_after_what_comes_before():
     assert names["output"].shape[1] > sent
     assert f"picture sent: {names['reducer'].kept}\n" in after
     names["reducer"].detach()
+
+
+def test_pictures_in_tiles_and_videos_go_in_as_shown():
+    _, before = blocks("Three lines")
+    tiles, _, generic = blocks("Any vision-language model")
+    names = {}
+    exec(before, names)
+    exec(tiles, names)
+    reducer = names["reducer"]
+    assert [sum(own) for own in reducer.kept_by_tile] == reducer.kept == [160, 160]
+    assert all(len(own) > 1 for own in reducer.kept_by_tile)
+    reducer.detach()
+    with pytest.raises(ValueError, match="attach needs a model of a family it knows"):
+        exec(generic, names | {"model": torch.nn.Linear(1, 1)})
 
 
 def test_the_method_shown_is_the_one_that_the_tests_try():
