@@ -205,10 +205,10 @@ def test_tiles_and_frames(timed, seen, device, dtype, shown, how):
 
 @pytest.mark.parametrize("shown", ["tiles", "frames"])
 def test_reduction_is_a_hundredth_of_encoding_tiles_and_frames(seen, device, dtype, shown):
-    """Turn by turn, so that what else a machine does meets all; and nothing is tokens by tokens.
+    """Turn by turn, so that what else a machine does meets all; memory is a few times the features.
 
-    On a GPU the reduction's many small kernels take longer to start than to run: there it may take
-    longer than that.
+    That no array is tokens by tokens is shown by sizes in ``tests/models/test_slots.py``. On a GPU
+    many small kernels take longer to start than to run: there the reduction may take longer.
     """
     visual, times = seen(shown, device, dtype), {"stock": [], "attached": [], "reduced": []}
     packed = visual.attached()
