@@ -26,14 +26,14 @@ from prumerge.experiments.rows import provenance, write_csv
 from prumerge.methods import resolve
 from prumerge.mini.clip_questions import ClipItem, held_out_clips
 from prumerge.mini.clips import still
-from prumerge.mini.questions import is_right
+from prumerge.mini.questions import is_right, score
 from prumerge.models.canvases import reduce_packed
 from prumerge.models.checks import needs
 from prumerge.models.families import family_of
 from prumerge.models.loading import fingerprint
 from prumerge.models.slots import Packed
 from prumerge.models.videos import VideoProcessor, load_video, video_prompt
-from prumerge.paths import RESULTS
+from prumerge.paths import RESULTS, written_whole
 from prumerge.settings import Settings
 
 STOCK = "stock"
@@ -65,11 +65,16 @@ class Cell:
 
 
 def cells(budgets: Sequence[int] = BUDGETS) -> list[Cell]:
-    """Return all cells of the tables."""
+    """Return all cells of the tables.
+
+    The first are controls: every frame, one frame, none, and the frames' class tokens with a single
+    patch. The last are in the order and places of the release.
+    """
     middle = budgets[len(budgets) // 2]
     return [
         Cell(STOCK),
         *(Cell(STOCK, frames=frames) for frames in ("one", "none")),
+        Cell("top_k", 1, share="joint"),
         *(Cell(method, budget) for budget in budgets for method in METHODS),
         *(
             Cell(method, budget, share="joint")
@@ -80,6 +85,14 @@ def cells(budgets: Sequence[int] = BUDGETS) -> list[Cell]:
         Cell("prumerge", middle, share="joint", merging="across"),
         Cell("prumerge"),
         *(Cell(method, middle, positions="compact") for method in ("prumerge", "random")),
+        *(
+            Cell(method, budget, order="attention", positions="compact")
+            for method, budget in (
+                ("prumerge", middle),
+                ("prumerge+", middle),
+                ("prumerge+", budgets[-1]),
+            )
+        ),
     ]
 
 
@@ -172,7 +185,7 @@ def run(
         frame = pd.DataFrame(rows)
         told = {"accuracy": frame["right"].mean(), "visual_tokens": frame["visual_tokens"].mean()}
         table.append(
-            {"cell": number, "model": "mini-video", "weights": weights, "questions": len(items)}
+            {"cell": number, "model": Path(name).name, "weights": weights, "questions": len(items)}
             | asdict(cell)
             | {key: round(float(value), 4) for key, value in told.items()}
             | provenance(device)
@@ -182,6 +195,16 @@ def run(
         write_csv(pd.DataFrame(table).astype({"budget": "Int64"}), folder / "mini-video.csv")
         print(f"{number} {cell}: {told}", flush=True)
     return pd.DataFrame(table)
+
+
+def write_scores(folder: Path, per_family: int = 100) -> pd.DataFrame:
+    """Score an exported model with every token of every frame, and leave ``scores.csv`` there."""
+    items = held_out_clips(per_family)
+    given = Asker(*load_video(folder), items).answers(Cell(STOCK))
+    table = score(items, [said for said, _ in given])
+    with written_whole(folder / "scores.csv") as partial:
+        table.round(4).to_csv(partial, index=False)
+    return table
 
 
 def _same(held: Any, wanted: Any) -> bool:

@@ -5,7 +5,7 @@ where it was stopped, at whatever moment. The shipped model:
 
     python -m prumerge.experiments.video --export-to data/mini-video
 
-keeps 0.4 GB of features in data/runs/video; see ``training.json`` beside it for the time it took.
+keeps 1.7 GB of features in data/runs/video; see ``training.json`` beside it for the time it took.
 A trial of some minutes, without export:
 
     python -m prumerge.experiments.video --clips 32 --scale 0.01 --folder data/runs/video-trial
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from prumerge.experiments.clip_rows import write_scores
 from prumerge.experiments.rows import provenance
 from prumerge.experiments.training import run_training, told
 from prumerge.mini.clips import MOST_THINGS
@@ -41,9 +42,10 @@ def make(
 ) -> list[dict]:
     """Train a ``mini-video``, or go on with it; return the curve.
 
-    ``folder`` keeps features and progress; ``scale`` is a factor on the steps.
+    ``folder`` keeps features and progress; ``scale`` is a factor on the steps, and below 0.05 few
+    questions are asked in the end.
     """
-    stages = schedule(scale)
+    stages = schedule(scale, clips)
     if clips < (least := 2 * MOST_THINGS):
         raise ValueError(f"clips must be at least {least}, of every kind one; got {clips}")
     mini, _ = load("mini")
@@ -59,6 +61,7 @@ def make(
     if export_to is not None:
         made = provenance(device) | {"tower": origin, "kept": clips}
         export(model, export_to, curve, training_record(stages, curve, seed, made))
+        print(write_scores(export_to, 100 if scale > 0.05 else 2).round(2).to_string(index=False))
     return curve
 
 

@@ -36,6 +36,7 @@ class Recipe:
     tokens: tuple[int, ...] = ()  # numbers shown, one drawn for each batch; empty shows all
     practice: int = 0  # conversations about no picture, see questions.PRACTICE
     sign: bool | None = None  # whether each picture has one to read; None leaves it to chance
+    among: tuple[int, int] | None = None  # first and last number of the clips drawn; None: all
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,10 @@ def plain(answer: str) -> str:
     return answer.strip(string.whitespace + string.punctuation).lower()
 
 
-def score(items: list[Item], given: list[str]) -> pd.DataFrame:
+def score(items: Sequence[Any], given: list[str]) -> pd.DataFrame:
     """Score answers against the truth, one row per family and one for their mean.
+
+    Items are whatever has a ``question``, such as :class:`Item`.
 
     ``correct`` is the share of :func:`is_right`, ``best_constant`` the share that the most
     frequent answer of the family would get.

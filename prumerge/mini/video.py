@@ -39,8 +39,14 @@ from prumerge.mini.styles import MOVING
 from prumerge.mini.training import TALK, Stage
 from prumerge.models.videos import VideoProcessor
 
-CLIPS = 800
-STEPS = {"few tokens": 1600, "more tokens": 900, "any tokens": 200}
+CLIPS, FIRST = 3200, 800
+STEPS = {
+    "few tokens": 1600,
+    "more tokens": 900,
+    "any tokens": 200,
+    "other clips": 1300,
+    "other clips, any tokens": 80,
+}
 
 _PICTURE = "{% if part['type'] == 'image' %}"
 VIDEO_TEMPLATE = CHAT_TEMPLATE.replace(
@@ -63,7 +69,8 @@ how often one blinked, how many came, what they look like, what number is on a s
 * **Prompt**: `user : <video> which way does the red circle move ? assistant :`
 * **Digits**: scans of the UCI set in scikit-learn (CC BY 4.0); evaluation uses scans held out of
   training. Everything else is drawn.
-* **Limits**: it has seen nothing but these clips. Nothing measured on it is a number of the
+* **Limits**: it has seen nothing but these clips. How often a thing blinked, and how many came, it
+  answers no better than a guess; see `scores.csv`. Nothing measured on it is a number of the
   PruMerge paper or of Video-LLaVA.
 * **Licence**: Apache-2.0.
 """
@@ -137,7 +144,10 @@ def make_clip_batch(recipe: Recipe, *seed: int, known: Features) -> Batch:
     at all to entirely, as drawn for each clip.
     """
     rng = np.random.default_rng(seed)
-    numbers = rng.choice(known.pictures.like(recipe.objects), recipe.pictures)
+    found = known.pictures.like(recipe.objects)
+    if recipe.among is not None:
+        found = found[(recipe.among[0] <= found) & (found <= recipe.among[1])]
+    numbers = rng.choice(found, recipe.pictures)
     clips = [known.pictures.scene(number) for number in numbers.tolist()]
     most = recipe.text_tokens // 8
     turns = [ask_many(clip, most, rng, recipe.families, ask_clip) for clip in clips]
@@ -173,18 +183,25 @@ def draw_slots(things: np.ndarray, count: int, rng: np.random.Generator) -> np.n
     return np.sort(np.concatenate([slots, np.arange(frames) * (1 + patches)]))
 
 
-def schedule(scale: float = 1.0) -> list[Stage]:
+def schedule(scale: float = 1.0, clips: int = CLIPS) -> list[Stage]:
     """Return the stages that lead to a ``mini-video``; ``scale`` is a factor above 0 on the steps.
 
-    Few tokens first, which is quick and leaves room for many questions, then more, then any number.
+    Few tokens first, which is quick and leaves room for many questions, then more, then any number:
+    all of that on the first quarter of the clips. What happens in these it then knows by heart, and
+    what happens in others it often does not see; so the last two stages go on with the others.
     """
     if scale <= 0:
         raise ValueError(f"scale must be positive, got {scale}; 1.0 trains the shipped checkpoint")
-    asked = (*CLIP_FAMILIES, "motion", "order", "blinks", *CLIP_PRACTICE)
+    first = min(FIRST, max(2 * MOST_THINGS, clips // 4))
+    over_time = ("motion", "order", "blinks")
+    asked = (*CLIP_FAMILIES, *over_time, *CLIP_PRACTICE)
     few = Recipe(8, GRID, None, 320, 1, (1, MOST_THINGS), asked, (96, 128, 192))
+    few = replace(few, among=(0, first - 1))
     more = replace(few, tokens=(128, 256, 512))
     whole = FRAMES * GRID**2
     spread = replace(few, pictures=4, tokens=(128, 256, 512, 1024, whole))
+    others = (*asked, *over_time, "arrivals", "arrivals")
+    other = {"families": others, "among": (first % clips, clips - 1)}
 
     def stage(name, recipe: Recipe, rates: tuple[float, float], growth: float = 0.0):
         steps = max(1, round(STEPS[name] * scale))
@@ -194,4 +211,6 @@ def schedule(scale: float = 1.0) -> list[Stage]:
         stage("few tokens", few, (1e-3, 6e-4), growth=0.3),
         stage("more tokens", more, (6e-4, 2e-4)),
         stage("any tokens", spread, (3e-4, 1e-5)),
+        stage("other clips", replace(few, **other), (8e-4, 1e-4)),
+        stage("other clips, any tokens", replace(spread, **other), (2e-4, 1e-5)),
     ]

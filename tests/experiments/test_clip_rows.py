@@ -79,6 +79,12 @@ def test_answers_are_those_of_a_call_on_the_pixels(made):
     assert len({sum(row) for row in kept["own"]}) > 1
 
 
+def test_scores_of_a_model_stand_beside_it(made):
+    table = clip_rows.write_scores(made, per_family=1)
+    assert list(table["family"]) == [*CLIP_FAMILIES, "mean"]
+    assert len(pd.read_csv(made / "scores.csv")) == len(table)
+
+
 def test_every_cell_of_the_tables_is_another_one():
     cells = clip_rows.cells()
     assert len(set(cells)) == len(cells) > 30

@@ -32,8 +32,8 @@ def made(tmp_path_factory):
     few = {name: 1 for name in STEPS}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("prumerge.mini.video.STEPS", few)
-        patch.setattr(video, "schedule", lambda scale: schedule(scale)[:1])
-        video.make(folder / "run", clips=10, export_to=folder / "made")
+        patch.setattr(video, "schedule", lambda *given: schedule(*given)[:1])
+        video.make(folder / "run", clips=10, scale=0.01, export_to=folder / "made")
     return folder
 
 
@@ -70,6 +70,17 @@ def test_a_batch_shows_all_class_tokens_and_as_many_patches_as_drawn():
     classes = (one.kept % SLOTS == 0).sum(dim=1)
     assert classes.tolist() == [FRAMES] * 3
     assert one.features.shape == (3, FRAMES * SLOTS, 4)
+
+
+def test_a_stage_learns_from_its_own_clips_alone():
+    first, *_, last = schedule(1.0, clips=40)
+    assert (first.recipe.among, last.recipe.among) == ((0, 9), (10, 39))
+    values = np.zeros((40, FRAMES * SLOTS, 1), np.float16)
+    values += np.arange(40, dtype=np.float16)[:, None, None]
+    known = Features(Clips(40), values)
+    for stage, own in ((first, range(10)), (last, range(10, 40))):
+        batch = make_clip_batch(stage.recipe, 0, 1, known=known)
+        assert set(batch.features[:, 0, 0].tolist()) <= set(own)
 
 
 def test_a_trial_loads_into_the_stock_class_and_answers(made):
