@@ -20,7 +20,7 @@ from tqdm import tqdm
 from prumerge.experiments.arguments import named_values
 from prumerge.experiments.evaluation.answering import Answerer
 from prumerge.experiments.evaluation.beside import titles
-from prumerge.experiments.evaluation.harness import PruMergeLlava
+from prumerge.experiments.evaluation.harness import PruMergeLlava, no_bar
 from prumerge.experiments.evaluation.memory import reset_peak
 from prumerge.experiments.evaluation.mini_tasks import BENCHMARKS, drawn_file
 from prumerge.experiments.evaluation.options import FIELDS, read
@@ -88,8 +88,7 @@ def evaluate(
         raise ValueError(wrong)
     model = PruMergeLlava(**arguments)
     try:
-        # Scoring takes a moment; its bars would show even where TQDM_DISABLE is set.
-        with mock.patch.object(evaluator, "tqdm", _no_bar):
+        with mock.patch.object(evaluator, "tqdm", no_bar):
             results = evaluator.simple_evaluate(
                 model=model,
                 tasks=names,
@@ -120,10 +119,6 @@ def _unreadable(parts: Sequence[str], manager: TaskManager) -> str:
     """Name the tasks whose questions cannot be read, with the remedies; "" if all can."""
     found = [take_inventory(part, manager) for part in parts]
     return "\n".join(f"{own.task}: {own.note}" for own in found if not own.ready)
-
-
-def _no_bar(*arguments: Any, **options: Any) -> tqdm:
-    return tqdm(*arguments, **options | {"disable": True})
 
 
 def method_of(label: str) -> dict[str, Any]:

@@ -45,6 +45,11 @@ PICTURE_COLUMNS = ("image_id", "image_source", "question_id")
 """Columns that name a picture: of VQAv2 and TextVQA, of POPE, of MME."""
 
 
+def no_bar(*arguments: Any, **options: Any) -> tqdm:
+    """Stand in for the bar of the harness's scoring, which shows even where TQDM_DISABLE is set."""
+    return tqdm(*arguments, **options | {"disable": True})
+
+
 @dataclasses.dataclass
 class Effort:
     """What the answers of one task took: visual tokens by item, seconds, and the new items."""

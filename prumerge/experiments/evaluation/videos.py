@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from PIL import Image
@@ -45,7 +46,7 @@ with needs("eval"):
     from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
     from loguru import logger
 
-    from prumerge.experiments.evaluation.harness import generation_of
+    from prumerge.experiments.evaluation.harness import generation_of, no_bar
     from prumerge.experiments.evaluation.tasks import FOLDER_VARIABLE, task_manager
     from prumerge.experiments.rows import write_csv
     from prumerge.experiments.statistics import wilson
@@ -202,7 +203,8 @@ def evaluate(tasks: Sequence[str], limit: int | None = None, **arguments: Any) -
     rows = []
     for name in names:
         model.kept.clear()
-        with contextlib.redirect_stdout(sys.stderr):
+        quiet = mock.patch.object(evaluator, "tqdm", no_bar)
+        with contextlib.redirect_stdout(sys.stderr), quiet:
             results = evaluator.simple_evaluate(
                 model=model, tasks=[name], task_manager=manager, limit=limit, batch_size=1,
                 bootstrap_iters=0, log_samples=True,
