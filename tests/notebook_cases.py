@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sklearn.datasets
 
-from prumerge.paths import MINI
+from prumerge.paths import DATA, MINI
 
 TIMEOUT_S = 120
 
@@ -31,6 +31,7 @@ EXPECTED = [
     "10_llava_evaluation",
     "11_against_the_paper",
     "12_high_resolution",
+    "13_video",
     "explorer",
     "train_mini_llava",
 ]
@@ -111,6 +112,14 @@ CASES: dict[str, dict[str, dict]] = {
         },
         "the most tokens, two drawn scenes": {"budget": 640, "images": "", "seed": 2},
     },
+    "13_video": {
+        "one clip, the fewest tokens, a task of three": {
+            "budget": 128, "clip": 0, "clips": 1, "tasks": ["mini_activitynetqa"], "limit": 1,
+        },
+        "another clip and the most tokens, a model by its folder": {
+            "budget": 512, "clip": 30, "clips": 2, "model": str(DATA / "mini-video"), "limit": 1,
+        },
+    },
     "explorer": {
         "a photograph of one's own, another method and card": {
             "file": f"{PHOTOGRAPHS}/flower.jpg", "method": "visionzip", "budget": 64,
@@ -175,6 +184,10 @@ REFUSED: dict[str, dict[str, dict]] = {
     },
     "12_high_resolution": {
         "budget=100 has no rows: choose one of [160, 320, 640]": {"budget": 100},
+    },
+    "13_video": {
+        "budget=64 has no rows: choose one of [128, 256, 512]": {"budget": 64},
+        "clips=0 is too small": {"clips": 0},
     },
     "explorer": {
         "photograph='dog' does not work: give one of": {"photograph": "dog"},

@@ -24,7 +24,8 @@ LEAST = {
     **dict.fromkeys(("per_family", "questions", "repeats", "rounds"), 1),
     **dict.fromkeys(("visual_tokens", "kept_tokens", "new_tokens", "batches"), 1),
     **dict.fromkeys(("live_batch", "live_budget", "batch_size", "steps", "rank", "grid"), 1),
-    **dict.fromkeys(("budget", "text_tokens", "limit", "skip", "seed"), 0),
+    "clips": 1,
+    **dict.fromkeys(("budget", "text_tokens", "limit", "skip", "seed", "clip"), 0),
 }
 """The least value of a parameter that counts something; each name means the same everywhere."""
 POSITIVE = ("own_card", "rate", "scale")
