@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from prumerge.experiments.clip_rows import ClipAnswers, read_clip_rows
 from prumerge.experiments.evaluation.beside import size_of
 from prumerge.experiments.evaluation.comparison import losses, main_scores
 from prumerge.experiments.evaluation.results import read_results
@@ -83,6 +84,13 @@ class Evidence:
                 return found[name], name
         mini = "no rows yet: " + EVALUATE.format("mini", "mini", "").strip()
         raise Missing(mini if size == "7B" else missing_llava(size))
+
+    def clips(self) -> tuple[ClipAnswers, str]:
+        """Return the answers about clips, and the model that gave them."""
+        if not (folder := self.results / "video").is_dir():
+            raise Missing("no rows yet: python -m prumerge.experiments.clip_rows")
+        answers = self._once("clips", lambda: read_clip_rows(folder))
+        return answers, model_name(str(answers.cells["model"].iloc[0]))
 
     def table(self, folder: str, name: str, command: str) -> pd.DataFrame:
         """Return a plain file of rows; a ``*`` in its name joins several."""
