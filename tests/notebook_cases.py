@@ -187,7 +187,6 @@ REFUSED: dict[str, dict[str, dict]] = {
     },
     "13_video": {
         "budget=64 has no rows: choose one of [128, 256, 512]": {"budget": 64},
-        "clips=0 is too small": {"clips": 0},
     },
     "explorer": {
         "photograph='dog' does not work: give one of": {"photograph": "dog"},
