@@ -85,7 +85,7 @@ def received_attention(
     # One head, and of large pictures a part of its rows, at a time: whole matrices of all heads
     # would not fit beside an encoder that takes thousands of patches.
     images, patches = queries.shape[:2]
-    rows = max(1, AT_ONCE // (images * keys.shape[1]))
+    rows = max(1, AT_ONCE // max(1, images * keys.shape[1]))
     for head in range(heads):
         own = keys[:, :, head].transpose(1, 2)
         for asking in queries[:, :, head].split(rows, dim=1):
