@@ -1,15 +1,18 @@
 """Tiny random models of every family in float64, and prompts that show unequal pictures."""
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from toy import BOS, EOS, IMAGE, PAD, SIZE, VOCABULARY
+
+from prumerge.models.families import OLDEST
 
 VIDEO = 4
 WORDS = 5  # the first id that is a word
@@ -390,12 +393,12 @@ BUILDERS = {
     "video_llava": video_llava,
     "internvl": internvl,
     "llava_onevision": llava_onevision,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
 }
-_taken = inspect.signature(transformers.Qwen3VLForConditionalGeneration.forward).parameters
-# Before it, Qwen3-VL cannot be reduced and beams of both want more in the prompts.
-TAKES_OUTPUTS = "mm_encoder_outputs" in _taken
-if TAKES_OUTPUTS:
-    BUILDERS |= {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+TRIED = pytest.mark.skipif(
+    Version(transformers.__version__) < Version(OLDEST), reason=f"transformers before {OLDEST}"
+)
 
 
 @functools.cache

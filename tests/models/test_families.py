@@ -6,12 +6,14 @@ import threading
 import peft
 import pytest
 import torch
-from families import BUILDERS, toy
+import transformers
+from families import BUILDERS, TRIED, toy
 from torch.nn.functional import cross_entropy
 
 import prumerge
 from prumerge.models.inputs import IGNORED_LABEL
 
+pytestmark = TRIED
 FAMILIES = sorted(BUILDERS)
 NEW = 5
 # What these show is not the tower's own tiles: parts of them, pooled patches, several layers.
@@ -204,3 +206,11 @@ def test_a_wrong_count_names_prompt_and_picture(family):
     wanted = rf"prompt 0 has a run of \d+ {kind} placeholders beginning with its (picture|video) 0"
     with prumerge.attach(made.model), pytest.raises(ValueError, match=wanted):
         made.model(**inputs | {"input_ids": ids})
+
+
+def test_an_older_transformers_is_refused_in_one_sentence(monkeypatch):
+    model = toy("internvl").model
+    monkeypatch.setattr(transformers, "__version__", "5.22.2")
+    with pytest.raises(ValueError, match=r"with transformers 5\.23 or newer, and here is 5\.22"):
+        prumerge.attach(model)
+    prumerge.attach(toy("llava").model).detach()

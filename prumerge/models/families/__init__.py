@@ -30,6 +30,8 @@ from prumerge.settings import Settings
 from prumerge.tower import open_tower
 
 Kind = Literal["image", "video"]
+OLDEST = "5.23"
+"""The first transformers with which families other than LLaVA-1.5 are tried and taken."""
 
 FAMILIES = {
     "LlavaForConditionalGeneration": "llava",
@@ -119,9 +121,27 @@ class Family:
 
 
 def family_of(model: nn.Module) -> Family | None:
-    """Find the family of a stock model, or of a subclass of one; None for any other."""
+    """Find the family of a stock model, or of a subclass of one; None for any other.
+
+    Raises:
+        ValueError: If it is not LLaVA-1.5 and transformers is older than 5.23. Stock models of then
+            name pictures otherwise, mix up several pictures in beams, or take no encoder outputs.
+    """
     for kind in type(model).__mro__:
         if kind.__name__ in FAMILIES and kind.__module__.startswith("transformers."):
             name = FAMILIES[kind.__name__]
+            if name != "llava":
+                _check_version(kind.__name__)
             return importlib.import_module(f"prumerge.models.families.{name}").FAMILY
     return None
+
+
+def _check_version(kind: str) -> None:
+    import transformers  # which `import prumerge` does without
+    from packaging.version import Version
+
+    if Version(here := transformers.__version__) < Version(OLDEST):
+        raise ValueError(
+            f"{kind} is reduced with transformers {OLDEST} or newer, and here is {here}: pip "
+            "install --upgrade transformers"
+        )

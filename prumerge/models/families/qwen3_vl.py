@@ -9,34 +9,23 @@ time in words before it.
 Source: ``Qwen3VLForConditionalGeneration`` of transformers; DeepStack, arXiv 2406.04334.
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
-from prumerge.models.families import Family, qwen2_5_vl
+from prumerge.models.families import Family
 from prumerge.models.families.qwen2_5_vl import (
     CONSUMED,
     VISUALS,
+    check,
     first_layer,
     packed_of,
     places,
 )
 from prumerge.models.slots import Packed
 from prumerge.settings import Settings
-
-
-def check(model: nn.Module, settings: Settings) -> None:
-    qwen2_5_vl.check(model, settings)
-    if "mm_encoder_outputs" not in inspect.signature(type(model).forward).parameters:
-        raise ValueError(
-            f"{type(model).__name__} of transformers {transformers.__version__} takes no encoder "
-            "outputs, and what deepstack adds to its tokens could not be handed on: install "
-            "transformers 5.23 or newer"
-        )
 
 
 def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dict[str, Packed]:
