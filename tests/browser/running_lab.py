@@ -85,17 +85,22 @@ class Lab:
         assert self.process.poll() is None, (self.folder / "lab.log").read_text()
         return self.ask("status") is not None
 
-    def put(self, name: str, **changes: str) -> int:
+    def put(self, name: str, without: str = "", **changes: str) -> int:
         """Lay a copy of a committed notebook into the lab, its outputs cleared.
 
         Args:
             name: Of the notebook.
+            without: Code cells that hold this text are left out; empty leaves out none.
             changes: Lines of its cell of parameters by the name that is set there.
 
         Returns:
             How many cells there are to run.
         """
         document = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        if without:
+            document.cells = [
+                c for c in document.cells if c.cell_type != "code" or without not in c.source
+            ]
         for cell in document.cells:
             if cell.cell_type == "code":
                 cell.update(execution_count=None, outputs=[])

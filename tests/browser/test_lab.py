@@ -68,7 +68,7 @@ def choose(page, name, label):
 @with_package
 def test_the_explorer_opens_on_a_photograph_that_the_pretrained_tower_sees(lab, chromium):
     page, errors = open_page(chromium)
-    run_all(lab, page, "explorer", photograph="'flower'")
+    run_all(lab, page, "explorer", without="tiles", photograph="'flower'")
     page.wait_for_selector("img.widget-image >> nth=2", timeout=1e3 * MOVE_S)
     counted = page.locator(".widget-html-content", has_text="visual tokens (").first
     assert "flower (CC BY 2.0" in counted.inner_text()
@@ -93,7 +93,8 @@ def test_the_explorer_opens_on_a_photograph_that_the_pretrained_tower_sees(lab, 
 
 def test_the_explorer_follows_a_slider_and_answers(lab, chromium):
     page, errors = open_page(chromium)
-    run_all(lab, page, "explorer", photograph="''", tower='"the model\'s own"')
+    changes = {"photograph": "''", "tower": '"the model\'s own"'}
+    run_all(lab, page, "explorer", without="tiles", **changes)
     page.wait_for_selector("img.widget-image >> nth=2", timeout=1e3 * MOVE_S)
     before = page.evaluate(PICTURES)
     counted = page.locator(".widget-html-content", has_text="visual tokens (").first
