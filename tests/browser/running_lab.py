@@ -85,22 +85,23 @@ class Lab:
         assert self.process.poll() is None, (self.folder / "lab.log").read_text()
         return self.ask("status") is not None
 
-    def put(self, name: str, without: str = "", **changes: str) -> int:
+    def put(self, name: str, until: str = "", **changes: str) -> int:
         """Lay a copy of a committed notebook into the lab, its outputs cleared.
 
         Args:
             name: Of the notebook.
-            without: Code cells that hold this text are left out; empty leaves out none.
+            until: The last cell is the first one that holds this text; empty keeps all. JupyterLab
+                takes cells far above the last one off the page, and their widgets with them.
             changes: Lines of its cell of parameters by the name that is set there.
 
         Returns:
             How many cells there are to run.
         """
         document = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-        if without:
-            document.cells = [
-                c for c in document.cells if c.cell_type != "code" or without not in c.source
-            ]
+        last = next(
+            (n for n, c in enumerate(document.cells, 1) if until and until in c.source), None
+        )
+        document.cells = document.cells[:last]
         for cell in document.cells:
             if cell.cell_type == "code":
                 cell.update(execution_count=None, outputs=[])

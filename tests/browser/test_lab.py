@@ -68,7 +68,7 @@ def choose(page, name, label):
 @with_package
 def test_the_explorer_opens_on_a_photograph_that_the_pretrained_tower_sees(lab, chromium):
     page, errors = open_page(chromium)
-    run_all(lab, page, "explorer", without="tiles", photograph="'flower'")
+    run_all(lab, page, "explorer", until="look = explorer.look", photograph="'flower'")
     page.wait_for_selector("img.widget-image >> nth=2", timeout=1e3 * MOVE_S)
     counted = page.locator(".widget-html-content", has_text="visual tokens (").first
     assert "flower (CC BY 2.0" in counted.inner_text()
@@ -94,7 +94,7 @@ def test_the_explorer_opens_on_a_photograph_that_the_pretrained_tower_sees(lab, 
 def test_the_explorer_follows_a_slider_and_answers(lab, chromium):
     page, errors = open_page(chromium)
     changes = {"photograph": "''", "tower": '"the model\'s own"'}
-    run_all(lab, page, "explorer", without="tiles", **changes)
+    run_all(lab, page, "explorer", until="look = explorer.look", **changes)
     page.wait_for_selector("img.widget-image >> nth=2", timeout=1e3 * MOVE_S)
     before = page.evaluate(PICTURES)
     counted = page.locator(".widget-html-content", has_text="visual tokens (").first
