@@ -60,7 +60,7 @@ PANELS = ("kept patches", "attention", "merged into the token")
 TEXT_TOKENS = 40  # of the prompt whose cost is shown
 # What stays as it was where a choice does not work.
 SHOWN = ("model", "processor", "picture", "pixels", "seen", "_encodings", "_tower_name")
-SHOWN += ("_model_name",)
+SHOWN += ("_shown_model",)
 CLIP_WANTED = "a Video-LLaVA is shown clips: draw one, or give a folder of frames or a GIF as file"
 
 
@@ -116,7 +116,7 @@ class Explorer(VBox):
         told = ("trouble", "tower", "counts", "origin", "costs", "answers")
         self.said = {name: HTML() for name in told}
         self.reaction_ms, self._held, self._encodings = 0.0, False, {}
-        self._models, self._model_name = {GIVEN: (model, processor)}, GIVEN
+        self._models, self._shown_model = {GIVEN: (model, processor)}, GIVEN
         self._towers, self._tower_name = {}, OWN_TOWER
         super().__init__(self._lay_out())
         self._take_method()
@@ -215,7 +215,7 @@ class Explorer(VBox):
         if name not in self._models:
             self._models[name] = open_model(name, str(self.model.device))
         self.model, self.processor = self._models[name]
-        self._model_name, self._tower_name = name, OWN_TOWER
+        self._shown_model, self._tower_name = name, OWN_TOWER
         self._take_scene()
         self._show_tower()
 
@@ -269,7 +269,7 @@ class Explorer(VBox):
     def _show_tower(self) -> None:
         """Say what looks at the picture, and close what needs a language model where none is."""
         choose, alone = self.choose, self._tower_name != OWN_TOWER
-        choose.tower.value, choose.which.value = self._tower_name, self._model_name
+        choose.tower.value, choose.which.value = self._tower_name, self._shown_model
         for control in (choose.positions, choose.question, choose.ask):
             control.disabled = alone
         told = f"Seen by {self.tower.origin}. No language model is behind it that could be asked."
