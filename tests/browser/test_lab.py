@@ -16,7 +16,8 @@ def run_all(lab, page, name, **changes):
     """Open a notebook and run all its cells; leave when the last one has a number."""
     cells = lab.put(name, **changes)
     page.goto(f"{lab.url}/lab/tree/{name}.ipynb?token={lab.token}", timeout=1e3 * OPEN_S)
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=1e3 * OPEN_S)
+    # The first one found may be of a former notebook, in a tab behind this one.
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", state="attached", timeout=1e3 * OPEN_S)
     # Run All is lost while the page and the kernel do not know each other.
     wait_for(lambda: lab.kernel_waits(name), OPEN_S, f"the kernel of {name} waits")
     page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=1e3 * OPEN_S)
