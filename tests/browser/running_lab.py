@@ -70,13 +70,13 @@ class Lab:
             command = [sys.executable, "-m", "jupyterlab", *options]
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
-    def ask(self, path: str):
-        """Return what the server answers, or None while it does not."""
-        request = urllib.request.Request(f"{self.url}/api/{path}")
+    def ask(self, path: str, method: str = "GET"):
+        """Return what the server answers, or None while it does not or says nothing."""
+        request = urllib.request.Request(f"{self.url}/api/{path}", method=method)
         request.add_header("Authorization", f"token {self.token}")
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
-                return json.load(answer)
+                return json.loads(answer.read() or "null")
         except (urllib.error.URLError, OSError):
             return None
 
@@ -86,7 +86,7 @@ class Lab:
         return self.ask("status") is not None
 
     def put(self, name: str, until: str = "", **changes: str) -> int:
-        """Lay a copy of a committed notebook into the lab, its outputs cleared.
+        """Lay a copy of a committed notebook into the lab, its outputs cleared, its kernel ended.
 
         Args:
             name: Of the notebook.
@@ -97,6 +97,8 @@ class Lab:
         Returns:
             How many cells there are to run.
         """
+        for session in self._sessions(name):  # a kernel of before would count its cells on
+            self.ask(f"sessions/{session['id']}", "DELETE")
         document = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         last = next(
             (n for n, c in enumerate(document.cells, 1) if until and until in c.source), None
@@ -112,9 +114,11 @@ class Lab:
 
     def kernel_waits(self, name: str) -> bool:
         """Say whether the kernel of a notebook is idle and the page is connected to it."""
-        sessions = self.ask("sessions") or []
-        kernels = [s["kernel"] for s in sessions if s["path"].endswith(f"{name}.ipynb")]
+        kernels = [session["kernel"] for session in self._sessions(name)]
         return any(k["execution_state"] == "idle" and k["connections"] >= 1 for k in kernels)
+
+    def _sessions(self, name: str) -> list:
+        return [s for s in self.ask("sessions") or [] if s["path"].endswith(f"{name}.ipynb")]
 
     def stop(self) -> None:
         """End the server and its kernels."""

@@ -2,11 +2,12 @@
 
 import re
 import time
+import uuid
 
 from running_lab import SHOTS, wait_for
 from small_tower import with_package
 
-OPEN_S, RUN_S, MOVE_S = 90, 240, 30
+OPEN_S, RUN_S, MOVE_S, ASK_S = 90, 240, 30, 120
 # What the browser holds of each picture of the explorer, as text.
 PICTURES = """async () => Promise.all([...document.querySelectorAll("img.widget-image")].map(
     async (image) => (new Uint8Array(await (await fetch(image.src)).arrayBuffer())).join()))"""
@@ -15,17 +16,16 @@ PICTURES = """async () => Promise.all([...document.querySelectorAll("img.widget-
 def run_all(lab, page, name, **changes):
     """Open a notebook and run all its cells; leave when the last one has a number."""
     cells = lab.put(name, **changes)
-    page.goto(f"{lab.url}/lab/tree/{name}.ipynb?token={lab.token}", timeout=1e3 * OPEN_S)
-    # The first one found may be of a former notebook, in a tab behind this one.
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", state="attached", timeout=1e3 * OPEN_S)
+    # A workspace of its own: else the lab opens former notebooks again, in tabs behind this one.
+    place = f"lab/workspaces/{uuid.uuid4().hex}/tree/{name}.ipynb"
+    page.goto(f"{lab.url}/{place}?token={lab.token}", timeout=1e3 * OPEN_S)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=1e3 * OPEN_S)
     # Run All is lost while the page and the kernel do not know each other.
     wait_for(lambda: lab.kernel_waits(name), OPEN_S, f"the kernel of {name} waits")
     page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=1e3 * OPEN_S)
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-    # The lab opens former notebooks again, in tabs behind this one.
-    notebook = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
-    prompts = notebook.locator(".jp-CodeCell .jp-InputArea-prompt")
+    prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-prompt")
 
     def done():
         assert page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0, (
@@ -86,7 +86,7 @@ def test_the_explorer_opens_on_a_photograph_that_the_pretrained_tower_sees(lab, 
     wait_for(page.locator("button:text-is('ask')").is_enabled, MOVE_S, "one may ask")
     choose(page, "order", "raster")
     page.click("button:text-is('ask')")
-    page.wait_for_selector("td:text-is('all tokens') >> nth=1", timeout=1e3 * MOVE_S)
+    page.wait_for_selector("td:text-is('all tokens') >> nth=1", timeout=1e3 * ASK_S)
     page.screenshot(path=SHOTS / "explorer-photograph-asked.png")
     assert errors == []
     page.close()
@@ -109,7 +109,7 @@ def test_the_explorer_follows_a_slider_and_answers(lab, chromium):
     print(f"from key to picture: {1e3 * (time.perf_counter() - started):.0f} ms")
     wait_for(lambda: counted.inner_text() != said, MOVE_S, "the count changed")
     page.click("button:text-is('ask')")
-    page.wait_for_selector("td:text-is('all tokens') >> nth=1", timeout=1e3 * MOVE_S)
+    page.wait_for_selector("td:text-is('all tokens') >> nth=1", timeout=1e3 * ASK_S)
     page.screenshot(path=SHOTS / "explorer-after.png")
     page.locator("button:text-is('ask')").scroll_into_view_if_needed()
     page.screenshot(path=SHOTS / "explorer-asked.png")
