@@ -122,9 +122,8 @@ def make(
         record |= {"hours": round((time.perf_counter() - began) / 3600, 3), **provenance(device)}
         record |= {"tower": tower.origin, "language": known.origin}
         export(tuned.merge_and_unload(), processor, export_to, record, log)
-        print(
-            write_scores(export_to, 100 if min(steps) > 50 else 1).round(2).to_string(index=False)
-        )
+        scores = write_scores(export_to, 100 if min(steps) > 50 else 1, device)
+        print(scores.round(2).to_string(index=False))
     return log
 
 

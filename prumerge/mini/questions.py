@@ -157,9 +157,9 @@ def score(items: Sequence[Any], given: list[str]) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame([mean])], ignore_index=True)
 
 
-def write_scores(folder: Path, per_family: int = 100) -> pd.DataFrame:
+def write_scores(folder: Path, per_family: int = 100, device: str = "cpu") -> pd.DataFrame:
     """Score an exported model with all visual tokens and leave the table as ``scores.csv``."""
-    model, processor = load(folder)
+    model, processor = load(folder, device)
     items = held_out(per_family, grid_of(model), style=style_of(model))
     table = score(items, answers(model, processor, items))
     with written_whole(folder / "scores.csv") as partial:

@@ -88,8 +88,9 @@ ALONE = {
 def needs(*extras: str) -> Iterator[None]:
     """Import, or run, in this block what needs extras of ``pyproject.toml``.
 
-    Of a missing package, ``ModuleNotFoundError`` names it and the extras that bring it; a command
-    of prumerge called with ``python -m`` ends with that sentence.
+    Of a missing package, ``ModuleNotFoundError`` names it and the extras that bring it; of an
+    installed one that lacks a part, the part. A command of prumerge called with ``python -m`` ends
+    with that sentence.
     """
     try:
         yield
@@ -97,8 +98,11 @@ def needs(*extras: str) -> Iterator[None]:
         package = (error.name or "prumerge").partition(".")[0]
         if package == "prumerge":
             raise
-        told = f"{package} is missing here: pip install 'prumerge[{','.join(extras)}]'"
-        told += ALONE.get(package, "")
+        if package in sys.modules:  # and too old or too new to have it
+            told = f"{error.name} is missing in the {package} here: constraints.txt names a version"
+        else:
+            told = f"{package} is missing here: pip install 'prumerge[{','.join(extras)}]'"
+            told += ALONE.get(package, "")
         if _called():
             raise SystemExit(f"error: {told}") from error
         raise ModuleNotFoundError(told, name=error.name) from error

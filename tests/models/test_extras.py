@@ -1,5 +1,6 @@
 """The core alone does what the README begins with; all else names the extra it lacks."""
 
+import importlib
 import importlib.metadata
 import os
 import re
@@ -10,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from prumerge.models.checks import needs
 from prumerge.paths import ROOT
 
 BLOCKER = """
@@ -99,3 +101,9 @@ def test_a_command_names_the_extra_it_lacks(run, command):
         rf"error: \w+ is missing here: pip install 'prumerge\[{COMMANDS[command]}\]'\n",
         result.stderr,
     )
+
+
+def test_a_part_that_an_installed_package_lacks_is_not_a_missing_package():
+    told = r"json\.no_such is missing in the json here"
+    with pytest.raises(ModuleNotFoundError, match=told), needs("eval"):
+        importlib.import_module("json.no_such")
