@@ -40,7 +40,7 @@ from prumerge.mini.pictures import (
 )
 from prumerge.mini.styles import style_of
 from prumerge.models import load
-from prumerge.models.asking import answer
+from prumerge.models.asking import answer, generate_answers
 from prumerge.models.loading import Processor, patches_of
 from prumerge.models.preprocessing import prepare
 from prumerge.models.slots import Packed
@@ -377,12 +377,9 @@ class Explorer(VBox):
             given[name] = (sent, text[0], time.perf_counter() - started)
         self.said["answers"].value = words.answers(given)
 
-    @torch.no_grad()
     def _answer_on_film(self, frames: Sequence[Pillow.Image], question: str) -> list[str]:
         inputs = self.processor([video_prompt(self.processor, question)], [frames])
-        output = self.model.generate(**inputs.to(self.model.device), max_new_tokens=8)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
+        return generate_answers(self.model, self.processor, inputs.to(self.model.device))
 
     def still(self) -> bytes:
         """Return the three pictures side by side as one small PNG."""

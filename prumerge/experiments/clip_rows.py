@@ -27,6 +27,7 @@ from prumerge.methods import resolve
 from prumerge.mini.clip_questions import ClipItem, held_out_clips
 from prumerge.mini.clips import still
 from prumerge.mini.questions import is_right, score
+from prumerge.models.asking import generate_answers
 from prumerge.models.canvases import reduce_packed
 from prumerge.models.checks import needs
 from prumerge.models.families import family_of
@@ -115,12 +116,14 @@ class Asker:
             chosen = self.items[start : start + self.batch_size]
             inputs = inputs_of(self.processor, chosen, cell.frames).to(self.model.device)
             if cell.method == STOCK:
-                count = 0 if cell.frames == "none" else chosen[0].clip.owner.size
-                yield from ((text, count) for text in self._generate(inputs))
-                continue
-            with attach(self.model, cell.method, **cell.settings) as reducer:
-                inputs["pixel_values_videos"] = self._encoded(start, inputs, reducer.settings)
-                yield from zip(self._generate(inputs), reducer.kept, strict=True)
+                sent = [0 if cell.frames == "none" else one.clip.owner.size for one in chosen]
+                said = generate_answers(self.model, self.processor, inputs, 4)
+            else:
+                with attach(self.model, cell.method, **cell.settings) as reducer:
+                    inputs["pixel_values_videos"] = self._encoded(start, inputs, reducer.settings)
+                    said = generate_answers(self.model, self.processor, inputs, 4)
+                sent = reducer.kept
+            yield from zip(said, sent, strict=True)
 
     def _encoded(self, start: int, inputs: Any, settings: Settings) -> Packed:
         key = (start, settings.score, settings.softmax_class)
@@ -131,13 +134,6 @@ class Asker:
                 packed = family_of(self.model).pack(self.model, shown, settings)
             self._packed[key] = packed["video"]
         return self._packed[key]
-
-    @torch.no_grad()
-    def _generate(self, inputs: Any) -> list[str]:
-        output: Tensor = self.model.generate(**inputs, max_new_tokens=4, do_sample=False)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.batch_decode(new, skip_special_tokens=True)
-        return [text.strip() for text in texts]
 
 
 def inputs_of(processor: VideoProcessor, items: Sequence[ClipItem], frames: str = "all") -> Any:

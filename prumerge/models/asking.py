@@ -1,9 +1,9 @@
 """Asking any LLaVA about pictures, with or without a reducer.
 
-``answer`` puts one question to each picture, as any user of the model would. ``ask``, behind every
-sweep, tuning and benchmark, lets the language model read each picture once. Its KV cache is then
-handed on to every question about the picture, and the stock ``generate`` goes on behind it: the
-answers are those of the whole prompts.
+``answer`` puts one question to each picture, as any user of the model would, ``generate_answers``
+what is prepared already, clips too. ``ask``, behind every sweep, tuning and benchmark, lets the
+language model read each picture once. Its KV cache is then handed on to every question about the
+picture, and the stock ``generate`` goes on behind it: the answers are those of the whole prompts.
 
 Shapes
     pictures   different pictures of a batch
@@ -68,11 +68,18 @@ def answer(
             padding=True,
             return_tensors="pt",
         ).to(device_of(model.get_input_embeddings()), model.dtype)
-        with torch.no_grad():
-            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        given += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+        given += generate_answers(model, processor, inputs, max_new_tokens)
     return given
+
+
+@torch.no_grad()
+def generate_answers(
+    model: nn.Module, processor: Any, inputs: Mapping[str, Any], max_new_tokens: int = 8
+) -> list[str]:
+    """Answer prompts that are prepared already, on the model's device, greedily."""
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new = output[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
 
 
 @dataclasses.dataclass(frozen=True)
