@@ -1,13 +1,25 @@
-"""Tiny random LLaVAs that read the mini-LLaVA's words, saved as checkpoints."""
+"""Tiny random models that read the mini-LLaVA's words, saved as checkpoints."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
+from families import PINPOINTS, QWEN_PATCH, toy
 from torch import nn
+from toy import SIZE
 from transformers import LlavaNextForConditionalGeneration
 
 from prumerge.mini import mini_next
-from prumerge.mini.model import Pretraining, Size, build_processor
+from prumerge.mini.model import (
+    CHAT_TEMPLATE,
+    IMAGE,
+    Pretraining,
+    Size,
+    build_processor,
+    build_tokenizer,
+)
+from prumerge.models import loading
 
 TINY = Size(
     grid=6,
@@ -48,3 +60,75 @@ def _save(llava: nn.Module, processor: object, folder: Path) -> str:
     llava.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
+
+
+def save_tiny_of(family: str, folder: Path) -> str:
+    """Write a random model of a family, with its stock processor and the mini-LLaVA's words."""
+    model = toy.__wrapped__(family).model.float()
+    tokenizer = words_for(family)
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.lm_head.weight.data.normal_(std=0.3)
+    model.lm_head.weight.data[:MARKS] *= 0.01  # end tokens must be rare
+    for name in ("image", "video"):
+        setattr(model.config, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<{name}>"))
+    model.generation_config.update(bos_token_id=1, eos_token_id=3, pad_token_id=0)
+    model.save_pretrained(folder)
+    processor_for(family, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+MARKS = 5  # ids that are no words
+OPEN = ("llava", "vipllava", "llava_next", "llava_next_video")
+"""Families whose templates do not end answers; those of the others do, as ChatML."""
+CLOSED = (
+    "{% for message in messages %}{% if loop.first %}answer using a letter . </s> {% endif %}"
+    "{{ message['role'] }} : {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% elif message['role'] == 'user' %}"
+    "{{ part['text'] }} {% else %}{% generation %}{{ part['text'] }} </s>{% endgeneration %} "
+    "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+)
+
+
+def words_for(family: str) -> transformers.PreTrainedTokenizerFast:
+    """The mini-LLaVA's tokenizer with the marks of a family."""
+    words = build_tokenizer()
+    marks = {"image_token": IMAGE, "video_token": "<video>"}
+    if family == "internvl":
+        marks["context_image_token"] = marks.pop("image_token")
+        marks |= {"start_image_token": "<img>", "end_image_token": "</img>"}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words.backend_tokenizer,
+        **words.special_tokens_map,
+        extra_special_tokens=marks,
+        padding_side="left",
+    )
+
+
+def processor_for(family: str, tokenizer: Any) -> transformers.ProcessorMixin:
+    """The stock processor of a family, by the sizes of its model in ``families``."""
+    _, kind, pictures = loading._classes(family)
+    square = {"height": SIZE, "width": SIZE}
+    prepared: dict[str, Any] = {"size": {"shortest_edge": SIZE}, "crop_size": square}
+    own: dict[str, Any] = {
+        "patch_size": SIZE // 4,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+    }
+    if family.startswith("llava_next"):
+        prepared["image_grid_pinpoints"] = PINPOINTS
+    elif family == "llava_onevision":
+        prepared = {"size": square, "image_grid_pinpoints": PINPOINTS}
+        own = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
+        own["vision_aspect_ratio"] = "anyres_max_2"
+    elif family == "internvl":
+        prepared = {"size": {"height": 2 * SIZE, "width": 2 * SIZE}, "max_patches": 4}
+        prepared["crop_to_patches"] = True
+        own = {"image_seq_length": 16}
+    elif family.startswith("qwen"):
+        prepared = {"patch_size": QWEN_PATCH, "merge_size": 2, "temporal_patch_size": 2}
+        prepared["size"] = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
+        own = {}
+    template = CHAT_TEMPLATE if family in OPEN else CLOSED
+    parts = {"image_processor": pictures(**prepared), "tokenizer": tokenizer}
+    return kind(**parts, chat_template=template, **own)

@@ -1,7 +1,8 @@
-"""Asking any LLaVA about pictures, with or without a reducer.
+"""Asking any model about pictures, with or without a reducer.
 
 ``answer`` puts one question to each picture, as any user of the model would, ``generate_answers``
-what is prepared already, clips too. ``ask``, behind every sweep, tuning and benchmark, lets the
+what is prepared already, clips too; ``ask_whole`` counts what prompts took, of a model of any
+family. ``ask``, behind every sweep, tuning and benchmark of a LLaVA-1.5 or LLaVA-NeXT, lets the
 language model read each picture once. Its KV cache is then handed on to every question about the
 picture, and the stock ``generate`` goes on behind it: the answers are those of the whole prompts.
 
@@ -25,11 +26,12 @@ from prumerge.methods import Method
 from prumerge.models.attachment import attachment_of
 from prumerge.models.caches import cache_in
 from prumerge.models.canvases import reduce_packed, sent_by
-from prumerge.models.families.llava_next import image_sizes, tiles_of, visuals_of
+from prumerge.models.families.llava_next import image_sizes
 from prumerge.models.inputs import ShortInputs, pictures_sent, shorten_inputs
-from prumerge.models.loading import Llava, Processor, grid_of, patches_of
+from prumerge.models.loading import Llava, Processor, patches_of
 from prumerge.models.preprocessing import prepare
 from prumerge.models.slots import Packed
+from prumerge.roofline import shown_by
 
 
 def prompt_of(processor: Processor, question: str) -> str:
@@ -100,6 +102,37 @@ class Answer:
 
 
 @torch.no_grad()
+def ask_whole(
+    model: Llava,
+    processor: Processor,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    **generation: Any,
+) -> list[Answer]:
+    """Put one prompt to each picture, greedily: a model of any family, an attached reducer or none.
+
+    Nothing is shared between prompts, so that a picture asked about twice is read twice.
+
+    Args:
+        images: As :func:`prumerge.models.preprocessing.prepare` hands them on.
+        prompts: With the mark of one picture each.
+        **generation: For ``generate``, such as ``max_new_tokens``.
+    """
+    inputs = processor(images=images, text=prompts, padding=True, return_tensors="pt")
+    inputs = inputs.to(device_of(model.get_input_embeddings()), model.dtype)
+    output = model.generate(**inputs, do_sample=False, **generation)
+    ids, mask, reducer = inputs["input_ids"], inputs["attention_mask"], attachment_of(model)
+    if reducer is None:
+        sizes = inputs.get("image_sizes", [])  # only such pictures have markers, newlines
+        markers = [shown_by(model.config, tuple(map(int, size))).markers for size in sizes]
+        slots = (ids == model.config.image_token_id).sum(dim=1).tolist()
+        kept = [own - markers[row] if markers else own for row, own in enumerate(slots)]
+    else:
+        mask, kept = reducer.prompts.attention_mask, reducer.kept
+    return _answers(model, processor, output[:, ids.shape[1] :], kept, mask)
+
+
+@torch.no_grad()
 def ask(
     model: Llava,
     processor: Processor,
@@ -139,10 +172,21 @@ def ask(
         "position_ids": torch.cat([read.position_ids[rows], after], dim=1),
     }
     output = model.generate(**inputs, past_key_values=read.cache, do_sample=False, **generation)
-    new = output[:, inputs["input_ids"].shape[1] :].cpu()
+    new, kept = output[:, inputs["input_ids"].shape[1] :], [read.kept[place] for place in places]
+    return _answers(model, processor, new, kept, inputs["attention_mask"])
+
+
+def _answers(
+    model: Llava,
+    processor: Processor,
+    new: Int[Tensor, "prompts new"],
+    kept: Sequence[int],
+    mask: Int[Tensor, "prompts length"],
+) -> list[Answer]:
+    """Put what was generated into words, beside what it took."""
+    new = new.cpu()
     texts = processor.batch_decode(new, skip_special_tokens=True)
-    sent = [read.kept[place] for place in places]
-    counts = (sent, inputs["attention_mask"].sum(dim=1).tolist(), _lengths(model, new))
+    counts = (kept, mask.sum(dim=1).tolist(), _lengths(model, new))
     return [Answer(text.strip(), *count) for text, *count in zip(texts, *counts, strict=True)]
 
 
@@ -212,9 +256,8 @@ def _shown(model: Llava, given: dict[str, Tensor]) -> tuple[list[int], list[int]
     if "image_sizes" not in given:
         slots = [patches_of(model)] * len(given["pixel_values"])
         return slots, slots
-    sizes, side = image_sizes(given), grid_of(model)
-    visuals = visuals_of(model.model, sizes, tiles_of(model.model, sizes), (side, side))
-    return [len(visual.source) for visual in visuals], [sum(visual.sizes) for visual in visuals]
+    shown = [shown_by(model.config, tuple(size)) for size in image_sizes(given)]
+    return [own.slots for own in shown], [own.tokens for own in shown]
 
 
 def _prompts(

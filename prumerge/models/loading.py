@@ -1,6 +1,7 @@
 """LLaVA by name: an embedded one, a local folder, or a hub id at a revision."""
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,39 +24,52 @@ _LARGE_BYTES, _PART_BYTES = 1 << 30, 4 << 20
 
 require_loadable_torchvision()  # transformers' own message would not name the cause
 
+import transformers  # noqa: E402
 from transformers import (  # noqa: E402
     AutoTokenizer,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextProcessor,
-    LlavaProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
-)
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
-from transformers.models.llava_next.image_processing_pil_llava_next import (  # noqa: E402
-    LlavaNextImageProcessorPil,
+    ProcessorMixin,
 )
 
-Config = LlavaConfig | LlavaNextConfig
-Llava = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
-Processor = LlavaProcessor | LlavaNextProcessor
+Config, Llava, Processor = PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-_KINDS: dict[str, tuple[type, type, type, type]] = {
-    "llava": (LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, CLIPImageProcessorPil),
-    "llava_next": (
-        LlavaNextConfig,
-        LlavaNextForConditionalGeneration,
-        LlavaNextProcessor,
-        LlavaNextImageProcessorPil,
-    ),
+_KINDS = {
+    "llava": "Llava LlavaProcessor CLIP",
+    "llava_next": "LlavaNext LlavaNextProcessor LlavaNext",
+    "vipllava": "VipLlava LlavaProcessor CLIP",
+    "llava_next_video": "LlavaNextVideo LlavaNextProcessor LlavaNext",
+    "internvl": "InternVL InternVLProcessor GotOcr2",
+    "llava_onevision": "LlavaOnevision LlavaOnevisionProcessor LlavaOnevision",
+    "qwen2_5_vl": "Qwen2_5_VL Qwen2_5_VLProcessor Qwen2VL",
+    "qwen3_vl": "Qwen3VL Qwen3VLProcessor Qwen2VL",
 }
-"""Config, model, processor and what prepares pictures, by the ``model_type`` of a config."""
+"""Model, processor and what prepares pictures, by the ``model_type`` of a config: the names of
+transformers' classes, without what all names of a kind end with."""
+_EVERYWHERE = ("llava", "llava_next")
+
+
+@functools.cache
+def _classes(kind: str) -> tuple[type, type, type]:
+    """Model, processor of pictures and words, and what prepares pictures.
+
+    The stock processors of videos want torchvision, so those that hold one go without it.
+    """
+    model, whole, pictures = _KINDS[kind].split()
+    stock = getattr(transformers, whole)
+    parts = {"get_attributes": classmethod(lambda _: ["image_processor", "tokenizer"])}
+    return (
+        getattr(transformers, f"{model}ForConditionalGeneration"),
+        stock if "video_processor" not in stock.get_attributes() else type(whole, (stock,), parts),
+        getattr(transformers, f"{pictures}ImageProcessorPil"),
+    )
 
 
 def load(
-    name: str | Path = "mini", device: str = "cpu", dtype: torch.dtype | str | None = None
+    name: str | Path = "mini",
+    device: str = "cpu",
+    dtype: torch.dtype | str | None = None,
+    any_family: bool = False,
 ) -> tuple[Llava, Processor]:
     """Load a LLaVA in evaluation mode and its processor, ready to generate.
 
@@ -70,6 +84,9 @@ def load(
             as ``llava-hf/llava-1.5-7b-hf``, better with a revision behind an ``@`` so that the
             weights cannot change under a result.
         dtype: A torch type or its name; None takes float32 on a CPU and bfloat16 elsewhere.
+        any_family: Take every family of :mod:`prumerge.models.families` that is shown pictures, as
+            evaluation and fine-tuning do, not the two alone that notebooks and sweeps show. Its
+            processor takes pictures and words, no videos.
 
     Raises:
         ValueError: When the checkpoint is missing, incomplete, damaged or of another kind, the
@@ -77,7 +94,7 @@ def load(
     """
     check_device(device)
     dtype = find_precision(dtype, device)
-    config = read_config(name)
+    config = read_config(name, any_family)
     source, revision = find_source(name)
     options: dict[str, Any] = {"revision": revision, "dtype": dtype}
     if hasattr(config, "tower"):
@@ -86,36 +103,41 @@ def load(
         options |= beside_tower(config, Path(source), told(name))
         source = None
     with told(name):
-        model = load_whole(_KINDS[config.model_type][1], source, **options)
+        model = load_whole(_classes(config.model_type)[0], source, **options)
     return model.to(device).eval(), load_processor(name)
 
 
-def read_config(name: str | Path = "mini") -> Config:
-    """Read the sizes of a LLaVA; see :func:`load` for ``name``.
+def read_config(name: str | Path = "mini", any_family: bool = False) -> Config:
+    """Read the sizes of a LLaVA; see :func:`load` for the arguments.
 
     Another kind of model is refused: transformers would make a LLaVA of its config, at random.
     """
     source, revision = find_source(name)
     with told(name):
-        found, _ = LlavaConfig.get_config_dict(source, revision=revision)
+        found, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
         kind = found.get("model_type")
-        config = _KINDS.get(kind, _KINDS["llava"])[0].from_pretrained(source, revision=revision)
+        made = _classes(kind if kind in _KINDS else "llava")[0].config_class
+        config = made.from_pretrained(source, revision=revision)
     if "mm_vision_tower" in found or kind == "llava_llama":
         raise ValueError(
             f"cannot load {str(name)!r} (model_type {kind!r}): it is in LLaVA's own format; name "
             "its conversion for transformers, such as llava-hf/llava-1.5-7b-hf, or make one with "
             "transformers' convert_llava_weights_to_hf.py"
         )
-    if kind not in _KINDS:
+    taken = list(_KINDS) if any_family else list(_EVERYWHERE)
+    if kind not in taken:
         remedy = "such as llava-hf/llava-1.5-7b-hf; others load with transformers, then attach"
         if kind == "video_llava":
             remedy = (
                 "and a Video-LLaVA by prumerge.models.videos.load_video; to evaluate it: "
                 "python -m prumerge.experiments.evaluation.videos"
             )
+        elif kind in _KINDS:
+            remedy = "and this one by load(..., any_family=True), to be evaluated or tuned"
+        *most, last = map(repr, taken)
         raise ValueError(
             f"cannot load {str(name)!r} (model_type {kind!r}): only models of the types "
-            f"{' and '.join(map(repr, _KINDS))} are read, {remedy}"
+            f"{', '.join(most)} and {last} are read, {remedy}"
         )
     return config
 
@@ -143,7 +165,7 @@ def load_whole(kind: type, source: str | Path | None, **options: Any) -> PreTrai
 def load_processor(name: str | Path = "mini") -> Processor:
     """Load the processor alone; see :func:`load` for ``name``."""
     source, revision = find_source(name)
-    *_, whole, of_pictures = _KINDS[read_config(name).model_type]
+    _, whole, of_pictures = _classes(read_config(name, any_family=True).model_type)
     with told(name):
         pictures = of_pictures.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
@@ -153,7 +175,7 @@ def load_processor(name: str | Path = "mini") -> Processor:
     words = processor.tokenizer.get_vocab()
     missing = {
         "no chat template (chat_template.jinja)": processor.chat_template is None,
-        "no patch_size (processor_config.json)": processor.patch_size is None,
+        "no patch_size (processor_config.json)": getattr(processor, "patch_size", 0) is None,
         f"no word {processor.image_token} (tokenizer.json)": processor.image_token not in words,
     }
     if lacking := [part for part, absent in missing.items() if absent]:

@@ -25,6 +25,7 @@ LONGEST_EDGE_PX = 10_000
 _BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339  # what a TIFF tells of its values
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _SWITCH = threading.RLock()
+_KEEPS_SHAPE = ("image_grid_pinpoints", "crop_to_patches", "merge_size")
 
 
 @contextmanager
@@ -95,11 +96,13 @@ def prepare(
 
     They are padded to squares with the processor's mean colour, as LLaVA-1.5 was trained and
     evaluated; ``do_pad=False`` leaves it to the processor's centre crop, which cuts off edges.
-    Squares stay as they are, and so do all pictures where the processor makes tiles of any shape.
+    Squares stay as they are, and so do all pictures where the processor keeps their shape: where it
+    makes tiles of them (LLaVA-NeXT, OneVision, InternVL) or takes any number of patches (Qwen), it
+    neither pads nor crops, whatever ``do_pad`` is.
     """
     pictures = (Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images)
     shown = [to_rgb(picture) for picture in pictures]
-    if not do_pad or hasattr(of_pictures(processor), "image_grid_pinpoints"):
+    if not do_pad or any(hasattr(of_pictures(processor), name) for name in _KEEPS_SHAPE):
         return shown
     colour = tuple(int(255 * value) for value in of_pictures(processor).image_mean)
     return [pad_to_square(image, colour) for image in shown]

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from prumerge.encoder import device_of
 from prumerge.experiments.evaluation.options import Options
 from prumerge.models import load
 from prumerge.models.adapters import adapter_fingerprint, apply_adapter
-from prumerge.models.asking import Answer, ask, prompt_of
+from prumerge.models.asking import Answer, ask, ask_whole, prompt_of
+from prumerge.models.attachment import Attachment
 from prumerge.models.loading import fingerprint
 from prumerge.models.preprocessing import prepare
 from prumerge.models.random_weights import RANDOM, build
@@ -33,21 +35,25 @@ VICUNA_V1 = (
 
 
 class Answerer:
-    """A loaded LLaVA with its method, None for stock; equal ``identity`` means equal answers."""
+    """A loaded model with its method, None for stock; equal ``identity`` means equal answers."""
 
     def __init__(self, options: Options, device: str) -> None:
         self.options = options
-        make = build if options.pretrained in RANDOM else load
-        self.model, self.processor = make(options.pretrained, device, options.dtype)
+        if options.pretrained in RANDOM:
+            self.model, self.processor = build(options.pretrained, device, options.dtype)
+        else:
+            own = (options.pretrained, device, options.dtype)
+            self.model, self.processor = load(*own, any_family=True)
         adapter = options.adapter
         if adapter:
             self.model = apply_adapter(self.model, adapter, options.do_pad)
-        self.method = reducer = options.reducer()
+        with self._attached() as reducer:  # or tell at once that the method cannot work
+            settings = vars(reducer.settings) if reducer else None
         self.identity: dict[str, Any] = {
             "pretrained": options.pretrained,
             "weights": fingerprint(options.pretrained, self.model),
             "method": options.method,
-            "settings": vars(reducer.settings) if reducer else None,
+            "settings": settings,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "do_pad": options.do_pad,
             "conversation": options.conversation,
@@ -55,6 +61,12 @@ class Answerer:
         }
         if options.module:  # another version of the method gives other answers
             self.identity["module"] = Path(options.module).read_text(encoding="utf-8")
+
+    def _attached(self) -> AbstractContextManager[Attachment | None]:
+        own = self.options
+        if own.reducer() is None:
+            return nullcontext()
+        return attach(self.model, own.method, **own.settings)
 
     def prompt(self, question: str) -> str:
         """Put a question into the model's conversation; ValueError unless it shows one picture."""
@@ -77,17 +89,23 @@ class Answerer:
     ) -> list[Answer]:
         """Answer one prompt about each picture, greedily, up to the first of ``until``.
 
-        Which questions share a batch matters only to ``pooling="batch"`` and to half precision.
+        Which questions share a batch matters only to ``pooling="batch"`` and to half precision. A
+        LLaVA-1.5 or LLaVA-NeXT reads a picture once for all that is asked about it.
         """
-        shown, places = distinct(pictures)
+        shared = self.model.config.model_type in ("llava", "llava_next")
+        shown, places = distinct(pictures) if shared else (pictures, [])
         shown = prepare(self.processor, shown, self.options.do_pad)
-        seen = self.processor.image_processor(shown, return_tensors="pt")
-        seen = seen.to(device_of(self.model.get_input_embeddings()), self.model.dtype)
-        if self.method is not None:
-            with torch.inference_mode(), attach(self.model, self.method) as reducer:
-                seen = reducer.encode(**seen)
-        how = (seen, prompts, places, self.method)
-        answers = ask(self.model, self.processor, *how, **generation)
+        if shared:
+            seen = self.processor.image_processor(shown, return_tensors="pt")
+            seen = seen.to(device_of(self.model.get_input_embeddings()), self.model.dtype)
+            with torch.inference_mode(), self._attached() as reducer:
+                if reducer is not None:
+                    seen = reducer.encode(**seen)
+            how = (seen, prompts, places, reducer and reducer.method)
+            answers = ask(self.model, self.processor, *how, **generation)
+        else:
+            with self._attached():
+                answers = ask_whole(self.model, self.processor, shown, prompts, **generation)
         return [dataclasses.replace(a, text=_ended(a.text, until)) for a in answers]
 
 

@@ -315,7 +315,7 @@ def take_turns(
         batches = [slice(start, start + batch) for start in range(0, len(prompts), batch)]
         for turn, chosen in enumerate([batches[0], *batches * rounds]):
             for label in labels:
-                answerer.method = options[label].reducer()
+                answerer.options = options[label]
                 found = _answer(answerer, pictures[chosen], prompts[chosen])
                 named = {"benchmark": benchmark, "label": label, "turn": turn}
                 rows.append(named | {"questions_per_picture": repeats} | found)

@@ -1,4 +1,4 @@
-"""LLaVA with reduced visual tokens, as a model of lmms-eval.
+"""A LLaVA, or a model of another family, with reduced visual tokens, as a model of lmms-eval.
 
     lmms-eval --model prumerge_llava --model_args method=prumerge+,budget=64 --tasks ...
 
@@ -98,7 +98,7 @@ class Question:
 
 
 class PruMergeLlava(lmms):
-    """A LLaVA that answers lmms-eval's requests in batches, sorted by length.
+    """A model that answers lmms-eval's requests in batches, sorted by length.
 
     It takes what ``options.read`` does; ``efforts`` holds by task what its answers took.
     """

@@ -26,7 +26,8 @@ class Options:
             ``random-7b`` for that shape with random weights.
         dtype: Name of a torch type; None takes float32 on a CPU and bfloat16 elsewhere.
         do_pad: Pad pictures to squares with the processor's mean colour, as LLaVA-1.5 does;
-            False leaves it at the processor's centre crop, which cuts off edges.
+            False leaves it at the processor's centre crop, which cuts off edges. Neither is done
+            for a model that takes pictures of any shape.
         conversation: ``template`` of the checkpoint, or ``vicuna_v1``: the same with LLaVA-1.5's
             sentences about a curious user in front, as its authors evaluated.
         adapter: PEFT folder or hub id, best with a revision behind ``@``, merged into the weights.

@@ -18,6 +18,7 @@ import psutil
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from lmms_eval.tasks import TaskManager
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
@@ -38,11 +39,13 @@ from prumerge.experiments.evaluation.tasks import (
 from prumerge.models.asking import prompt_of
 from prumerge.models.loading import (
     Config,
+    Processor,
     find_precision,
     find_source,
     load_processor,
     read_config,
 )
+from prumerge.models.placeholders import place_of, shown_of
 from prumerge.models.random_weights import RANDOM, build
 from prumerge.models.videos import FRAMES
 from prumerge.paths import EMBEDDED, folder_of
@@ -53,6 +56,7 @@ from prumerge.roofline import (
     Shown,
     estimate_costs,
     estimate_memory,
+    read_shape,
     shown_by,
     weight_bytes,
 )
@@ -100,14 +104,16 @@ def preflight(
     parts = [part for name in names for part in parts_of(name, manager)]
     data = [take_inventory(part, manager) for part in parts]
     weights, size = find_weights(options.pretrained), _size(options.pretrained)
+    processor = find_processor(options.pretrained, weights)
+    asking = _processor(options.pretrained) if processor.ready else None
     return [
         weights,
-        processor := find_processor(options.pretrained, weights),
+        processor,
         *(Finding(f"data of {own.task}", own.ready, own.note) for own in data),
-        _told("memory", find_memory, options, size),
+        _told("memory", find_memory, options, size, asking),
         _told("disk", find_disk, weights, size),
         find_answers(methods, data, processor),
-        *_lengths(methods, data, limit, size, hardware),
+        *_lengths(methods, data, limit, size, hardware, asking),
     ]
 
 
@@ -124,16 +130,21 @@ def find_processor(pretrained: str, weights: Finding) -> Finding:
     if not weights.ready:
         return Finding("processor", None, "not known before the checkpoint is here")
     try:
-        name = "mini" if pretrained in RANDOM else pretrained
-        read_config(name)
-        processor = load_processor(name)
+        processor = _processor(pretrained)
         prompt = prompt_of(processor, "What is this?")
+        usual = Image.new("RGB", PICTURE_PX[::-1])
+        slots = place_of(processor, usual)[0].count(processor.image_token_id)
     except Exception as error:  # a template is a program, and can raise anything
         return Finding("processor", False, _line(error))
     if (shown := prompt.count(processor.image_token)) != 1:
         note = f"its prompt has {shown} {processor.image_token} instead of one: {prompt!r}"
         return Finding("processor", False, note)
-    return Finding("processor", True, f"asks {prompt!r}")
+    note = f"asks {prompt!r}, {slots:,} placeholders for 640 x 480 pixels"
+    return Finding("processor", True, note)
+
+
+def _processor(pretrained: str) -> Processor:
+    return load_processor("mini" if pretrained in RANDOM else pretrained)
 
 
 def find_answers(
@@ -169,7 +180,8 @@ def save_small(pretrained: str, folder: Path) -> None:
     if pretrained in RANDOM:
         model, processor = build("random-7b-cut")
     else:
-        processor, config = load_processor(pretrained), shrink(read_config(pretrained))
+        processor = load_processor(pretrained)
+        config = shrink(read_config(pretrained, any_family=True))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = AutoModelForImageTextToText.from_config(config)
@@ -190,11 +202,15 @@ def shrink(config: Config) -> Config:
         del config.tower
     for part in (config.vision_config, config.text_config):
         part.hidden_size, part.intermediate_size = _WIDTH, 2 * _WIDTH
-        part.num_attention_heads = _HEADS
+        heads = "num_heads" if hasattr(part, "num_heads") else "num_attention_heads"
+        setattr(part, heads, _HEADS)
     text = config.text_config
     text.num_hidden_layers, text.num_key_value_heads = _LAYERS, _HEADS
     if getattr(text, "head_dim", None):
         text.head_dim = _WIDTH // _HEADS
+    if hasattr(config.vision_config, "out_hidden_size"):  # Qwen
+        config.vision_config.out_hidden_size = _WIDTH
+        text.rope_parameters["mrope_section"] = [2, 3, 3]  # of half a head's width
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:_LAYERS]
     return config
@@ -267,10 +283,13 @@ def _is_whole(file: str) -> bool:
         return False
 
 
-def find_memory(options: Options, size: str | ModelShape | None) -> Finding:
+def find_memory(
+    options: Options, size: str | ModelShape | None, processor: Processor | None = None
+) -> Finding:
     """Compare what a batch with all visual tokens needs with what the device has.
 
-    Pictures that are cut into tiles are taken as large as the model's config lets them be.
+    Pictures that are cut into tiles, or take any number of patches, are taken as large as the
+    model's config, or its processor, lets them be.
     """
     if size is None:
         return Finding("memory", None, "the sizes of this model are not known here")
@@ -278,11 +297,11 @@ def find_memory(options: Options, size: str | ModelShape | None) -> Finding:
     dtype = find_precision(options.dtype, device)
     bits = 8 * dtype.itemsize
     precision, batch = Precision(str(dtype), bits, bits, bits), options.batch_size
-    shown = find_shown(size, most=True)
-    costs = estimate_memory(size, TEXT_TOKENS + shown.slots, precision, batch)
+    shown, (costed, part) = find_shown(size, True, processor), _costed(size)
+    costs = estimate_memory(costed, TEXT_TOKENS + shown.slots, precision, batch)
     needed = costs["footprint_bytes"].item()
-    note = f"about {needed / 2**30:.1f} GiB in {bits} bits at batch size {batch}"
-    if shown.tiles > 1:
+    note = f"about {needed / 2**30:.1f} GiB in {bits} bits at batch size {batch}{part}"
+    if shown.tiles > 1 or part:
         note += f", {shown.tokens:,} visual tokens of {shown.tiles} tiles or frames"
     if device == "cpu":
         free = psutil.virtual_memory().available
@@ -297,22 +316,32 @@ def find_disk(weights: Finding, size: str | ModelShape | None) -> Finding:
     """Compare the space that missing weights take with what is free where they will be."""
     cache = Path(constants.HF_HUB_CACHE).absolute()
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
-    needed = 0.0 if weights.ready or size is None else weight_bytes(size)
-    note = f"{needed / 2**30:.1f} GiB for weights to fetch, {free / 2**30:.1f} GiB are free"
+    costed, part = (None, "") if weights.ready or size is None else _costed(size)
+    needed = 0.0 if costed is None else weight_bytes(costed)
+    note = f"{needed / 2**30:.1f} GiB for weights to fetch{part}, {free / 2**30:.1f} GiB are free"
     return Finding("disk", needed < free, note + "; data sets come on top where they are missing")
 
 
-def find_shown(size: str | ModelShape, most: bool = False) -> Shown:
+def find_shown(
+    size: str | ModelShape, most: bool = False, processor: Processor | None = None
+) -> Shown:
     """Say what a picture of a usual size is to a model, or one with the ``most`` visual tokens.
 
-    To a Video-LLaVA it is a clip. ValueError, where the config does not say it.
+    To a Video-LLaVA it is a clip. ValueError, where neither config nor processor says it.
     """
     config = config_of(size)
     if getattr(config, "model_type", None) == "video_llava":
         return shown_by(config, frames=FRAMES)
-    cut = getattr(config, "image_grid_pinpoints", None)
-    sizes = cut if most and cut else [PICTURE_PX]
-    return max((shown_by(config, tuple(own)) for own in sizes), key=lambda own: own.slots)
+    return shown_of(config, processor, None if most else PICTURE_PX)
+
+
+def _costed(size: str | ModelShape) -> tuple[str | ModelShape | Config, str]:
+    """What costs are estimated of, and a note where the vision tower is of a kind not known."""
+    try:
+        read_shape(size)
+    except ValueError:
+        return config_of(size).get_text_config(), " (its language model alone)"
+    return size, ""
 
 
 def _size(pretrained: str) -> str | ModelShape | None:
@@ -334,6 +363,7 @@ def _lengths(
     limit: int | None,
     size: str | ModelShape | None,
     hardware: str,
+    processor: Processor | None,
 ) -> list[Finding]:
     if size is None or any(own.items is None for own in data):
         return [Finding("time", None, "not known before the weights and questions are here")]
@@ -342,15 +372,15 @@ def _lengths(
         note = f"{asked * len(methods)} answers; measure a CPU with a small limit"
         return [Finding("time", None, note)]
     try:
-        shown = find_shown(size)
+        shown, (costed, part) = find_shown(size, processor=processor), _costed(size)
     except ValueError as error:
         return [Finding("time", None, _line(error))]
     floors_s, told = [], {}
     for label, own in methods.items():
         tokens = _tokens(own, shown)
-        floors_s.append(_floor_s(own, tokens, size, shown, hardware) * asked)
+        floors_s.append(_floor_s(own, tokens, costed, shown, hardware) * asked)
         told[label] = f"{asked} questions, about {tokens} visual tokens each: "
-        told[label] += _between(floors_s[-1], hardware)
+        told[label] += _between(floors_s[-1], hardware) + part
     if len(methods) > 1:
         told["all methods"] = _between(sum(floors_s), hardware)
     return [Finding(f"time of {label}", None, note) for label, note in told.items()]
@@ -364,9 +394,7 @@ def _tokens(options: Options, shown: Shown) -> int:
     return kept or round(SHARES[reducer.settings.spatial] * shown.tokens)
 
 
-def _floor_s(
-    options: Options, tokens: int, size: str | ModelShape, shown: Shown, hardware: str
-) -> float:
+def _floor_s(options: Options, tokens: int, size: Any, shown: Shown, hardware: str) -> float:
     """Return the least seconds that one question takes in a full batch."""
     markers = min(shown.markers, tokens)  # sent where one of their tokens is
     costs = estimate_costs(

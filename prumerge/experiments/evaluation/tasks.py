@@ -111,7 +111,7 @@ def drawn_for(tasks: Sequence[str], pretrained: str) -> list[str]:
     if pretrained in RANDOM or not {PLAIN.name, f"{PLAIN.name}_full"} & set(tasks):
         return list(tasks)
     try:
-        style = style_of(read_config(pretrained)).name
+        style = style_of(read_config(pretrained, any_family=True)).name
     except ValueError:  # loading the model will say so
         return list(tasks)
     own = {PLAIN.name + size: style + size for size in SIZES}

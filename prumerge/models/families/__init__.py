@@ -67,6 +67,7 @@ class Family:
             receives.
         places: ``places(model, arguments, read)`` tells the position ids of full prompts where a
             token has three (M-RoPE); their original ones are the default then.
+        projector: Modules, below ``model.model``, that turn features into visual tokens.
         outputs: Packs visual tokens as encoder outputs for ``forward``, where its language model
             takes more of a token than an embedding, the rest of it side by side.
     """
@@ -81,6 +82,7 @@ class Family:
     first_layer: Callable[[nn.Module], nn.Module] = _first_layer
     received: bool = False
     places: Callable[[nn.Module, dict[str, Any], Read | None], Tensor] | None = None
+    projector: tuple[str, ...] = ("multi_modal_projector",)
     outputs: Callable[[nn.Module, Tensor], Any] | None = None
 
     @property

@@ -269,4 +269,5 @@ FAMILY = Family(
     first_layer=first_layer,
     received=True,
     places=places,
+    projector=("visual.merger",),
 )

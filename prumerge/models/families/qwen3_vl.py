@@ -79,5 +79,6 @@ FAMILY = Family(
     first_layer=first_layer,
     received=True,
     places=places,
+    projector=("visual.merger", "visual.deepstack_merger_list"),
     outputs=outputs,
 )

@@ -1,0 +1,56 @@
+"""What stands in a prompt for a picture: placeholders, as its model's processor writes them."""
+
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from prumerge.models.loading import Processor
+from prumerge.models.preprocessing import of_pictures, prepare
+from prumerge.roofline import Shown, shown_by
+
+
+def place_of(
+    processor: Processor, picture: Image.Image, do_pad: bool = True
+) -> tuple[list[int], dict[str, Tensor]]:
+    """Return the ids that a prompt has in place of a picture's mark, and the model's inputs for it.
+
+    The ids are placeholders, and what the processor puts around them; the inputs are all that it
+    returns of a batch of this one picture, such as ``pixel_values`` and ``image_grid_thw``.
+    """
+    mark, shown = processor.image_token, prepare(processor, [picture], do_pad)
+    inputs = dict(processor(images=shown, text=[mark], return_tensors="pt"))
+    ids = inputs.pop("input_ids")[0].tolist()
+    alone = processor.tokenizer(mark)["input_ids"]  # perhaps behind a start token
+    before = alone.index(processor.image_token_id)
+    del inputs["attention_mask"]
+    return ids[before : len(ids) - (len(alone) - before - 1)], inputs
+
+
+def shown_of(
+    config: Any, processor: Processor | None, size: tuple[int, int] | None = None
+) -> Shown:
+    """Count what one picture is in a model's prompt, where its processor decides about it too.
+
+    Args:
+        config: Of a model, or the sizes of one, as for :func:`prumerge.roofline.shown_by`.
+        processor: None leaves it at what the config says.
+        size: Height and width in pixels; None is the picture with the most placeholders.
+
+    Raises:
+        ValueError: If neither says it.
+    """
+    pictures: Any = None if processor is None else of_pictures(processor)
+    if pictures is not None and getattr(config, "model_type", None) == "internvl":
+        cut = {"crop_to_patches": True}
+        tiles = pictures.get_number_of_image_patches(*size, cut) if size else None
+        return shown_by(config, tiles=tiles or pictures.max_patches + 1)
+    if hasattr(pictures, "merge_size"):  # Qwen: any number of patches
+        square = pictures.merge_size**2
+        if size is None:
+            return Shown(1, pictures.size["longest_edge"] // (pictures.patch_size**2 * square))
+        return Shown(1, pictures.get_number_of_image_patches(*size, {}) // square)
+    cut = getattr(config, "image_grid_pinpoints", None)
+    sizes = cut if cut and size is None else [size]
+    found = (shown_by(config, own and tuple(own)) for own in sizes)
+    return max(found, key=lambda own: own.slots)
