@@ -213,6 +213,7 @@ def test_a_model_of_the_7bs_shapes_takes_a_step(tmp_path):
     processor = build_processor(24)
     processor.image_processor.size = {"shortest_edge": 336}
     processor.image_processor.crop_size = {"height": 336, "width": 336}
+    processor.patch_size = 14
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=processor.image_token_id
     )

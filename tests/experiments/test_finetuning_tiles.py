@@ -56,11 +56,11 @@ def test_a_batch_is_what_the_processor_makes(tiny):
 def test_the_longest_picture_counts_before_it_is_opened(tiny):
     model, processor = load(tiny)
     record = Record("a", "a.png", TURNS[:1])
-    assert most_slots(model) == 36 + 12 * 12 + 12
+    assert most_slots(model, processor) == 36 + 12 * 12 + 12
     with pytest.raises(ValueError, match=r"a: 20\d tokens, more than max_length=200"):
-        to_sample(processor, record, None, most_slots(model), max_length=200)
+        to_sample(processor, record, None, most_slots(model, processor), max_length=200)
     small = Image.new("RGB", (48, 96), "red")
-    assert "pixel_values" in to_sample(processor, record, small, most_slots(model), 200)
+    assert "pixel_values" in to_sample(processor, record, small, most_slots(model, processor), 200)
 
 
 @pytest.mark.parametrize("which", ["tiny", "mini-next"])
@@ -108,9 +108,9 @@ def test_what_a_step_costs_is_measured(tiny):
 
 
 @pytest.mark.parametrize("train", [tune, align])
-def test_other_families_are_refused(train, tmp_path):
-    model = toy("vipllava").model
-    with pytest.raises(ValueError, match="got VipLlavaForConditionalGeneration: attach to it"):
+def test_models_of_clips_are_refused(train, tmp_path):
+    model = toy("video_llava").model
+    with pytest.raises(ValueError, match="got VideoLlavaForConditionalGeneration: attach to it"):
         train(model, load_processor("mini"), [], arguments(tmp_path))
 
 

@@ -344,11 +344,11 @@ def test_all_parts_prepare_a_picture_alike(tmp_path, monkeypatch):
     answer(model, processor, [again], ["is there a red 7 ?"], max_new_tokens=1)
     Explorer(model, processor, file=str(tmp_path / "sideways.png"))
     record = Record("a", "sideways.png", (("is there a red 7 ?", "yes"),))
-    seen.append(to_sample(processor, record, again, grid_of(model) ** 2)["pixel_values"][None])
+    seen.append(to_sample(processor, record, again, grid_of(model) ** 2)["pixel_values"])
     assert len(seen) == 3 and all(torch.equal(pixels, wanted) for pixels in seen)
     for do_pad in (True, False):
         cropped = to_sample(processor, record, again, grid_of(model) ** 2, do_pad=do_pad)
-        assert torch.equal(cropped["pixel_values"][None], wanted) is do_pad
+        assert torch.equal(cropped["pixel_values"], wanted) is do_pad
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])

@@ -69,10 +69,10 @@ def train(arguments: list[str]) -> None:
                 training.learning_rate, options.projector_rate)  # fmt: skip
     method = resolve(**named_values(options.reduce))
     dtype = "bfloat16" if training.bf16 else "float32"
-    model, processor = load(options.model, "cpu", dtype)
+    model, processor = load(options.model, "cpu", dtype, any_family=True)
     limits = {"max_length": options.max_length, "do_pad": options.do_pad}
     limits["preface"] = VICUNA_V1 if options.conversation == "vicuna_v1" else ""
-    patches = most_slots(model)
+    patches = most_slots(model, processor)
     examples = InstructionFile(
         options.data, options.images, options.on_problem,
         check=lambda record: to_sample(processor, record, None, patches, **limits),

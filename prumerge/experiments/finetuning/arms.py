@@ -299,7 +299,7 @@ def _measure(
 ) -> dict[str, Any]:
     model, processor = load(name, device)
     scenes = SceneInstructions(batch_size, grid=grid_of(model), style=style_of(model))
-    patches = most_slots(model)
+    patches = most_slots(model, processor)
     samples = [to_sample(processor, *scenes[i], patches=patches) for i in range(batch_size)]
     batch = collate(samples, processor.tokenizer.pad_token_id)
     batch = {key: value.to(device) for key, value in batch.items()}

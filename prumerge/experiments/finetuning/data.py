@@ -30,18 +30,18 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlavaNextProcessor
 
-from prumerge.mini.pictures import read_picture, to_pixels
+from prumerge.mini.pictures import read_picture
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene, most_objects
 from prumerge.mini.styles import PLAIN, Style
 from prumerge.models.inputs import IGNORED_LABEL
 from prumerge.models.loading import Processor
-from prumerge.models.preprocessing import prepare
+from prumerge.models.placeholders import place_of
 from prumerge.paths import written_whole
 
 IMAGE = "<image>"
+TYPES = "mm_token_type_ids"
 SCENE_SEED = 70_000  # far from the seeds of training from nothing and of the held-out questions
 _PIECE_CHARACTERS = 1 << 20
 _LONGEST_CHARACTERS = 1 << 26
@@ -299,76 +299,93 @@ def to_sample(
     preface: str = "",
     do_pad: bool = True,
 ) -> dict[str, Any]:
-    """Make a sample: ``input_ids`` and ``labels`` as lists, and a picture's ``pixel_values``.
+    """Make a sample: ``input_ids`` and ``labels`` as lists, and what the model needs of a picture.
 
-    Only answers have labels. ``preface`` is text in front of all; with ``do_pad=False`` the
-    picture, [3, height, width], is cropped. In tiles, [tiles, 3, height, width], it has
-    ``image_sizes`` beside it. All its ``patches`` count for ``max_length``, since the reduction
-    comes later; those in tiles are counted where the picture is there. A longer sample is a
-    :class:`RecordError`: cutting it, as LLaVA does, would cut off answers.
+    The picture's part is all that the model's processor returns of a batch of this one:
+    ``pixel_values`` and, by family, ``image_sizes``, ``image_grid_thw``, ``mm_token_type_ids``.
+    Only answers have labels. ``preface`` is text in front of all; with ``do_pad=False`` the picture
+    is cropped, where :func:`prumerge.models.preprocessing.prepare` can. All its placeholders count
+    for ``max_length``, since the reduction comes later; where the picture is not there, ``patches``
+    do. A longer sample is a :class:`RecordError`: cutting it, as LLaVA does, would cut off answers.
     """
     shown: dict[str, Any] = {}
+    place = [processor.image_token_id] * patches
     if picture is not None:
-        shown, patches = _prepared(processor, picture, patches, do_pad)
-    text, learnt = _written(processor, record, patches, preface)
+        place, shown = place_of(processor, picture, do_pad)
+    text, learnt = _written(processor, record, preface)
     tokens = processor.tokenizer(text, return_offsets_mapping=True, verbose=False)
     ids = tokens["input_ids"]
+    # A token is learnt with its last character; one of no characters never.
+    places = zip(ids, tokens["offset_mapping"], strict=True)
+    labels = [i if a < b and learnt[b - 1] else IGNORED_LABEL for i, (a, b) in places]
+    if record.image is not None:
+        at = ids.index(processor.image_token_id)
+        ids[at : at + 1], labels[at : at + 1] = place, [IGNORED_LABEL] * len(place)
     if max_length is not None and len(ids) > max_length:
         raise RecordError(
             f"{record.where}: {len(ids)} tokens, more than max_length={max_length}: shorten the "
             "conversation or raise the limit"
         )
-    # A token is learnt with its last character; one of no characters never.
-    places = zip(ids, tokens["offset_mapping"], strict=True)
-    labels = [i if a < b and learnt[b - 1] else IGNORED_LABEL for i, (a, b) in places]
+    if TYPES in shown:
+        shown[TYPES] = [int(i == processor.image_token_id) for i in ids]
     return {"input_ids": ids, "labels": labels, **shown}
 
 
-def _prepared(
-    processor: Processor, picture: Image.Image, patches: int, do_pad: bool
-) -> tuple[dict[str, Tensor], int]:
-    """Return what the model needs of a picture, and how many placeholders show it."""
-    if not isinstance(processor, LlavaNextProcessor):
-        return {"pixel_values": to_pixels(processor, [picture], do_pad)[0]}, patches
-    shown = prepare(processor, [picture], do_pad)
-    inputs = processor(images=shown, text=[processor.image_token], return_tensors="pt")
-    count = int((inputs.pop("input_ids") == processor.image_token_id).sum())
-    return {name: inputs[name][0] for name in ("pixel_values", "image_sizes")}, count
+def _written(processor: Processor, record: Record, preface: str) -> tuple[str, list[bool]]:
+    """Write a conversation by the chat template; mark the answers, each with its end token.
 
-
-def _written(
-    processor: Processor, record: Record, patches: int, preface: str
-) -> tuple[str, list[bool]]:
-    """Write a conversation by the chat template; mark the answers, each with its end token."""
-    text, learnt = preface, [False] * len(preface)
+    A template that ends answers itself, such as ChatML, writes the whole conversation. Behind any
+    other each turn is written by itself and ended by the end token, as LLaVA was trained.
+    """
+    words, write = processor.tokenizer, processor.apply_chat_template
+    text, learnt, messages, done = preface, [False] * len(preface), [], ""
     for number, (question, answer) in enumerate(record.turns):
-        shown = number == 0 and record.image is not None
-        content = [{"type": "image"}] * shown + [{"type": "text", "text": question}]
-        turn = [{"role": "user", "content": content}]
-        asked = processor.apply_chat_template(turn, add_generation_prompt=True).rstrip() + " "
-        if shown:
-            image = processor.image_token
-            asked = asked.replace(image, image * patches, 1)
-        said = answer + processor.tokenizer.eos_token
-        text += asked + said
-        learnt += [False] * len(asked) + [True] * len(said)
+        content = [{"type": "text", "text": question}]
+        if number == 0 and record.image is not None:
+            content.insert(0, {"type": "image"})
+        messages.append({"role": "user", "content": content})
+        asked = write(messages, add_generation_prompt=True)
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        whole = write(messages)
+        at = whole.find(answer, len(asked))
+        if at < 0 or not whole.startswith(asked) or not asked.startswith(done):
+            raise ValueError(
+                f"{record.where}: the chat template does not write a conversation turn by turn "
+                f"behind {asked!r}, so that its answers cannot be told: give the processor another"
+            )
+        end, behind = at + len(answer), whole[at + len(answer) :]
+        marks = [own for own in words.all_special_tokens if own in behind]
+        if marks:
+            end += min(behind.index(own) + len(own) for own in marks)
+            pieces, done = (whole[len(done) : at], whole[at:end], whole[end:]), whole
+        else:
+            pieces, messages = (asked.rstrip() + " ", answer + words.eos_token, ""), []
+        text += "".join(pieces)
+        for piece, own in zip(pieces, (False, True, False), strict=True):
+            learnt += [own] * len(piece)
     return text, learnt
 
 
 def collate(
     samples: list[dict[str, Any]], pad_token_id: int
 ) -> dict[str, Int[Tensor, "..."] | Any]:
-    """Pad samples on the right, unlabelled and unattended; stack what there is of pictures.
+    """Pad samples on the right, unlabelled and unattended; lay what there is of pictures together.
 
-    Pictures of fewer tiles than others get tiles of zeros behind theirs, as the processor does.
+    Where a picture is a row of tiles, those of fewer tiles than others get tiles of zeros behind
+    theirs; what else a family has of each picture (patches, tiles, sizes) is laid end to end. Both
+    are what its processor does.
     """
     fills = {"input_ids": pad_token_id, "labels": IGNORED_LABEL, "attention_mask": 0}
     rows = [{**sample, "attention_mask": [1] * len(sample["input_ids"])} for sample in samples]
+    if any(TYPES in row for row in rows):
+        fills[TYPES] = 0
+        rows = [{TYPES: [0] * len(row["input_ids"])} | row for row in rows]
     batch = {
         name: pad_sequence([torch.tensor(row[name]) for row in rows], True, fill)
         for name, fill in fills.items()
     }
-    for name in ("pixel_values", "image_sizes"):
-        if pictures := [sample[name] for sample in samples if name in sample]:
-            batch[name] = pad_sequence(pictures, batch_first=True)
+    for name in dict.fromkeys(name for row in rows for name in row if name not in fills):
+        own = [row[name] for row in rows if name in row]
+        in_tiles = own[0].ndim > 4  # [1, tiles, 3, height, width]
+        batch[name] = pad_sequence([v[0] for v in own], True) if in_tiles else torch.cat(own)
     return batch

@@ -6,6 +6,8 @@ tower frozen. Its command line adds one epoch, a cosine, 3 % of warm-up, bfloat1
 """
 
 import json
+import re
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +16,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import (
-    LlavaForConditionalGeneration,
-    LlavaNextForConditionalGeneration,
     PreTrainedModel,
     PrinterCallback,
     Trainer,
@@ -31,12 +31,11 @@ from prumerge.experiments.finetuning.data import Example, collate, to_sample
 from prumerge.methods import Method
 from prumerge.models.adapters import check_card, quiet_peft, write_card
 from prumerge.models.attachment import attach
-from prumerge.models.loading import Processor, patches_of
-from prumerge.roofline import shown_by
+from prumerge.models.families import FAMILIES, family_of
+from prumerge.models.loading import Processor
+from prumerge.models.placeholders import shown_of
 
 LANGUAGE_LAYERS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
-PROJECTOR = "multi_modal_projector"
-PROJECTOR_LAYERS = r".*multi_modal_projector\.linear_[12]"
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,15 @@ class Lora:
 
 def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     """Put fresh updates, which change nothing yet, into a stock model; the rest is frozen."""
-    projector = f"|{PROJECTOR_LAYERS}" if lora.projector == "lora" else ""
+    own = projectors(model)
+    layers = {n for n, m in model.named_modules() if isinstance(m, nn.Linear) and _within(n, own)}
+    targets = [LANGUAGE_LAYERS, *map(re.escape, layers if lora.projector == "lora" else ())]
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=LANGUAGE_LAYERS + projector,
-        modules_to_save=[PROJECTOR] if lora.projector == "full" else None,
+        target_modules="|".join(targets),
+        modules_to_save=own if lora.projector == "full" else None,
         task_type="CAUSAL_LM",
     )
     tuned = get_peft_model(model, config)
@@ -85,27 +86,45 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     return tuned
 
 
-def most_slots(model: PreTrainedModel) -> int:
-    """Return the placeholders of a picture, or the most that one in tiles has.
+def projectors(model: PreTrainedModel) -> list[str]:
+    """Name the modules that turn features into visual tokens; ``multi_modal_projector`` in a LLaVA.
+
+    A model that is not shown pictures here is a ValueError.
+    """
+    family = family_of(model)
+    if family is None or model.config.model_type == "video_llava":
+        taken = ", ".join(name for name, own in FAMILIES.items() if own != "video_llava")
+        raise ValueError(
+            f"training takes pictures, and models of the classes {taken}, got "
+            f"{type(model).__name__}: attach to it and train with a loop of your own"
+        )
+    found = []
+    for name in family.projector:
+        several = isinstance(model.model.get_submodule(name), nn.ModuleList)
+        parts = range(len(model.model.get_submodule(name))) if several else ()
+        found += [f"{name}.{number}" for number in parts] or [name]
+    return found
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return any(f".{own}." in f".{name}." for own in modules)
+
+
+def most_slots(model: PreTrainedModel, processor: Processor) -> int:
+    """Return the most placeholders that a picture can have; a LLaVA-1.5's have one number.
 
     A model of a family that is not trained here is a ValueError.
     """
-    if not isinstance(model, LlavaForConditionalGeneration | LlavaNextForConditionalGeneration):
-        raise ValueError(
-            f"training takes a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, "
-            f"got {type(model).__name__}: attach to it and train with a loop of your own"
-        )
-    if isinstance(model, LlavaForConditionalGeneration):
-        return patches_of(model)
-    sizes = model.config.image_grid_pinpoints
-    return max(shown_by(model.config, tuple(size)).slots for size in sizes)
+    projectors(model)
+    return shown_of(model.config, processor).slots
 
 
 def parameter_groups(tuned: PeftModel, lora: Lora) -> list[dict[str, Any]]:
     """Sort what is trained by its learning rate."""
     trained = [(name, p) for name, p in tuned.named_parameters() if p.requires_grad]
-    projector = [p for name, p in trained if PROJECTOR in name]
-    language = [p for name, p in trained if PROJECTOR not in name]
+    own = projectors(tuned.get_base_model())
+    projector = [p for name, p in trained if _within(name, own)]
+    language = [p for name, p in trained if not _within(name, own)]
     groups = [{"params": language, "lr": lora.rate}]
     return groups + ([{"params": projector, "lr": lora.projector_rate}] if projector else [])
 
@@ -147,6 +166,7 @@ class ReducedTrainer(Trainer):
     """
 
     do_pad = True
+    projectors: Sequence[str] = ()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
@@ -159,8 +179,8 @@ class ReducedTrainer(Trainer):
         loss = super().compute_loss(model, inputs, *args, **options)
         if "pixel_values" in inputs or not isinstance(loss, Tensor):
             return loss
-        unused = [p for n, p in model.named_parameters() if p.requires_grad and PROJECTOR in n]
-        return loss + sum(p.sum() * 0 for p in unused)
+        unused = (p for n, p in model.named_parameters() if _within(n, self.projectors))
+        return loss + sum(p.sum() * 0 for p in unused if p.requires_grad)
 
 
 @quiet_peft()
@@ -175,19 +195,19 @@ def tune(
     preface: str = "",
     do_pad: bool = True,
 ) -> tuple[PeftModel, list[dict[str, float]]]:
-    """Tune a stock LLaVA, or go on from the last complete checkpoint in ``arguments.output_dir``.
+    """Tune a stock model, or go on from the last complete checkpoint in ``arguments.output_dir``.
 
-    It is a LLaVA-1.5 or a LLaVA-NeXT; another model is a ValueError. Without ``lora`` it is the
-    paper's recipe, without ``method`` all visual tokens are sent. ``max_length`` counts a sample's
-    tokens before the reduction; ``preface`` is text in front of each conversation; ``do_pad=False``
-    crops pictures, which the adapter's card tells. To go on from a checkpoint that saw them
-    prepared otherwise is a ValueError.
+    It is of any family but Video-LLaVA, and shown pictures; another model is a ValueError. Without
+    ``lora`` it is the paper's recipe, without ``method`` all visual tokens are sent. ``max_length``
+    counts a sample's tokens before the reduction; ``preface`` is text in front of each
+    conversation; ``do_pad=False`` crops pictures of a model that takes squares, which the adapter's
+    card tells. To go on from a checkpoint that saw them prepared otherwise is a ValueError.
 
     Returns:
         The tuned model, nothing attached, with ``model`` as its base, and the Trainer's log, the
         last step included. The adapter lies in ``arguments.output_dir``, as PEFT saves it.
     """
-    lora, patches = lora or Lora(), most_slots(model)
+    lora, patches = lora or Lora(), most_slots(model, processor)
     if resumed := last_checkpoint(Path(arguments.output_dir)):
         check_card(Path(resumed), do_pad)
     set_seed(arguments.seed)
@@ -202,7 +222,7 @@ def tune(
         data_collator=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
         optimizers=(torch.optim.AdamW(parameter_groups(tuned, lora), weight_decay=0.0), None),
     )
-    trainer.do_pad = do_pad
+    trainer.do_pad, trainer.projectors = do_pad, projectors(model)
     trainer.add_callback(LogLast)
     trainer.remove_callback(PrinterCallback)  # where bars are switched off, it prints every step
     with attach(model, method) if method else nullcontext():
@@ -224,10 +244,11 @@ def align(
     Returns:
         The Trainer's log.
     """
-    patches = most_slots(model)
+    patches = most_slots(model, processor)
     set_seed(arguments.seed)
     model.requires_grad_(False)
-    model.model.multi_modal_projector.requires_grad_(True)
+    for name in projectors(model):
+        model.model.get_submodule(name).requires_grad_(True)
     make = partial(to_sample, processor, patches=patches)
     arguments.remove_unused_columns = False
     trainer = ReducedTrainer(
@@ -236,6 +257,7 @@ def align(
         train_dataset=Samples(examples, make),
         data_collator=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
     )
+    trainer.projectors = projectors(model)
     trainer.add_callback(LogLast)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
