@@ -289,6 +289,20 @@ def llava_onevision() -> Toy:
     return Toy(model, VIDEO_ROWS, _frames_or_tiles, {"image": IMAGE, "video": VIDEO})
 
 
+def qwen2_vl() -> Toy:
+    text, vision = qwen_text(), qwen_vision()
+    widths = {"embed_dim": vision.pop("hidden_size"), "hidden_size": vision.pop("out_hidden_size")}
+    config = transformers.Qwen2VLConfig(
+        vision_config={"depth": 4, "mlp_ratio": 2, **vision, **widths},
+        text_config=text,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+    )
+    model = built(transformers.Qwen2VLForConditionalGeneration, config)
+    tokens = {"image": IMAGE, "video": VIDEO}
+    return Toy(model, VIDEOS_APART, _any_size, tokens, joined=True, typed=True)
+
+
 def qwen2_5_vl() -> Toy:
     config = transformers.Qwen2_5_VLConfig(
         vision_config={
@@ -307,23 +321,34 @@ def qwen2_5_vl() -> Toy:
     return Toy(model, VIDEOS_APART, _any_size, tokens, joined=True, typed=True)
 
 
-def qwen3_vl() -> Toy:
-    config = transformers.Qwen3VLConfig(
+def qwen3_vl(
+    config_class: Any = transformers.Qwen3VLConfig,
+    model_class: Any = transformers.Qwen3VLForConditionalGeneration,
+    **more: Any,
+) -> Toy:
+    config = config_class(
         vision_config={
             "depth": 4,
             "deepstack_visual_indexes": [0, 2],
             "num_position_embeddings": 16,
             **qwen_vision(),
         },
-        text_config=qwen_text() | {"head_dim": 12, "num_hidden_layers": 3},
+        text_config=qwen_text() | {"head_dim": 12, "num_hidden_layers": 3} | more,
         image_token_id=IMAGE,
         video_token_id=VIDEO,
     )
-    model = built(transformers.Qwen3VLForConditionalGeneration, config)
+    model = built(model_class, config)
     tokens = {"image": IMAGE, "video": VIDEO}
     return Toy(
         model, VIDEOS_APART, _any_size, tokens, joined=True, typed=True, frames=frames_of_video
     )
+
+
+def qwen3_vl_moe() -> Toy:
+    classes = transformers.Qwen3VLMoeConfig, transformers.Qwen3VLMoeForConditionalGeneration
+    made = qwen3_vl(*classes, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+    made.model.set_experts_implementation("eager")  # the grouped one has no float64
+    return made
 
 
 def qwen_vision() -> dict[str, Any]:
@@ -393,8 +418,10 @@ BUILDERS = {
     "video_llava": video_llava,
     "internvl": internvl,
     "llava_onevision": llava_onevision,
+    "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "qwen3_vl_moe": qwen3_vl_moe,
 }
 TRIED = pytest.mark.skipif(
     Version(transformers.__version__) < Version(OLDEST), reason=f"transformers before {OLDEST}"

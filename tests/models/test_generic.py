@@ -135,3 +135,12 @@ def test_it_is_offered_by_name_and_merges_nothing():
         prumerge.attach(model)
     with pytest.raises(ValueError, match="generic=True drops tokens and merges none"):
         prumerge.attach(model, "prumerge", generic=True)
+
+
+def test_a_model_that_looks_token_ids_up_in_its_layers_is_refused():
+    sizes = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+    text = gemma(transformers.Gemma4TextConfig, layer_types=["full_attention"] * 2, **sizes)
+    config = transformers.Gemma4Config(text_config=text, image_token_id=IMAGE)
+    model = transformers.Gemma4ForConditionalGeneration(config)
+    with pytest.raises(ValueError, match=r"got Gemma4For\w+, whose layers look up token ids"):
+        prumerge.attach(model, "divprune", budget=4, generic=True)

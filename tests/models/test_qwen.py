@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL: windows, M-RoPE, deepstack, against the stock model's own parts."""
+"""Qwen2-VL to Qwen3-VL: windows, M-RoPE, deepstack, against the stock model's own parts."""
 
 import copy
 import threading
@@ -17,7 +17,7 @@ from prumerge.models.positions import stretch
 from prumerge.settings import Settings
 
 pytestmark = TRIED
-FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 MIXED = 2  # the row with two pictures and a video between them
 DROPPING = {"order": "raster", "neighbours": 0, "extra_token": False, "budget": 0.4}
 
@@ -46,7 +46,7 @@ def encoded_by_stock(made, inputs):
 
 
 @pytest.mark.parametrize("positions", ["original", "stretched"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "qwen3_vl_moe"])
 def test_dropping_is_the_stock_model_on_what_is_left(family, positions):
     """Rows, those of deepstack too, and position ids are picked by hand here."""
     made = toy(family)
@@ -71,7 +71,7 @@ def test_dropping_is_the_stock_model_on_what_is_left(family, positions):
                     standing[here] = part[stretch(len(here), len(part))]
         rows = torch.cat(kept)
         output.pooler_output = [torch.cat(output.pooler_output)[rows]]
-        if family == "qwen3_vl":
+        if family.startswith("qwen3_vl"):
             deep = [torch.cat(own)[rows] for own in output.deepstack_features]
             output.deepstack_features = [[own] for own in deep]
     places = full_places(made, inputs)[:, :, standing[stays[0]]]
@@ -81,6 +81,15 @@ def test_dropping_is_the_stock_model_on_what_is_left(family, positions):
         ).logits
     assert ours.shape[1] < ids.shape[1]
     torch.testing.assert_close(ours, expected, atol=1e-10, rtol=1e-10)
+
+
+def test_a_mixture_of_experts_answers_as_its_stock_model():
+    made = toy("qwen3_vl_moe")
+    inputs = made.inputs()
+    options = {"max_new_tokens": 5, "num_beams": 2, "do_sample": False}
+    stock = made.model.generate(**inputs, **options)
+    with prumerge.attach(made.model, "all", order="raster"):
+        assert torch.equal(made.model.generate(**inputs, **options), stock)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

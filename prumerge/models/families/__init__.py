@@ -10,8 +10,10 @@ llava_next_video LlavaNextVideoForConditionalGeneration     CLIP, tiles; frames 
 video_llava      VideoLlavaForConditionalGeneration         CLIP, pictures and frames
 internvl         InternVLForConditionalGeneration           InternViT, tiles behind the shuffle
 llava_onevision  LlavaOnevisionForConditionalGeneration     SigLIP, behind stitching and pooling
-qwen2_5_vl       Qwen2_5_VLForConditionalGeneration         its own, behind the merger's first half
+qwen2_5_vl       Qwen2VLForConditionalGeneration            its own, behind the merger's first half
+qwen2_5_vl       Qwen2_5_VLForConditionalGeneration         the same, most blocks in windows
 qwen3_vl         Qwen3VLForConditionalGeneration            the same, with what first layers add
+qwen3_vl         Qwen3VLMoeForConditionalGeneration         the same, before a mixture of experts
 ================ ========================================== ======================================
 """
 
@@ -41,8 +43,10 @@ FAMILIES = {
     "VideoLlavaForConditionalGeneration": "video_llava",
     "InternVLForConditionalGeneration": "internvl",
     "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+    "Qwen2VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
+    "Qwen3VLMoeForConditionalGeneration": "qwen3_vl",
 }
 
 

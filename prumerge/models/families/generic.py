@@ -34,13 +34,21 @@ def can_drop(model: nn.Module) -> bool:
     """Whether a model encodes pictures in a way that is known here."""
     core, config = getattr(model, "model", None), getattr(model, "config", None)
     known = hasattr(core, "get_image_features") and hasattr(config, "image_token_id")
-    return known and not hasattr(core, "get_rope_index")
+    return known and not hasattr(core, "get_rope_index") and not _reads_ids(config)
+
+
+def _reads_ids(config: Any) -> bool:
+    """Whether each layer of the language model looks token ids up, which embeddings lack."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    return bool(getattr(text, "hidden_size_per_layer_input", 0))
 
 
 def offer(model: nn.Module) -> str:
     """What to say of a model of no known family."""
     if hasattr(getattr(model, "model", None), "get_rope_index"):
         return ", whose positions count rows and columns (M-RoPE): of such, no other is reduced"
+    if _reads_ids(getattr(model, "config", None)):
+        return ", whose layers look up token ids, and visual tokens have none: it is not reduced"
     if can_drop(model):
         return ": pass generic=True, which drops tokens of any model that encodes pictures so"
     return ': load one with LlavaForConditionalGeneration.from_pretrained("...")'

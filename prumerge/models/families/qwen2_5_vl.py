@@ -1,8 +1,8 @@
-"""Qwen2.5-VL: pictures of any size, four patches to a slot, and videos frame by frame.
+"""Qwen2-VL and Qwen2.5-VL: pictures of any size, four patches to a slot; videos frame by frame.
 
 The encoder's merger norms patches, lays each square of 2 x 2 side by side and sends it through an
 MLP. Reduction stands before that MLP, where one row is one slot, so that it runs on kept rows only.
-Inside, the encoder orders squares by windows; here, as in prompts, they are in raster order.
+Inside, the later encoder orders squares by windows; here, as in prompts, they are in raster order.
 
 There is no class token. The score is the attention that a patch receives in the last block whose
 attention is not cut into windows, summed over the four of a slot. Pictures do not see each other
@@ -13,7 +13,8 @@ same, shifted by a patch, unlike each other. Neither carries gradients.
 ``pixel_values`` and grids are the processor's: patches of all pictures end to end, and frames, rows
 and columns of patches of each.
 
-Source: ``Qwen2_5_VLForConditionalGeneration`` of transformers; arXiv 2502.13923.
+Source: ``Qwen2VLForConditionalGeneration`` and ``Qwen2_5_VLForConditionalGeneration`` of
+transformers; arXiv 2409.12191 and 2502.13923.
 """
 
 import copy

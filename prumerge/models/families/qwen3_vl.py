@@ -6,7 +6,8 @@ a row of features is the four inputs side by side, so that all are dropped and m
 methods that compare features compare all four. A video is a run of slots for each frame, with its
 time in words before it.
 
-Source: ``Qwen3VLForConditionalGeneration`` of transformers; DeepStack, arXiv 2406.04334.
+Source: ``Qwen3VLForConditionalGeneration`` of transformers, and its ``Moe``; DeepStack, arXiv
+2406.04334.
 """
 
 from collections.abc import Sequence
