@@ -98,7 +98,7 @@ def needs(*extras: str) -> Iterator[None]:
         package = (error.name or "prumerge").partition(".")[0]
         if package == "prumerge":
             raise
-        if package in sys.modules:  # and too old or too new to have it
+        if sys.modules.get(package):  # and too old or too new to have it
             told = f"{error.name} is missing in the {package} here: constraints.txt names a version"
         else:
             told = f"{package} is missing here: pip install 'prumerge[{','.join(extras)}]'"
