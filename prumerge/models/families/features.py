@@ -61,11 +61,17 @@ def feature_layers(
 
 
 def check_layers(
-    tower: nn.Module, settings: Settings, layers: Sequence[int], last: bool = False
+    model: nn.Module,
+    settings: Settings,
+    *,
+    tower: str = "vision_tower",
+    several: bool = True,
+    last: bool = False,
 ) -> None:
     """Refuse an encoder or a layer that cannot be scored, before there are pictures."""
-    scored = _scored(tower, layers)
-    check_tower(tower, _in_last_block(tower, settings, scored) if last else settings, scored)
+    module = getattr(model.model, tower)
+    scored = _scored(module, feature_layers(model, {}, module, several))
+    check_tower(module, _in_last_block(module, settings, scored) if last else settings, scored)
 
 
 def _scored(tower: nn.Module, layers: Sequence[int]) -> int:

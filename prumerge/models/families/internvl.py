@@ -7,6 +7,7 @@ Keys are averaged and scores summed over the four.
 Source: ``InternVLForConditionalGeneration`` of transformers.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,6 @@ from prumerge.models.families.features import check_layers, feature_layers, grou
 from prumerge.models.slots import Packed, visual_of
 from prumerge.settings import Settings
 from prumerge.tower import open_tower
-
-
-def check(model: nn.Module, settings: Settings) -> None:
-    tower = model.model.vision_tower
-    check_layers(tower, settings, feature_layers(model, {}, tower), last=True)
 
 
 def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dict[str, Packed]:
@@ -60,4 +56,4 @@ def _tiles_of(input_ids: Tensor, token: int, tiles: int, each: int) -> list[int]
     return counts if sum(counts) == tiles else [1] * tiles  # which the prompts then do not show
 
 
-FAMILY = Family(pack, check)
+FAMILY = Family(pack, partial(check_layers, last=True))

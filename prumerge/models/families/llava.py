@@ -3,6 +3,7 @@
 Source: ``LlavaForConditionalGeneration`` of transformers; arXiv 2310.03744.
 """
 
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,11 +13,6 @@ from prumerge.models.families import Family
 from prumerge.models.families.features import check_layers, feature_layers, read_tower
 from prumerge.models.slots import Packed, single
 from prumerge.settings import Settings
-
-
-def check(model: nn.Module, settings: Settings) -> None:
-    tower = model.model.vision_tower
-    check_layers(tower, settings, feature_layers(model, {}, tower, several=False))
 
 
 def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dict[str, Packed]:
@@ -31,4 +27,4 @@ def _slots(model: nn.Module) -> int:
     return model.config.image_seq_length
 
 
-FAMILY = Family(pack, check, each=_slots)
+FAMILY = Family(pack, partial(check_layers, several=False), each=_slots)

@@ -19,11 +19,6 @@ from prumerge.models.slots import Packed, Visual, trace, visual_of
 from prumerge.settings import Settings
 
 
-def check(model: nn.Module, settings: Settings) -> None:
-    tower = model.model.vision_tower
-    check_layers(tower, settings, feature_layers(model, {}, tower))
-
-
 def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dict[str, Packed]:
     core, pixels = model.model, arguments["pixel_values"]
     if isinstance(pixels, Packed):
@@ -101,6 +96,6 @@ def cut(pixels: Tensor, tiles: list[int]) -> Tensor:
 
 FAMILY = Family(
     pack,
-    check,
+    check_layers,
     consumed=("image_sizes", "vision_feature_layer", "vision_feature_select_strategy"),
 )

@@ -6,13 +6,13 @@ projector, where one row is one slot. Keys are averaged and scores summed over w
 Source: ``LlavaNextVideoForConditionalGeneration`` of transformers.
 """
 
+import dataclasses
 from typing import Any
 
 from torch import nn
 
-from prumerge.models.families import Family, llava_next
+from prumerge.models.families import llava_next
 from prumerge.models.families.features import (
-    check_layers,
     feature_layers,
     frames_of,
     grouped,
@@ -21,13 +21,6 @@ from prumerge.models.families.features import (
 )
 from prumerge.models.slots import Packed, videos
 from prumerge.settings import Settings
-
-VIDEOS = ("pixel_values_videos",)
-
-
-def check(model: nn.Module, settings: Settings) -> None:
-    tower = model.model.vision_tower
-    check_layers(tower, settings, feature_layers(model, {}, tower))
 
 
 def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dict[str, Packed]:
@@ -46,9 +39,8 @@ def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dic
     return packed
 
 
-FAMILY = Family(
-    pack,
-    check,
-    pixels={"image": ("pixel_values",), "video": VIDEOS},
-    consumed=llava_next.FAMILY.consumed,
+FAMILY = dataclasses.replace(
+    llava_next.FAMILY,
+    pack=pack,
+    pixels={"image": ("pixel_values",), "video": ("pixel_values_videos",)},
 )

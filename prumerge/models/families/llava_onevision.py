@@ -7,6 +7,7 @@ whole and its stitched tiles. There is no class token: scores are the attention 
 Source: ``LlavaOnevisionForConditionalGeneration`` of transformers; arXiv 2408.03326.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,13 +25,6 @@ from prumerge.models.families.features import (
 from prumerge.models.families.llava_next import cut, image_sizes, tiles_of
 from prumerge.models.slots import Packed, Visual, videos, visual_of
 from prumerge.settings import Settings
-
-VIDEOS = ("pixel_values_videos",)
-
-
-def check(model: nn.Module, settings: Settings) -> None:
-    tower = model.model.vision_tower
-    check_layers(tower, settings, feature_layers(model, {}, tower), last=True)
 
 
 def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dict[str, Packed]:
@@ -109,8 +103,8 @@ def _visual(source: Tensor, grids: list[tuple[int, int]]) -> Visual:
 
 FAMILY = Family(
     pack,
-    check,
-    pixels={"image": ("pixel_values",), "video": VIDEOS},
+    partial(check_layers, last=True),
+    pixels={"image": ("pixel_values",), "video": ("pixel_values_videos",)},
     consumed=(
         "image_sizes",
         "image_sizes_videos",

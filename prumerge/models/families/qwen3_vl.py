@@ -10,21 +10,14 @@ Source: ``Qwen3VLForConditionalGeneration`` of transformers, and its ``Moe``; De
 2406.04334.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prumerge.models.families import Family
-from prumerge.models.families.qwen2_5_vl import (
-    CONSUMED,
-    VISUALS,
-    check,
-    first_layer,
-    packed_of,
-    places,
-)
+from prumerge.models.families import qwen2_5_vl
 from prumerge.models.slots import Packed
 from prumerge.settings import Settings
 
@@ -46,7 +39,9 @@ def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dic
         pairs = zip(early, pieces, strict=True)
         return torch.cat([_behind(own, piece) for own, piece in pairs], dim=-1)
 
-    return packed_of(model, arguments, settings, rows, project, beside=beside, apart=True)
+    return qwen2_5_vl.packed_of(
+        model, arguments, settings, rows, project, beside=beside, apart=True
+    )
 
 
 def _normed(merger: nn.Module, hidden: Tensor) -> Tensor:
@@ -72,14 +67,9 @@ def outputs(model: nn.Module, tokens: Tensor) -> Any:
     )
 
 
-FAMILY = Family(
-    pack,
-    check,
-    pixels={kind: (name,) for kind, (name, _) in VISUALS.items()},
-    consumed=CONSUMED,
-    first_layer=first_layer,
-    received=True,
-    places=places,
+FAMILY = dataclasses.replace(
+    qwen2_5_vl.FAMILY,
+    pack=pack,
     projector=("visual.merger", "visual.deepstack_merger_list"),
     outputs=outputs,
 )

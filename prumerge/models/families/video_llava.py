@@ -6,6 +6,7 @@ A video is 8 x 257 slots. Its class tokens are markers: sent beside the budget, 
 Source: ``VideoLlavaForConditionalGeneration`` of transformers; arXiv 2311.10122.
 """
 
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -19,11 +20,6 @@ from prumerge.settings import Settings
 from prumerge.tower import open_tower
 
 PICTURES, VIDEOS = ("pixel_values", "pixel_values_images"), ("pixel_values_videos",)
-
-
-def check(model: nn.Module, settings: Settings) -> None:
-    tower = model.model.image_tower
-    check_layers(tower, settings, feature_layers(model, {}, tower))
 
 
 def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dict[str, Packed]:
@@ -50,7 +46,7 @@ def _first_layer(model: nn.Module) -> nn.Module:
 
 FAMILY = Family(
     pack,
-    check,
+    partial(check_layers, tower="image_tower"),
     pixels={"image": PICTURES, "video": VIDEOS},
     first_layer=_first_layer,
 )

@@ -16,10 +16,6 @@ from prumerge.models.slots import Packed, single
 from prumerge.settings import Settings
 
 
-def check(model: nn.Module, settings: Settings) -> None:
-    check_layers(model.model.vision_tower, settings, _layers(model, {}))
-
-
 def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dict[str, Packed]:
     pictures = arguments["pixel_values"]
     layers = _layers(model, arguments)
@@ -34,4 +30,4 @@ def _layers(model: nn.Module, arguments: dict[str, Any]) -> tuple[int, ...]:
     return feature_layers(model, named, model.model.vision_tower)
 
 
-FAMILY = Family(pack, check, consumed=("vision_feature_layer", "vision_feature_layers"))
+FAMILY = Family(pack, check_layers, consumed=("vision_feature_layer", "vision_feature_layers"))
