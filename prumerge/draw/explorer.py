@@ -44,7 +44,7 @@ from prumerge.models.asking import answer, generate_answers
 from prumerge.models.loading import Processor, patches_of
 from prumerge.models.preprocessing import prepare
 from prumerge.models.slots import Packed
-from prumerge.models.towers import NAME, LoadedTower, load_tower
+from prumerge.models.towers import LoadedTower, load_tower
 from prumerge.models.videos import (
     FRAMES,
     VideoProcessor,
@@ -261,8 +261,7 @@ class Explorer(VBox):
             )
         if name not in self._towers and name != OWN_TOWER:
             # The package's, so that the same is seen wherever it is installed.
-            origin = "package" if name == NAME else "any"
-            self._towers[name] = load_tower(name, str(self.model.device), origin=origin)
+            self._towers[name] = load_tower(name, str(self.model.device), origin="package")
         self._tower_name = name
         self._show_tower()
 

@@ -67,9 +67,7 @@ def load_towers(tower: str = NAME, model: str = "mini", device: str = "cpu") -> 
         told = suggestion(tower, [NAME, OWN, model])
         raise ValueError(f"tower={tower!r} is no tower: {told}, or a folder or hub id")
     try:
-        return {
-            tower: load_tower(tower, device, origin="package" if tower == NAME else "any")
-        } | own
+        return {tower: load_tower(tower, device, origin="package")} | own
     except ModuleNotFoundError as error:
         print(f"The tower of {model} looks at everything, for want of {tower}: {error}")
         return own

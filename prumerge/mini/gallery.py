@@ -44,9 +44,7 @@ def see_pictures(
         ValueError: If another tower, or no picture, can be read.
     """
     try:
-        module, processor, origin = load_tower(
-            tower, device, origin="package" if tower == NAME else "any"
-        )
+        module, processor, origin = load_tower(tower, device, origin="package")
     except ModuleNotFoundError as error:
         print(f"Nothing is seen by {tower} here: {error}")
         return None
