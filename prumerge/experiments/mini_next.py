@@ -14,13 +14,12 @@ with all tokens, for ``scores.csv``, a quarter of an hour more. A trial, without
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from prumerge.experiments.rows import provenance
-from prumerge.experiments.training import run_training, told
-from prumerge.mini.export import export, training_record
+from prumerge.experiments.training import check_count, learn, run_training, told
 from prumerge.mini.features import compute_features
 from prumerge.mini.mini_next import (
     PICTURES,
@@ -31,9 +30,7 @@ from prumerge.mini.mini_next import (
     encode_tiles,
     schedule,
 )
-from prumerge.mini.questions import write_scores
 from prumerge.mini.scenes import most_objects
-from prumerge.mini.training import train
 from prumerge.models import load
 from prumerge.models.checks import needs
 from prumerge.models.loading import fingerprint
@@ -45,13 +42,14 @@ def make(
     scale: float = 1.0,
     seed: int = 0,
     device: str = "cpu",
-    export_to: Path | None = None,
     mini: LlavaForConditionalGeneration | None = None,
+    **run: Any,
 ) -> list[dict]:
     """Train a ``mini-next``, or go on with it; return the curve.
 
     ``folder`` keeps features and progress. ``scale`` is a factor on the steps. ``mini``: None
-    begins with the mini-LLaVA. The grid ``tiles`` of the sweeps says what the model answers.
+    begins with the mini-LLaVA. ``run``: see :func:`prumerge.experiments.training.learn`. The grid
+    ``tiles`` of the sweeps says what the model answers.
     """
     origin = "given"
     if mini is None:
@@ -59,9 +57,7 @@ def make(
         origin = f"mini-LLaVA {fingerprint(TOWER, mini)}"
     model = MiniNext(mini)
     stages = schedule(model.size.grid, scale)
-    least = 2 * most_objects(model.size.grid)
-    if pictures < least:
-        raise ValueError(f"pictures must be at least {least}, of every kind one, got {pictures}")
+    check_count(pictures, 2 * most_objects(model.size.grid))
     known = compute_features(
         folder / "features",
         TiledPictures(pictures, model.style, model.size.grid, seed),
@@ -73,22 +69,8 @@ def make(
         partial(encode_tiles, model=model.llava.model),
     )
     torch.manual_seed(seed)
-    curve = train(
-        model,
-        stages,
-        folder,
-        device,
-        seed,
-        save_every=20,
-        report=told,
-        known=known,
-        make=draw_batch,
-    )
-    if export_to is not None:
-        record = provenance(device) | {"tower": origin, "kept": pictures}
-        export(model, export_to, curve, training_record(stages, curve, seed, record))
-        print(write_scores(export_to, 100 if scale > 0.05 else 2).round(2).to_string(index=False))
-    return curve
+    run |= {"scale": scale, "seed": seed, "device": device, "save_every": 20}
+    return learn(model, stages, folder, known, origin, make=draw_batch, **run)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,19 +15,16 @@ and the training an hour. A trial of some minutes, without export:
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from prumerge.experiments.rows import provenance
-from prumerge.experiments.training import run_training, told
-from prumerge.mini.export import export, training_record
+from prumerge.experiments.training import check_count, learn, run_training, told
 from prumerge.mini.features import Features, Pictures, compute_features
 from prumerge.mini.pocket import PICTURES, TOWER, Behind, Size, schedule
-from prumerge.mini.questions import write_scores
 from prumerge.mini.scenes import most_objects
 from prumerge.mini.styles import PICTURED
-from prumerge.mini.training import train
 from prumerge.models import load
 from prumerge.models.checks import needs
 from prumerge.models.frozen import fitted
@@ -40,20 +37,19 @@ def make(
     scale: float = 1.0,
     seed: int = 0,
     device: str = "cpu",
-    export_to: Path | None = None,
     size: Size = Size(),  # noqa: B008  frozen
     tower: LoadedTower | None = None,
     language: str | None = None,
+    **run: Any,
 ) -> list[dict]:
     """Train a ``pocket``, or go on with it; return the curve.
 
-    ``folder`` keeps features and progress. ``scale`` is a factor on the steps, and below 0.05 few
-    questions are asked in the end. ``tower``: None loads the one that is shipped with.
-    ``language`` names a LLaVA whose language model is gone on from; None begins from nothing.
+    ``folder`` keeps features and progress. ``scale`` is a factor on the steps. ``tower``: None
+    loads the one that is shipped with. ``language`` names a LLaVA whose language model is gone on
+    from; None begins from nothing. ``run``: see :func:`prumerge.experiments.training.learn`.
     """
     stages = schedule(size.grid, scale)
-    if pictures < 2 * most_objects(size.grid):
-        raise ValueError(f"pictures must be at least 24, of every kind one, got {pictures}")
+    check_count(pictures, 2 * most_objects(size.grid))
     tower = tower or load_tower(TOWER, device, "float32", origin="package")
     wanted = Pictures(pictures, PICTURED, size.grid, seed)
     known = _features(folder / "features", wanted, size.feature_layer, tower)
@@ -63,12 +59,8 @@ def make(
     if language is not None:
         model.speak_like(load(language)[0])
     model.standardise(known.read(np.arange(min(64, pictures))))
-    curve = train(model, stages, folder, device, seed, save_every=100, report=told, known=known)
-    if export_to is not None:
-        origin = provenance(device) | {"tower": tower.origin, "kept": pictures}
-        export(model, export_to, curve, training_record(stages, curve, seed, origin))
-        print(write_scores(export_to, 100 if scale > 0.05 else 2).round(2).to_string(index=False))
-    return curve
+    run |= {"scale": scale, "seed": seed, "device": device, "save_every": 100}
+    return learn(model, stages, folder, known, tower.origin, **run)
 
 
 def _features(folder: Path, pictures: Pictures, layer: int, tower: LoadedTower) -> Features:

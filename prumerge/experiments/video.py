@@ -13,18 +13,16 @@ A trial of some minutes, without export:
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from prumerge.experiments.clip_rows import write_scores
-from prumerge.experiments.rows import provenance
-from prumerge.experiments.training import run_training, told
+from prumerge.experiments.training import check_count, learn, run_training, told
 from prumerge.mini.clips import MOST_THINGS
-from prumerge.mini.export import export, training_record
 from prumerge.mini.features import Clips, compute_features
 from prumerge.mini.model import build_processor
 from prumerge.mini.styles import MOVING
-from prumerge.mini.training import train
 from prumerge.mini.video import CLIPS, Filmed, make_clip_batch, schedule
 from prumerge.models import load
 from prumerge.models.checks import needs
@@ -33,21 +31,15 @@ from prumerge.models.loading import fingerprint
 
 
 def make(
-    folder: Path,
-    clips: int = CLIPS,
-    scale: float = 1.0,
-    seed: int = 0,
-    device: str = "cpu",
-    export_to: Path | None = None,
+    folder: Path, clips: int = CLIPS, scale: float = 1.0, seed: int = 0, **run: Any
 ) -> list[dict]:
     """Train a ``mini-video``, or go on with it; return the curve.
 
-    ``folder`` keeps features and progress; ``scale`` is a factor on the steps, and below 0.05 few
-    questions are asked in the end.
+    ``folder`` keeps features and progress; ``scale`` is a factor on the steps. ``run``: see
+    :func:`prumerge.experiments.training.learn`.
     """
     stages = schedule(scale, clips)
-    if clips < (least := 2 * MOST_THINGS):
-        raise ValueError(f"clips must be at least {least}, of every kind one; got {clips}")
+    check_count(clips, 2 * MOST_THINGS, "clips")
     mini, _ = load("mini")
     origin, wanted = f"mini {fingerprint('mini', mini)}", Clips(clips, seed=seed)
     tower = middle_of(mini.model.vision_tower, wanted.grid * MOVING.patch_px)
@@ -55,14 +47,9 @@ def make(
     arguments = (wanted, tower, pictures, layer, origin)
     known = compute_features(folder / "features", *arguments, report=told)
     torch.manual_seed(seed)
-    options = {"save_every": 50, "report_every": 25, "report": told, "known": known}
-    model = Filmed(mini)
-    curve = train(model, stages, folder, device, seed, make=make_clip_batch, **options)
-    if export_to is not None:
-        made = provenance(device) | {"tower": origin, "kept": clips}
-        export(model, export_to, curve, training_record(stages, curve, seed, made))
-        print(write_scores(export_to, 100 if scale > 0.05 else 2).round(2).to_string(index=False))
-    return curve
+    run |= {"scale": scale, "seed": seed, "write_scores": write_scores}
+    run |= {"save_every": 50, "report_every": 25, "make": make_clip_batch}
+    return learn(Filmed(mini), stages, folder, known, origin, **run)
 
 
 def main(arguments: list[str] | None = None) -> int:
