@@ -19,6 +19,7 @@ from prumerge.mini.model import (
     build_processor,
     build_tokenizer,
 )
+from prumerge.mini.styles import LARGE
 from prumerge.models import loading
 
 TINY = Size(
@@ -45,7 +46,7 @@ def save_tiny_next(folder: Path, seed: int = 0) -> str:
     config = mini_next.next_config(Pretraining(TINY).llava)
     del config.tower
     model = LlavaNextForConditionalGeneration(config)
-    return _save(model, mini_next.build_processor(TINY.grid), folder)
+    return _save(model, build_processor(TINY.grid, LARGE, tiles=mini_next.TILES), folder)
 
 
 def _save(llava: nn.Module, processor: object, folder: Path) -> str:

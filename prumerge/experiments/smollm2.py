@@ -30,7 +30,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 
 from prumerge.experiments.rows import provenance
 from prumerge.mini.features import Pictures, encode_scenes
-from prumerge.mini.model import build_processor
+from prumerge.mini.model import IMAGE, build_processor
 from prumerge.mini.pocket import TOWER, Size, standardise
 from prumerge.mini.questions import write_scores
 from prumerge.mini.styles import PICTURED
@@ -45,7 +45,6 @@ with needs("train", "notebooks"):
     from prumerge.experiments.finetuning.data import SceneInstructions
     from prumerge.experiments.finetuning.tuning import Lora, align, tune
 
-IMAGE = "<image>"
 TEMPLATE = (
     "{% for message in messages %}{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT: ' }}"
     "{% for part in message['content'] %}"
@@ -157,17 +156,8 @@ def build(
     features = encode_scenes(scenes, shown, tower.processor, size.feature_layer)
     standardise(model.model.multi_modal_projector.linear_1, features.float())
     prepared = tower.processor
-    pictures = build_processor(size.grid, PICTURED, prepared.image_mean, prepared.image_std)
-    processor = LlavaProcessor(
-        image_processor=pictures.image_processor,
-        tokenizer=tokenizer,
-        patch_size=PICTURED.patch_px,
-        vision_feature_select_strategy="default",
-        image_token=IMAGE,
-        num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
-    )
-    return model, processor
+    shown_as = (size.grid, PICTURED, prepared.image_mean, prepared.image_std)
+    return model, build_processor(*shown_as, tokenizer=tokenizer, chat_template=TEMPLATE)
 
 
 def export(

@@ -26,27 +26,22 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
 )
-from transformers.models.llava_next.image_processing_pil_llava_next import (
-    LlavaNextImageProcessorPil,
-)
 
 from prumerge.encoder import hidden_states
 from prumerge.mini.batches import NEWLINE, NOTHING, Batch, Recipe, pack_practice, pack_turns
 from prumerge.mini.features import Features, Pictures
 from prumerge.mini.model import (
-    CHAT_TEMPLATE,
     IDS,
-    IMAGE,
     PAD,
     Learner,
+    begin_with,
     behind_tower,
-    build_tokenizer,
-    words_of,
+    build_processor,
 )
 from prumerge.mini.questions import FAMILIES, ask, ask_many
 from prumerge.mini.scenes import Scene, most_objects
 from prumerge.mini.styles import LARGE
-from prumerge.mini.training import LATE_FAMILIES, PRACTISE, Stage
+from prumerge.mini.training import LATE_FAMILIES, PRACTISE, Stage, planned
 from prumerge.tower import open_tower
 
 TOWER = "mini"
@@ -103,9 +98,8 @@ class MiniNext(Learner):
         self.size = Size(vision.image_size // vision.patch_size)
         self.llava = LlavaNextForConditionalGeneration(next_config(mini))
         self.llava.model.vision_tower = nn.Identity()
-        weights = {n: v for n, v in mini.state_dict().items() if ".vision_tower." not in n}
-        newline = self.llava.model.image_newline
-        self.llava.load_state_dict(weights | {"model.image_newline": torch.zeros_like(newline)})
+        begin_with(self.llava, mini.state_dict())
+        nn.init.zeros_(self.llava.model.image_newline)
 
     def see(self, batch: Any) -> Float[Tensor, "pictures seen width"]:
         return batch.features
@@ -120,7 +114,7 @@ class MiniNext(Learner):
         return [*behind_tower(self.llava), self.llava.model.image_newline]
 
     def processor(self) -> LlavaNextProcessor:
-        return build_processor(self.size.grid)
+        return build_processor(self.size.grid, self.style, tiles=TILES)
 
     def told_on_card(self) -> dict[str, str | int]:
         sizes = [slots_of(frame, self.size.grid) for frame in self.style.frames]
@@ -135,44 +129,19 @@ def next_config(mini: LlavaForConditionalGeneration) -> LlavaNextConfig:
     Two entries are not stock: ``tower``, the embedded model that has the weights which are not in
     the folder, and ``scenes``, the style of pictures to ask about.
     """
-    own = mini.config
+    own, edge = mini.config, mini.config.vision_config.image_size
     return LlavaNextConfig(
         vision_config=own.vision_config.to_dict(),
         text_config=own.text_config.to_dict(),
         image_token_index=own.image_token_id,
         vision_feature_layer=own.vision_feature_layer,
         vision_feature_select_strategy=own.vision_feature_select_strategy,
-        image_grid_pinpoints=_pinpoints(own.vision_config.image_size),
+        image_grid_pinpoints=[[rows * edge, columns * edge] for rows, columns in TILES],
         image_seq_length=own.image_seq_length,
         tie_word_embeddings=False,
         tower=TOWER,
         scenes=LARGE.name,
     )
-
-
-def build_processor(grid: int) -> LlavaNextProcessor:
-    """Return the processor: pictures to tiles of ``grid`` patches on an edge, words to tokens."""
-    edge = grid * LARGE.patch_px
-    pictures = LlavaNextImageProcessorPil(
-        size={"shortest_edge": edge},
-        crop_size={"height": edge, "width": edge},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-        image_grid_pinpoints=_pinpoints(edge),
-    )
-    return LlavaNextProcessor(
-        image_processor=pictures,
-        tokenizer=build_tokenizer(words_of(LARGE)),
-        patch_size=LARGE.patch_px,
-        vision_feature_select_strategy="default",
-        image_token=IMAGE,
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def _pinpoints(edge_px: int) -> list[list[int]]:
-    return [[rows * edge_px, columns * edge_px] for rows, columns in TILES]
 
 
 @dataclass(frozen=True)
@@ -305,12 +274,7 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     Few tokens first, which is quick; then many signs, since a sign gives one question a picture;
     last any number of tokens, mostly small ones.
     """
-    if scale <= 0:
-        raise ValueError(f"scale must be positive, got {scale}; 1.0 trains the shipped checkpoint")
-    steps = {name: max(1, round(number * scale)) for name, number in STEPS.items()}
-
-    def stage(name: str, recipe: Recipe, rates: tuple[float, float]) -> Stage:
-        return Stage(name, steps[name], recipe, PRACTISE, *rates, 0.0, max(1, steps[name] // 10))
+    stage = planned(STEPS, scale)
 
     def some(*parts: int) -> tuple[int, ...]:
         """Numbers of tokens, given in parts of 576."""
@@ -324,7 +288,7 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     )
     spread = dataclasses.replace(few, tokens=some(144, 288, 288, 576, 1152, 2880))
     return [
-        stage("tiles, few tokens", few, (8e-4, 5e-4)),
-        stage("tiles, signs", signs, (5e-4, 4e-4)),
-        stage("tiles, any tokens", spread, (6e-4, 1e-5)),
+        stage("tiles, few tokens", PRACTISE, few, (8e-4, 5e-4)),
+        stage("tiles, signs", PRACTISE, signs, (5e-4, 4e-4)),
+        stage("tiles, any tokens", PRACTISE, spread, (6e-4, 1e-5)),
     ]

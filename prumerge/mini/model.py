@@ -4,7 +4,7 @@ The proportions follow LLaVA-1.5: a vision tower with class token, its penultima
 two-layer projector into a Llama. Sizes are small enough to train on two CPU cores.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,16 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     VideoLlavaForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
 
 from prumerge.mini.glyphs import COLOURS, DIGITS, KINDS, PATCH_PIXELS, SHAPES
 from prumerge.mini.styles import MOVING, PLAIN, STYLES, Style
@@ -193,28 +198,57 @@ def behind_tower(llava: Llava | VideoLlavaForConditionalGeneration) -> list[nn.M
     return [llava.model.multi_modal_projector, llava.model.language_model, llava.lm_head]
 
 
+@torch.no_grad()
+def begin_with(
+    llava: nn.Module, known: Mapping[str, Tensor], like: Sequence[int] = ()
+) -> dict[str, Tensor]:
+    """Copy weights by their names, those of words first; return weights that are not known.
+
+    New words begin as the mean of the words ``like`` them, or stay as they are.
+    """
+    own = llava.state_dict()
+    for name in own.keys() & known:
+        start = known[name]
+        own[name][: len(start)] = start
+        if like and len(new := own[name][len(start) :]):
+            new[:] = start[like].mean(dim=0)
+    return {name: weight for name, weight in own.items() if name not in known}
+
+
 def build_processor(
     grid: int,
     style: Style = PLAIN,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     deviation: Sequence[float] = (0.5, 0.5, 0.5),
-) -> LlavaProcessor:
-    """Return the processor: pictures to ``grid`` patches on an edge, words to tokens."""
+    *,
+    tiles: Sequence[tuple[int, int]] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    chat_template: str = CHAT_TEMPLATE,
+) -> LlavaProcessor | LlavaNextProcessor:
+    """Return the processor: pictures to ``grid`` patches on an edge, words to tokens.
+
+    With ``tiles``, rows and columns that a picture may be cut into, it is LLaVA-NeXT's.
+    ``tokenizer``: None makes that of the style's words.
+    """
     edge = grid * style.patch_px
-    pictures = CLIPImageProcessorPil(
-        size={"shortest_edge": edge},
-        crop_size={"height": edge, "width": edge},
-        image_mean=list(mean),
-        image_std=list(deviation),
-    )
-    return LlavaProcessor(
-        image_processor=pictures,
-        tokenizer=build_tokenizer(words_of(style)),
+    pictures, kind, more = CLIPImageProcessorPil, LlavaProcessor, {}
+    if tiles:
+        pictures, kind = LlavaNextImageProcessorPil, LlavaNextProcessor
+        more["image_grid_pinpoints"] = [[rows * edge, columns * edge] for rows, columns in tiles]
+    return kind(
+        image_processor=pictures(
+            size={"shortest_edge": edge},
+            crop_size={"height": edge, "width": edge},
+            image_mean=list(mean),
+            image_std=list(deviation),
+            **more,
+        ),
+        tokenizer=tokenizer or build_tokenizer(words_of(style)),
         patch_size=style.patch_px,
         vision_feature_select_strategy="default",
         image_token=IMAGE,
         num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
     )
 
 

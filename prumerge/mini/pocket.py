@@ -27,6 +27,7 @@ from prumerge.mini.model import (
     IDS,
     IMAGE,
     Learner,
+    begin_with,
     behind_tower,
     build_processor,
     language_config,
@@ -35,7 +36,7 @@ from prumerge.mini.model import (
 from prumerge.mini.questions import FAMILIES
 from prumerge.mini.scenes import most_objects
 from prumerge.mini.styles import PICTURED
-from prumerge.mini.training import LATE_FAMILIES, PRACTISE, Stage
+from prumerge.mini.training import LATE_FAMILIES, PRACTISE, Stage, planned
 
 TOWER = "dinov2-small"
 PICTURES = 6_000
@@ -138,19 +139,13 @@ class Behind(Learner):
         Words that the other does not know begin as the mean of its colours, blocks that it does not
         have add nothing at first. ValueError if its width is another.
         """
-        known = other.state_dict()
+        known = {n: v for n, v in other.state_dict().items() if "projector" not in n}
         own = self.llava.model.language_model.config.hidden_size
         if (width := other.config.text_config.hidden_size) != own:
             raise ValueError(f"a language model {width} wide cannot begin one that is {own} wide")
         colours = [IDS[colour] for colour in COLOURS]
-        for name, weight in self.llava.state_dict().items():
-            if "projector" in name:
-                continue
-            if name in known:
-                weight[: len(known[name])] = known[name]
-                if len(new := weight[len(known[name]) :]):
-                    new[:] = known[name][colours].mean(dim=0)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+        for name, weight in begin_with(self.llava, known, like=colours).items():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.zero_()
 
     def processor(self) -> LlavaProcessor:
@@ -195,14 +190,9 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     quick and teaches them not to lean on whole pictures, from more, from many pictures with signs,
     since a sign gives one question a picture, and last from any.
     """
-    if scale <= 0:
-        raise ValueError(f"scale must be positive, got {scale}; 1.0 trains the shipped checkpoint")
+    stage = planned(STEPS, scale)
     whole, many = grid * grid, (1, most_objects(grid))
     practised = ("letter", "letter", "choice")
-
-    def stage(name, parts, recipe: Recipe, rates: tuple[float, float], growth: float = 0.0):
-        steps = max(1, round(STEPS[name] * scale))
-        return Stage(name, steps, recipe, parts, *rates, growth, min(200, max(1, steps // 10)))
 
     def some(*parts: int) -> tuple[int, ...]:
         """Numbers of tokens, given in parts of 576."""

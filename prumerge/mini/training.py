@@ -6,7 +6,7 @@ with the vision tower frozen. See notebook ``train_mini_llava``.
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -78,6 +78,22 @@ class Stage:
         return replace(self.recipe, objects=(low, high))
 
 
+def planned(steps: Mapping[str, int], scale: float, warmup: int = 200) -> Callable[..., Stage]:
+    """Return what makes stages, by their names in ``steps``, which ``scale`` multiplies.
+
+    A tenth of a stage's steps, ``warmup`` at most, are its warm-up. ValueError without a scale
+    above 0.
+    """
+    if scale <= 0:
+        raise ValueError(f"scale must be positive, got {scale}; 1.0 trains the shipped checkpoint")
+
+    def stage(name, parts, recipe: Recipe, rates: tuple[float, float], growth: float = 0.0):
+        count = max(1, round(steps[name] * scale))
+        return Stage(name, count, recipe, parts, *rates, growth, min(warmup, max(1, count // 10)))
+
+    return stage
+
+
 def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     """Return the stages that lead to a mini-LLaVA with ``grid x grid`` visual tokens.
 
@@ -91,15 +107,9 @@ def schedule(grid: int = 24, scale: float = 1.0) -> list[Stage]:
     """
     if grid < 6:
         raise ValueError(f"grid must be at least 6 patches, got {grid}; 12 and 24 are in use")
-    if scale <= 0:
-        raise ValueError(f"scale must be positive, got {scale}; 1.0 trains the shipped checkpoint")
-    steps = {name: max(1, round(number * scale)) for name, number in STEPS.items()}
+    stage = planned(STEPS, scale)
     window = 12 if grid > 12 else None
     few, many = (1, 6), (1, 12)
-
-    def stage(name, parts, recipe: Recipe, rates: tuple[float, float], growth: float = 0.0):
-        warmup = min(200, max(1, steps[name] // 10))
-        return Stage(name, steps[name], recipe, parts, *rates, growth=growth, warmup=warmup)
 
     stages = [
         stage("see", SEE, Recipe(64, grid, window, 0, 40, few), (1e-3, 3e-4), growth=0.3),

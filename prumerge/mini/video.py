@@ -29,6 +29,7 @@ from prumerge.mini.model import (
     IMAGE,
     VIDEO,
     Learner,
+    begin_with,
     behind_tower,
     build_processor,
     build_tokenizer,
@@ -36,7 +37,7 @@ from prumerge.mini.model import (
 )
 from prumerge.mini.questions import ask_many
 from prumerge.mini.styles import MOVING
-from prumerge.mini.training import TALK, Stage
+from prumerge.mini.training import TALK, Stage, planned
 from prumerge.models.videos import VideoProcessor
 
 CLIPS, FIRST = 3200, 800
@@ -96,11 +97,7 @@ class Filmed(Learner):
         super().__init__()
         self.llava = VideoLlavaForConditionalGeneration(video_config(mini))
         self.llava.model.video_tower = self.llava.model.image_tower = nn.Identity()
-        known = mini.state_dict()
-        with torch.no_grad():
-            for name, weight in self.llava.state_dict().items():
-                start = known[name]  # of words, the first ones are the mini-LLaVA's
-                weight[: len(start)] = start
+        begin_with(self.llava, mini.state_dict())
 
     def see(self, batch: Any) -> Float[Tensor, "clips slots width"]:
         return batch.features
@@ -190,8 +187,7 @@ def schedule(scale: float = 1.0, clips: int = CLIPS) -> list[Stage]:
     all of that on the first quarter of the clips. What happens in these it then knows by heart, and
     what happens in others it often does not see; so the last two stages go on with the others.
     """
-    if scale <= 0:
-        raise ValueError(f"scale must be positive, got {scale}; 1.0 trains the shipped checkpoint")
+    stage = planned(STEPS, scale, warmup=100)
     first = min(FIRST, max(2 * MOST_THINGS, clips // 4))
     over_time = ("motion", "order", "blinks")
     asked = (*CLIP_FAMILIES, *over_time, *CLIP_PRACTICE)
@@ -203,14 +199,10 @@ def schedule(scale: float = 1.0, clips: int = CLIPS) -> list[Stage]:
     others = (*asked, *over_time, "arrivals", "arrivals")
     other = {"families": others, "among": (first % clips, clips - 1)}
 
-    def stage(name, recipe: Recipe, rates: tuple[float, float], growth: float = 0.0):
-        steps = max(1, round(STEPS[name] * scale))
-        return Stage(name, steps, recipe, TALK, *rates, growth, min(100, max(1, steps // 10)))
-
     return [
-        stage("few tokens", few, (1e-3, 6e-4), growth=0.3),
-        stage("more tokens", more, (6e-4, 2e-4)),
-        stage("any tokens", spread, (3e-4, 1e-5)),
-        stage("other clips", replace(few, **other), (8e-4, 1e-4)),
-        stage("other clips, any tokens", replace(spread, **other), (2e-4, 1e-5)),
+        stage("few tokens", TALK, few, (1e-3, 6e-4), growth=0.3),
+        stage("more tokens", TALK, more, (6e-4, 2e-4)),
+        stage("any tokens", TALK, spread, (3e-4, 1e-5)),
+        stage("other clips", TALK, replace(few, **other), (8e-4, 1e-4)),
+        stage("other clips, any tokens", TALK, replace(spread, **other), (2e-4, 1e-5)),
     ]
