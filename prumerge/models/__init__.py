@@ -4,6 +4,7 @@ attachment      ``attach``: the reducer at work in a LLaVA
 prompts         room for exactly the visual tokens that are sent
 positions       where the language model is told that they stand
 inputs          a call on full prompts, rewritten
+forward         the stock forward pass on shortened prompts
 generation      the stock ``generate`` from shortened prompts
 caches          what a KV cache has read, for the next turn
 covers          functions put over a model's own

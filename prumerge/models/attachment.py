@@ -16,7 +16,6 @@ file instead, and works for one picture at a time.
 
 import dataclasses
 import functools
-import inspect
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -25,45 +24,30 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from prumerge.encoder import Encoded, device_of, gathered, is_sharded
+from prumerge.encoder import Encoded, device_of
 from prumerge.methods import Method, resolve
-from prumerge.models.caches import Read, cache_in, check_mask, read_by, remember, step_ids
+from prumerge.models.caches import Read
 from prumerge.models.canvases import TiledReduction, reduce_packed, sent_by
-from prumerge.models.covers import BoundCover, Cover
+from prumerge.models.covers import BoundCover, Cover, replicate
 from prumerge.models.families import FAMILIES, Family, Kind, family_of
 from prumerge.models.families.generic import can_drop, offer
 from prumerge.models.families.generic import generic as dropping
-from prumerge.models.generation import (
-    RUNNING,
-    Prefill,
-    check_options,
-    infer_mask,
-    record,
-    running,
-    scale_chunks,
-)
-from prumerge.models.inputs import (
-    IGNORED_LABEL,
-    Sent,
-    ShortInputs,
-    check_cache,
-    check_call,
-    shorten_inputs,
-)
-from prumerge.models.prompts import UNSENT, ShortPrompts, is_placeholder, spread_logits
+from prumerge.models.forward import forward
+from prumerge.models.generation import generate, generate_batch, prepare_inputs_for_generation
+from prumerge.models.inputs import Sent, ShortInputs, check_call, shorten_inputs
+from prumerge.models.prompts import ShortPrompts
 from prumerge.models.slots import Packed
 from prumerge.reduction import Reduction
 from prumerge.settings import Settings
 
-COVERED = (
-    "forward",
-    "generate",
-    "generate_batch",
-    "prepare_inputs_for_generation",
-    "_replicate_for_data_parallel",
-)
+COVERS = {
+    "forward": forward,
+    "generate": generate,
+    "generate_batch": generate_batch,
+    "prepare_inputs_for_generation": prepare_inputs_for_generation,
+    "_replicate_for_data_parallel": replicate,
+}
 
 
 def attach(
@@ -171,6 +155,8 @@ class Attachment:
     its own last call in :attr:`kept`, :attr:`reduction` and :attr:`prompts`.
     """
 
+    covers = COVERS
+
     def __init__(
         self, model: nn.Module, family: Family, method: Method, full_logits: bool = False
     ) -> None:
@@ -180,7 +166,7 @@ class Attachment:
         self.full_logits = full_logits
         self._last = LastCall()
         self._wrappers: dict[str, tuple[BoundCover, Callable[..., Any] | None]] = {}
-        for name in COVERED:
+        for name in self.covers:
             before = vars(model).get(name)
             wrapper = BoundCover(model, Cover(self, name, before))
             self._wrappers[name] = (wrapper, before)
@@ -288,13 +274,14 @@ class Attachment:
 
     # Under torch.compile the stock forward pass is compiled: how much is kept depends on pictures.
     @torch.compiler.disable
-    def _shorten(
+    def shorten(
         self,
         model: nn.Module,
         arguments: dict[str, Any],
         side: Literal["left", "right"],
         read: Read | None = None,
     ) -> tuple[ShortInputs, list[Sent]]:
+        """Encode and reduce what a call shows, and rewrite the call; see ``shorten_inputs``."""
         family = self.family
         check_call(arguments, family.names, family.consumed)
         packed, reductions = {}, {}
@@ -324,139 +311,3 @@ class Attachment:
             }
             self._last.prompts = short.prompts
         return short, sent
-
-    @torch.compiler.disable(recursive=False)
-    def _forward(
-        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        if len(args) < 2 and not self.family.shows(kwargs):
-            named = {"input_ids": args[0]} | kwargs if args else kwargs
-            check_mask(named)
-            return stock(*args, **kwargs | step_ids(named))
-        arguments = _by_name(stock, args, kwargs)
-        if not self.family.shows(arguments):
-            check_mask(arguments)
-            return stock(**arguments | step_ids(arguments))
-        check_cache(cache_in(arguments))
-        mask = arguments.get("attention_mask")
-        right = mask is not None and bool(mask[:, 0].all()) and not bool(mask[:, -1].all())
-        short, sent = self._shorten(model, arguments, "right" if right else "left")
-        fed = self.family.feed(
-            model, short.prompts.input_ids, short.embeddings, short.prompts.visual
-        )
-        outputs = stock(**short.arguments | fed)
-        if self.full_logits:
-            placeholder = is_placeholder(arguments["input_ids"], [own.token for own in sent])
-            outputs = _with_full_logits(outputs, short.prompts, arguments, placeholder)
-        if isinstance(outputs, tuple):
-            return outputs
-        for own in sent:
-            if own.tokens is None:
-                continue
-            tokens = own.tokens[:, : model.config.get_text_config().hidden_size]
-            if hasattr(outputs, f"{own.kind}_outputs"):  # from transformers 5.24 on
-                each = list(tokens.split([len(slots) for slots in own.slots]))
-                shown = BaseModelOutputWithPooling(pooler_output=each)
-                setattr(outputs, f"{own.kind}_outputs", shown)
-            elif hasattr(outputs, f"{own.kind}_hidden_states"):
-                setattr(outputs, f"{own.kind}_hidden_states", tokens)
-        full = short.behind is None and not bool(short.prompts.attention_mask.all())
-        if not full:  # else positions count padding, and later do not
-            full_ids, source = arguments["input_ids"], short.prompts.source
-            remember(cache_in(outputs), full_ids, source, full_ids.shape[1], short.behind)
-        return outputs
-
-    def _generate(
-        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        # Pictures and words are embedded before the forward pass that would gather their weights,
-        # and FSDP2 wants the whole model to have run before its parts do.
-        first = self.family.first_layer(model)
-        with torch.no_grad():
-            if is_sharded(first):
-                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(first)))
-            with gathered(model, first):
-                return self._generate_gathered(model, stock, *args, **kwargs)
-
-    def _generate_gathered(
-        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        arguments = _by_name(stock, args, kwargs)
-        if arguments.get("inputs") is not None:
-            arguments["input_ids"] = arguments.pop("inputs")
-        family = self.family
-        read = read_by(arguments, [*family.tokens(model).values()], family.shows(arguments))
-        if not family.shows(arguments) and read is None:
-            with running(None):
-                return stock(**arguments)
-        full_ids = arguments.get("input_ids")
-        if arguments.get("attention_mask") is None and full_ids is not None:
-            arguments["attention_mask"] = infer_mask(arguments, model, full_ids)
-        with torch.no_grad():
-            short, _ = self._shorten(model, arguments, "left", read)
-        otherwise = (*family.names, *family.consumed, "position_ids")
-        passed = {name: v for name, v in arguments.items() if name not in otherwise}
-        check_options(passed, model, read)
-        scale_chunks(passed, model, full_ids.shape[1], short.prompts.input_ids.shape[1])
-        if family.places is not None:
-            # Else the stock model would number full prompts, and leave their deltas behind.
-            mask = arguments["attention_mask"]
-            passed["position_ids"] = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        feed = functools.partial(family.feed, model)
-        with running(Prefill(model, short, full_ids.shape[1], feed)):
-            output = stock(**passed)
-        record(output, arguments, model, short, read)
-        return output
-
-    def _generate_batch(
-        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        rows = _by_name(stock, args, kwargs).get("inputs") or []
-        tokens = self.family.tokens(model).values()
-        if any(token in row for row in rows for token in tokens):
-            raise ValueError(
-                "generate_batch takes no pictures, so prompts that show some would be answered "
-                "without: call generate"
-            )
-        return stock(*args, **kwargs)
-
-    def _prepare_inputs_for_generation(
-        self, model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        prefill = RUNNING.get()
-        if prefill is None or prefill.model is not model:
-            return stock(*args, **kwargs)
-        return prefill.prepare(stock, *args, **kwargs)
-
-    def _replicate_for_data_parallel(
-        self, model: nn.Module, stock: Callable[..., nn.Module]
-    ) -> nn.Module:
-        """DataParallel copies the attributes: the covers among them must be the replica's own."""
-        replica = stock()
-        for name, cover in list(vars(replica).items()):
-            if isinstance(cover, BoundCover):
-                setattr(replica, name, BoundCover(replica, cover.__func__))
-        return replica
-
-
-def _with_full_logits(
-    outputs: Any, prompts: ShortPrompts, arguments: dict[str, Any], placeholder: Tensor
-) -> Any:
-    if arguments.get("logits_to_keep"):
-        raise ValueError("full_logits=True needs all logits: leave logits_to_keep out")
-    slots, labels = prompts.slots(placeholder), arguments.get("labels")
-    if labels is not None and bool((labels[placeholder & (slots < 0)] != IGNORED_LABEL).any()):
-        raise ValueError(UNSENT)
-    if isinstance(outputs, tuple):
-        place = int(labels is not None)  # behind the loss
-        full = spread_logits(outputs[place], slots.to(outputs[place].device))
-        return (*outputs[:place], full, *outputs[place + 1 :])
-    outputs.logits = spread_logits(outputs.logits, slots.to(outputs.logits.device))
-    return outputs
-
-
-def _by_name(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    arguments = dict(inspect.signature(function).bind(*args, **kwargs).arguments)
-    return arguments | arguments.pop("kwargs", {})

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Cover:
     """The function that stands before one of a model's methods, and receives the model.
 
-    While ``attachment`` is attached, its method of the same name, underscored, is called with the
-    model, the stock method and the arguments of the call. ``before`` is what the model's instance
-    had under that name; None for its class's method.
+    While ``attachment`` is attached, its cover of that name is called with it, the model, the stock
+    method and the arguments of the call. ``before`` is what the model's instance had under that
+    name; None for its class's method.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class Cover:
             stock = getattr(type(model), self.name).__get__(model)
         if not self.attachment.attached:
             return stock(*args, **kwargs)
-        return getattr(self.attachment, f"_{self.name.lstrip('_')}")(model, stock, *args, **kwargs)
+        instead = self.attachment.covers[self.name]
+        return instead(self.attachment, model, stock, *args, **kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -63,3 +64,22 @@ class BoundCover:
     def __signature__(self) -> inspect.Signature:
         stock = self.__func__.__signature__
         return stock.replace(parameters=list(stock.parameters.values())[1:])
+
+
+def replicate(
+    attachment: "Attachment", model: nn.Module, stock: Callable[..., nn.Module]
+) -> nn.Module:
+    """DataParallel copies the attributes: the covers among them must be the replica's own."""
+    replica = stock()
+    for name, cover in list(vars(replica).items()):
+        if isinstance(cover, BoundCover):
+            setattr(replica, name, BoundCover(replica, cover.__func__))
+    return replica
+
+
+def by_name(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a call by the names of a function's parameters."""
+    arguments = dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+    return arguments | arguments.pop("kwargs", {})

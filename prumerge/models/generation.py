@@ -11,19 +11,25 @@ may generate with one model, and a callback may generate inside a generation.
 Source: an engineering need of stock ``transformers`` models; neither paper nor release covers it.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from prumerge.models.caches import Read, cache_in, forget, remember, slots_of
+from prumerge.encoder import device_of, gathered, is_sharded
+from prumerge.models.caches import Read, cache_in, forget, read_by, remember, slots_of
+from prumerge.models.covers import by_name
 from prumerge.models.inputs import ShortInputs
+
+if TYPE_CHECKING:
+    from prumerge.models.attachment import Attachment
 
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 
@@ -115,6 +121,75 @@ def running(prefill: Prefill | None) -> Iterator[None]:
         yield
     finally:
         RUNNING.reset(token)
+
+
+def generate(
+    attachment: "Attachment", model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Run the stock ``generate`` on the full prompts, with the shortened ones in its passes."""
+    # Pictures and words are embedded before the forward pass that would gather their weights,
+    # and FSDP2 wants the whole model to have run before its parts do.
+    first = attachment.family.first_layer(model)
+    with torch.no_grad():
+        if is_sharded(first):
+            model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(first)))
+        with gathered(model, first):
+            return _generate(attachment, model, stock, *args, **kwargs)
+
+
+def _generate(
+    attachment: "Attachment", model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    arguments = by_name(stock, args, kwargs)
+    if arguments.get("inputs") is not None:
+        arguments["input_ids"] = arguments.pop("inputs")
+    family = attachment.family
+    read = read_by(arguments, [*family.tokens(model).values()], family.shows(arguments))
+    if not family.shows(arguments) and read is None:
+        with running(None):
+            return stock(**arguments)
+    full_ids = arguments.get("input_ids")
+    if arguments.get("attention_mask") is None and full_ids is not None:
+        arguments["attention_mask"] = infer_mask(arguments, model, full_ids)
+    with torch.no_grad():
+        short, _ = attachment.shorten(model, arguments, "left", read)
+    otherwise = (*family.names, *family.consumed, "position_ids")
+    passed = {name: v for name, v in arguments.items() if name not in otherwise}
+    check_options(passed, model, read)
+    scale_chunks(passed, model, full_ids.shape[1], short.prompts.input_ids.shape[1])
+    if family.places is not None:
+        # Else the stock model would number full prompts, and leave their deltas behind.
+        mask = arguments["attention_mask"]
+        passed["position_ids"] = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    feed = functools.partial(family.feed, model)
+    with running(Prefill(model, short, full_ids.shape[1], feed)):
+        output = stock(**passed)
+    record(output, arguments, model, short, read)
+    return output
+
+
+def generate_batch(
+    attachment: "Attachment", model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Run the stock ``generate_batch``, which takes words alone."""
+    rows = by_name(stock, args, kwargs).get("inputs") or []
+    tokens = attachment.family.tokens(model).values()
+    if any(token in row for row in rows for token in tokens):
+        raise ValueError(
+            "generate_batch takes no pictures, so prompts that show some would be answered "
+            "without: call generate"
+        )
+    return stock(*args, **kwargs)
+
+
+def prepare_inputs_for_generation(
+    attachment: "Attachment", model: nn.Module, stock: Callable[..., Any], *args: Any, **kwargs: Any
+) -> dict[str, Any]:
+    """Prepare a forward pass of the running ``generate``."""
+    prefill = RUNNING.get()
+    if prefill is None or prefill.model is not model:
+        return stock(*args, **kwargs)
+    return prefill.prepare(stock, *args, **kwargs)
 
 
 def option(arguments: dict[str, Any], model: nn.Module, name: str) -> Any:
