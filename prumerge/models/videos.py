@@ -29,7 +29,7 @@ from prumerge.models.loading import (
     check_device,
     find_precision,
     find_source,
-    load_whole,
+    load_weights,
     told,
 )
 from prumerge.models.preprocessing import open_picture, to_rgb
@@ -223,15 +223,8 @@ def load_video(
         found, _ = VideoLlavaConfig.get_config_dict(source, revision=revision)
         if found.get("model_type") != VideoLlavaConfig.model_type:
             raise ValueError(f"model_type {found.get('model_type')!r}, where 'video_llava' is read")
-    options: dict[str, Any] = {"revision": revision, "dtype": dtype}
-    place: str | None = source
-    if hasattr(config, "tower"):
-        from prumerge.models.frozen import beside_tower  # builds on this module's neighbours
-
-        options |= beside_tower(config, Path(source), told(name))
-        place = None
+    model = load_weights(name, config, VideoLlavaForConditionalGeneration, dtype)
     with told(name):
-        model = load_whole(VideoLlavaForConditionalGeneration, place, **options)
         pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
     processor = VideoProcessor(pictures, tokenizer, config.vision_config.patch_size)

@@ -1,5 +1,6 @@
 """A LLaVA of a frozen tower and a pretrained language model: two stages, export, and going on."""
 
+import importlib.util
 from importlib.util import find_spec
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prumerge.experiments import smollm2
 from prumerge.mini.model import WORDS
-from prumerge.models import frozen, language, load
+from prumerge.models import frozen, load
 from prumerge.models.asking import prompt_of
 from prumerge.models.language import LoadedLanguage, load_language
 
@@ -57,7 +58,7 @@ def test_two_stages_end_in_a_model_that_loads_whole_and_the_first_is_not_done_tw
 def test_what_cannot_be_used_is_told_in_a_sentence(tmp_path, monkeypatch, capsys):
     assert smollm2.main(["--steps", "0", "2", "--folder", str(tmp_path)]) == 1
     assert "from 1 on, got" in capsys.readouterr().err
-    monkeypatch.setattr(language.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"gguf is missing here: .*language"):
         load_language()
 
