@@ -4,7 +4,6 @@ The answers are what the drawing knows. Each asker draws one question, or None w
 no unambiguous one.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,34 +13,24 @@ import numpy as np
 
 from prumerge.mini import families
 from prumerge.mini.clips import MOST_THINGS, NOWHERE, Actor, Clip, draw_clip
-from prumerge.mini.families import Question
+from prumerge.mini.families import Question, pick, unique
 from prumerge.mini.scenes import HELD_OUT_SEED
 
 Asker = Callable[[Clip, np.random.Generator], Question | None]
 
 
-def _pick(rng: np.random.Generator, options):
-    options = list(options)
-    return options[rng.integers(len(options))] if options else None
-
-
-def _unique(clip: Clip, attribute: str) -> list[Actor]:
-    seen = Counter(getattr(actor, attribute) for actor in clip.actors)
-    return [actor for actor in clip.actors if seen[getattr(actor, attribute)] == 1]
-
-
 def _evenly(rng: np.random.Generator, actors: list[Actor], attribute: str) -> Actor | None:
     """Draw what is told first, then of whom: else most answers would be the same."""
-    told = _pick(rng, sorted({getattr(actor, attribute) for actor in actors}))
-    return _pick(rng, [actor for actor in actors if getattr(actor, attribute) == told])
+    told = pick(rng, sorted({getattr(actor, attribute) for actor in actors}))
+    return pick(rng, [actor for actor in actors if getattr(actor, attribute) == told])
 
 
 def motion(clip: Clip, rng: np.random.Generator) -> Question | None:
     """Which way does the only thing of its name move? What lies still moves nowhere."""
-    moving = [actor for actor in _unique(clip, "name") if actor.way != NOWHERE]
-    still = [actor for actor in _unique(clip, "name") if actor.way == NOWHERE]
+    moving = [actor for actor in unique(clip.actors, "name") if actor.way != NOWHERE]
+    still = [actor for actor in unique(clip.actors, "name") if actor.way == NOWHERE]
     # Things that lie still are asked about seldom, or most answers would be the same.
-    actor = _pick(rng, moving if moving and rng.random() < 0.9 else still)
+    actor = pick(rng, moving if moving and rng.random() < 0.9 else still)
     if actor and actor.way == NOWHERE and rng.random() < 0.5:
         return None
     return actor and Question("motion", f"which way does the {actor.name} move ?", actor.way)
@@ -49,8 +38,8 @@ def motion(clip: Clip, rng: np.random.Generator) -> Question | None:
 
 def order(clip: Clip, rng: np.random.Generator) -> Question | None:
     """Which of two colours came first, or last?"""
-    first = _pick(rng, _unique(clip, "colour"))
-    other = _pick(rng, [a for a in _unique(clip, "colour") if first and a.came != first.came])
+    first = pick(rng, unique(clip.actors, "colour"))
+    other = pick(rng, [a for a in unique(clip.actors, "colour") if first and a.came != first.came])
     if other is None:
         return None
     early, late = sorted((first, other), key=lambda actor: actor.came)
@@ -62,7 +51,7 @@ def order(clip: Clip, rng: np.random.Generator) -> Question | None:
 
 def blinks(clip: Clip, rng: np.random.Generator) -> Question | None:
     """How often did the only thing of its name blink? Often it did."""
-    actor = _evenly(rng, _unique(clip, "name"), "blinks")
+    actor = _evenly(rng, unique(clip.actors, "name"), "blinks")
     if actor and actor.blinks == 0 and rng.random() < 0.75:
         return None
     return actor and Question(
@@ -80,7 +69,7 @@ def arrivals(clip: Clip, rng: np.random.Generator) -> Question | None:
 
 def appearance(clip: Clip, rng: np.random.Generator) -> Question | None:
     """Which colour, shape or digit has the only thing of its kind or colour?"""
-    asker = _pick(rng, (families.colour, families.shape, families.digit))
+    asker = pick(rng, (families.colour, families.shape, families.digit))
     asked = asker(clip.whole(), rng)
     return asked and Question("appearance", asked.text, asked.answer)
 
@@ -93,7 +82,7 @@ def sign(clip: Clip, rng: np.random.Generator) -> Question | None:
 
 def where(clip: Clip, rng: np.random.Generator) -> Question | None:
     """In which quadrant was the only thing of its name when it came, or at last?"""
-    actor, last = _pick(rng, _unique(clip, "name")), rng.random() < 0.5
+    actor, last = pick(rng, unique(clip.actors, "name")), rng.random() < 0.5
     place = actor and families.place(clip.whole(), actor.thing(-1 if last else actor.came))
     if place is None:
         return None

@@ -5,8 +5,9 @@ unambiguous one. Words are separated by spaces, as the tokenizer sees them.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,28 +27,29 @@ class Question:
     answer: str
 
 
-def _pick(rng: np.random.Generator, options):
+def pick(rng: np.random.Generator, options: Iterable[Any]) -> Any:
+    """Draw one of the options; None where there is none."""
     options = list(options)
     return options[rng.integers(len(options))] if options else None
 
 
-def _unique(scene: Scene, attribute: str) -> list[Thing]:
-    """Return the things whose kind, colour or name no other thing shares."""
-    seen = Counter(getattr(thing, attribute) for thing in scene.things)
-    return [thing for thing in scene.things if seen[getattr(thing, attribute)] == 1]
+def unique(things: Sequence[Any], attribute: str) -> list[Any]:
+    """Return the things, or actors, whose kind, colour or name no other one shares."""
+    seen = Counter(getattr(thing, attribute) for thing in things)
+    return [thing for thing in things if seen[getattr(thing, attribute)] == 1]
 
 
 def existence(scene: Scene, rng: np.random.Generator) -> Question | None:
     """Is a named thing there? Half of the answers are no, half of those names near misses."""
     names = {thing.name for thing in scene.things}
     if rng.random() < 0.5:
-        thing = _pick(rng, scene.things)
+        thing = pick(rng, scene.things)
         name = thing.name if thing else None
     else:
         # Half of the absent names share colour or kind with a thing: one of them tells nothing.
-        thing = _pick(rng, scene.things) if rng.random() < 0.5 else None
-        colour = thing.colour if thing and rng.random() < 0.5 else _pick(rng, scene.style.colours)
-        kind = thing.kind if thing and colour != thing.colour else _pick(rng, KINDS)
+        thing = pick(rng, scene.things) if rng.random() < 0.5 else None
+        colour = thing.colour if thing and rng.random() < 0.5 else pick(rng, scene.style.colours)
+        kind = thing.kind if thing and colour != thing.colour else pick(rng, KINDS)
         name = f"{colour} {kind}" if f"{colour} {kind}" not in names else None
     if name is None:
         return None
@@ -56,14 +58,14 @@ def existence(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 def colour(scene: Scene, rng: np.random.Generator) -> Question | None:
     """Which colour has the only thing of its kind?"""
-    thing = _pick(rng, _unique(scene, "kind"))
+    thing = pick(rng, unique(scene.things, "kind"))
     return thing and Question("colour", f"what colour is the {thing.kind} ?", thing.colour)
 
 
 def _only_of_colour(scene: Scene, rng: np.random.Generator, kinds: tuple[str, ...]) -> Thing | None:
     things = [thing for thing in scene.things if thing.kind in kinds]
     seen = Counter(thing.colour for thing in things)
-    return _pick(rng, [thing for thing in things if seen[thing.colour] == 1])
+    return pick(rng, [thing for thing in things if seen[thing.colour] == 1])
 
 
 def shape(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -85,8 +87,8 @@ def count(scene: Scene, rng: np.random.Generator) -> Question | None:
     }
     groups |= {shape: sum(t.kind == shape for t in scene.things) for shape in SHAPES}
     # First the number, then what to count: otherwise most answers would be 1.
-    number = _pick(rng, sorted(set(groups.values())))
-    group = _pick(rng, [name for name, size in groups.items() if size == number])
+    number = pick(rng, sorted(set(groups.values())))
+    group = pick(rng, [name for name, size in groups.items() if size == number])
     return Question("count", f"how many {group} objects are there ?", str(number))
 
 
@@ -101,7 +103,7 @@ def place(scene: Scene, thing: Thing) -> str | None:
 
 def position(scene: Scene, rng: np.random.Generator) -> Question | None:
     """In which quadrant lies the only thing of its name?"""
-    thing = _pick(rng, [thing for thing in _unique(scene, "name") if place(scene, thing)])
+    thing = pick(rng, [thing for thing in unique(scene.things, "name") if place(scene, thing)])
     return thing and Question("position", f"where is the {thing.name} ?", place(scene, thing))
 
 
@@ -114,11 +116,11 @@ def read(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 def verify(scene: Scene, rng: np.random.Generator) -> Question | None:
     """Is an answer about colour, count or position right? Half of the time it is."""
-    base = _pick(rng, (colour, count, position))(scene, rng)
+    base = pick(rng, (colour, count, position))(scene, rng)
     if base is None:
         return None
     truth = rng.random() < 0.5
-    claim = base.answer if truth else _pick(rng, _alternatives(base, scene))
+    claim = base.answer if truth else pick(rng, _alternatives(base, scene))
     if claim is None:
         return None
     if base.family == "colour":
@@ -142,7 +144,7 @@ def _alternatives(question: Question, scene: Scene) -> list[str]:
 
 def choice(scene: Scene, rng: np.random.Generator) -> Question | None:
     """Which of four lettered answers is right?"""
-    base = _pick(rng, (colour, shape, digit, position))(scene, rng)
+    base = pick(rng, (colour, shape, digit, position))(scene, rng)
     if base is None:
         return None
     return _lettered("choice", base.text, base.answer, _alternatives(base, scene), rng)
@@ -161,7 +163,7 @@ def _lettered(
 
 def letter(scene: Scene, rng: np.random.Generator) -> Question:
     """Which letter stands before a word that is given? Asked for practice: no picture is needed."""
-    options = _pick(rng, (tuple(scene.style.colours), SHAPES, DIGITS, PLACES))
-    answer = _pick(rng, options)
+    options = pick(rng, (tuple(scene.style.colours), SHAPES, DIGITS, PLACES))
+    answer = pick(rng, options)
     wrong = [option for option in options if option != answer]
     return _lettered("letter", f"which is {answer} ?", answer, wrong, rng)
