@@ -8,7 +8,6 @@ import numpy as np
 from prumerge.claims.evidence import Evidence, Missing, model_name
 from prumerge.claims.judging import COST, COUNTS, MERGING, Cell, Claim, Finding
 from prumerge.claims.rules import (
-    RELEASED,
     all_or_some,
     as_good,
     at_most,
@@ -19,6 +18,7 @@ from prumerge.claims.rules import (
     in_both,
     points,
 )
+from prumerge.experiments.sweeps.handling import RELEASED
 from prumerge.experiments.sweeps.tables import Answered
 
 PATCHES = 576

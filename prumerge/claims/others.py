@@ -32,7 +32,6 @@ from prumerge.claims.judging import (
 )
 from prumerge.claims.method import CPU_BENCH, FORTY, ON_CPU, PATCHES, released
 from prumerge.claims.rules import (
-    RELEASED,
     all_or_some,
     apart,
     as_good,
@@ -45,7 +44,7 @@ from prumerge.claims.rules import (
 )
 from prumerge.experiments.printed import read_printed
 from prumerge.experiments.statistics import holm, significance
-from prumerge.experiments.sweeps.handling import BUDGETS, EQUAL
+from prumerge.experiments.sweeps.handling import BUDGETS, EQUAL, RELEASED
 from prumerge.settings import PRESETS
 
 _AIM = "AIM, LLaVA-1.5 7B, {}"

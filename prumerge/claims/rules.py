@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from prumerge.claims.evidence import Evidence, Missing
 from prumerge.claims.judging import FAILS, HOLDS, PART, UNTESTED, Finding, Rule
 from prumerge.experiments.statistics import Interval, paired
-from prumerge.experiments.sweeps.handling import COMPACT, EQUAL
+from prumerge.experiments.sweeps.handling import COMPACT, EQUAL, RELEASED
 from prumerge.experiments.sweeps.tables import Answered
 
 UNDECIDED = "chance explains it; more questions would tell"
@@ -71,10 +71,6 @@ def in_words(effects: Mapping[str, Interval]) -> str:
 def points(first: object, second: object, clusters: object = None) -> Interval:
     """Return the paired difference of shares right, in points of a hundred."""
     return Interval(*(100 * value for value in paired(first, second, clusters)))
-
-
-RELEASED = {"order": "attention", "positions": "compact"}
-"""How the released code sends tokens: by falling attention, at closed-up positions."""
 
 
 def sent_as(choice: Mapping, handling: Mapping) -> dict:

@@ -334,8 +334,3 @@ def _correlate(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     length = np.sqrt((rows**2).sum(axis=1) * (others**2).sum(axis=1))
     together = (rows * others).sum(axis=1)
     return np.divide(together, length, out=np.zeros(len(rows)), where=length > 0)
-
-
-def beyond_chance(table: pd.DataFrame, low: str = "low", high: str = "high") -> pd.Series:
-    """Return for each row whether its interval leaves 0 out."""
-    return (table[low] > 0) | (table[high] < 0)

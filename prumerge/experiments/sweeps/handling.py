@@ -30,6 +30,9 @@ EQUAL = {"order": "raster", "positions": "original"}
 COMPACT = {"order": "raster", "positions": "compact"}
 """Raster order with ids counted anew, what codes do that cut the features before the prompt."""
 
+RELEASED = {"order": "attention", "positions": "compact"}
+"""How the released code sends tokens: by falling attention, at closed-up positions."""
+
 BUDGETS = (32, 64, 128)
 """What settings are chosen at, on the questions ``choose``."""
 

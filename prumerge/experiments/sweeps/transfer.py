@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from prumerge.experiments.statistics import compare, holm, interval, rank_agreement, significance
-from prumerge.experiments.sweeps.handling import BUDGETS, COMPACT, EQUAL, at
+from prumerge.experiments.sweeps.handling import BUDGETS, COMPACT, EQUAL, RELEASED, at
 from prumerge.experiments.sweeps.tables import Answered, read_sweep_rows
 from prumerge.experiments.sweeps.tuning import over_budgets
 
@@ -69,7 +69,6 @@ def agreements(
     return table.assign(p_holm=holm(table["p"]))
 
 
-RELEASED = {"order": "attention", "positions": "compact"}
 CONCLUSIONS = {
     "raster order instead of falling attention": (("prumerge", COMPACT), ("prumerge", RELEASED)),
     "original places instead of closed-up ones": (("", EQUAL), ("", COMPACT)),
