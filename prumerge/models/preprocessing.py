@@ -25,7 +25,7 @@ LONGEST_EDGE_PX = 10_000
 _BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339  # what a TIFF tells of its values
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _SWITCH = threading.RLock()
-_KEEPS_SHAPE = ("image_grid_pinpoints", "crop_to_patches", "merge_size")
+_SHAPES = ("image_grid_pinpoints", "crop_to_patches", "merge_size")
 
 
 @contextmanager
@@ -102,10 +102,15 @@ def prepare(
     """
     pictures = (Image.fromarray(i) if isinstance(i, np.ndarray) else i for i in images)
     shown = [to_rgb(picture) for picture in pictures]
-    if not do_pad or any(hasattr(of_pictures(processor), name) for name in _KEEPS_SHAPE):
+    if not do_pad or keeps_shape(processor):
         return shown
     colour = tuple(int(255 * value) for value in of_pictures(processor).image_mean)
     return [pad_to_square(image, colour) for image in shown]
+
+
+def keeps_shape(processor: ProcessorMixin | BaseImageProcessor) -> bool:
+    """Whether a processor takes pictures of any shape, and neither padded nor cropped squares."""
+    return any(hasattr(of_pictures(processor), name) for name in _SHAPES)
 
 
 def pad_to_square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:

@@ -241,6 +241,8 @@ def test_two_steps_change_what_is_to_learn_and_go_on_from_a_checkpoint(tiny, tmp
             assert ".language_model." in key and value.abs().max() > 0, key
         elif "lora_" not in key:
             assert torch.equal(value, before[stock]), key
+    squares = "padded to squares" in (folder / "README.md").read_text()
+    assert squares is (tiny[0] == "vipllava")  # the others keep a picture's shape
     shutil.rmtree(folder / "checkpoint-2")
     again, log = tune(loaded(name)[0], processor, Two(), arguments(folder, **saving), LORA, method)
     assert [row["step"] for row in log if "loss" in row] == [1, 2]

@@ -334,36 +334,48 @@ def to_sample(
 def _written(processor: Processor, record: Record, preface: str) -> tuple[str, list[bool]]:
     """Write a conversation by the chat template; mark the answers, each with its end token.
 
-    A template that ends answers itself, such as ChatML, writes the whole conversation. Behind any
-    other each turn is written by itself and ended by the end token, as LLaVA was trained.
+    Each answer stands behind what the model is asked with. A template that ends answers itself, as
+    ChatML does, writes the conversation so far in front. Behind any other each turn is written by
+    itself and ended by the end token, as LLaVA was trained.
     """
-    words, write = processor.tokenizer, processor.apply_chat_template
-    text, learnt, messages, done = preface, [False] * len(preface), [], ""
+    write, messages, done = processor.apply_chat_template, [], ""
+    text, learnt = preface, [False] * len(preface)
+    lead, end, behind = _around(processor)
     for number, (question, answer) in enumerate(record.turns):
-        content = [{"type": "text", "text": question}]
-        if number == 0 and record.image is not None:
-            content.insert(0, {"type": "image"})
-        messages.append({"role": "user", "content": content})
+        shown = number == 0 and record.image is not None
+        messages.append(_message("user", question, shown))
         asked = write(messages, add_generation_prompt=True)
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        whole = write(messages)
-        at = whole.find(answer, len(asked))
-        if at < 0 or not whole.startswith(asked) or not asked.startswith(done):
+        if not asked.startswith(done):
             raise ValueError(
-                f"{record.where}: the chat template does not write a conversation turn by turn "
-                f"behind {asked!r}, so that its answers cannot be told: give the processor another"
+                f"{record.where}: the chat template writes {asked!r}, which does not begin with "
+                f"the turns before, {done!r}: give the processor a template that adds turns alone"
             )
-        end, behind = at + len(answer), whole[at + len(answer) :]
-        marks = [own for own in words.all_special_tokens if own in behind]
-        if marks:
-            end += min(behind.index(own) + len(own) for own in marks)
-            pieces, done = (whole[len(done) : at], whole[at:end], whole[end:]), whole
+        if end:
+            messages.append(_message("assistant", answer))
+            asked, done = asked[len(done) :] + lead, write(messages)
         else:
-            pieces, messages = (asked.rstrip() + " ", answer + words.eos_token, ""), []
-        text += "".join(pieces)
-        for piece, own in zip(pieces, (False, True, False), strict=True):
-            learnt += [own] * len(piece)
+            asked, messages = asked.rstrip() + " ", []
+        said = answer + (end or processor.tokenizer.eos_token)
+        text += asked + said + behind
+        learnt += [False] * len(asked) + [True] * len(said) + [False] * len(behind)
     return text, learnt
+
+
+def _message(role: str, text: str, shown: bool = False) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "image"}] * shown + [{"type": "text", "text": text}]}
+
+
+def _around(processor: Processor) -> tuple[str, str, str]:
+    """Return what the chat template puts around answers: in front, as their end, and behind it."""
+    write, asking = processor.apply_chat_template, [_message("user", "?")]
+    asked = write(asking, add_generation_prompt=True)
+    front, found, behind = write([*asking, _message("assistant", "!")]).rpartition("!")
+    if not found:
+        raise ValueError("the chat template leaves answers out: give the processor another")
+    lead = front[len(asked) :] if front.startswith(asked) else ""
+    ends = [behind.index(m) + len(m) for m in processor.tokenizer.all_special_tokens if m in behind]
+    end = min(ends, default=0)
+    return lead, behind[:end], behind[end:] if end else ""
 
 
 def collate(

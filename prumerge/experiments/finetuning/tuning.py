@@ -34,6 +34,7 @@ from prumerge.models.attachment import attach
 from prumerge.models.families import FAMILIES, family_of
 from prumerge.models.loading import Processor
 from prumerge.models.placeholders import shown_of
+from prumerge.models.preprocessing import keeps_shape
 
 LANGUAGE_LAYERS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
@@ -165,12 +166,12 @@ class ReducedTrainer(Trainer):
     of what it saves tell how pictures were prepared.
     """
 
-    do_pad = True
+    do_pad: bool | None = True  # None where neither is done
     projectors: Sequence[str] = ()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
+        if self.args.should_save and self.do_pad is not None:
             write_card(Path(output_dir or self.args.output_dir), self.do_pad)
 
     def compute_loss(
@@ -222,7 +223,8 @@ def tune(
         data_collator=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
         optimizers=(torch.optim.AdamW(parameter_groups(tuned, lora), weight_decay=0.0), None),
     )
-    trainer.do_pad, trainer.projectors = do_pad, projectors(model)
+    trainer.do_pad = None if keeps_shape(processor) else do_pad
+    trainer.projectors = projectors(model)
     trainer.add_callback(LogLast)
     trainer.remove_callback(PrinterCallback)  # where bars are switched off, it prints every step
     with attach(model, method) if method else nullcontext():
