@@ -106,11 +106,7 @@ def attach(
             f"attach needs a model of a family it knows ({', '.join(FAMILIES)}), got "
             f"{type(model).__name__}{offer(model)}"
         )
-    if family.received:  # a score that was asked for needs its class token, and is refused
-        overrides = {"score": "received"} | overrides
-    if family.places is not None:
-        overrides = {"positions": "original"} | overrides
-    resolved = resolve(method, **overrides)
+    resolved = resolve(method, **family.defaults | overrides)
     family.check(model, resolved.settings)
     previous = attachment_of(model)
     if previous is not None:

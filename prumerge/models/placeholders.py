@@ -4,6 +4,7 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
+from transformers.image_processing_utils import BaseImageProcessor
 
 from prumerge.models.loading import Processor
 from prumerge.models.preprocessing import of_pictures, prepare
@@ -28,7 +29,9 @@ def place_of(
 
 
 def shown_of(
-    config: Any, processor: Processor | None, size: tuple[int, int] | None = None
+    config: Any,
+    processor: Processor | BaseImageProcessor | None,
+    size: tuple[int, int] | None = None,
 ) -> Shown:
     """Count what one picture is in a model's prompt, where its processor decides about it too.
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -82,7 +83,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def of_pictures(processor: ProcessorMixin | BaseImageProcessor) -> BaseImageProcessor:
+def of_pictures(processor: Any) -> BaseImageProcessor:
     """Return the part of a processor that prepares pictures; a tower's alone has no other."""
     return getattr(processor, "image_processor", processor)
 

@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import (
     AutoTokenizer,
     BatchEncoding,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
@@ -29,6 +31,7 @@ from prumerge.models.loading import (
     check_device,
     find_precision,
     find_source,
+    load,
     load_weights,
     told,
 )
@@ -229,3 +232,18 @@ def load_video(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
     processor = VideoProcessor(pictures, tokenizer, config.vision_config.patch_size)
     return model.to(device).eval(), processor
+
+
+def open_model(
+    name: str | Path = "mini", device: str = "cpu", dtype: torch.dtype | str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin | VideoProcessor]:
+    """Load a model of any family: a Video-LLaVA to be shown clips, any other to be shown pictures.
+
+    What is missing or of no family is a ValueError; see :func:`prumerge.models.load`.
+    """
+    source, revision = find_source(name)
+    with told(name):
+        found, _ = VideoLlavaConfig.get_config_dict(source, revision=revision)
+    if found.get("model_type") == VideoLlavaConfig.model_type:
+        return load_video(name, device, dtype)
+    return load(name, device, dtype, any_family=True)

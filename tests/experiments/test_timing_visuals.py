@@ -3,6 +3,8 @@
 import pandas as pd
 import pytest
 import torch
+from evaluated import save_tiny_of
+from families import TRIED
 
 from prumerge.experiments import timing
 from prumerge.experiments.timing.peaks import SIDE
@@ -28,6 +30,24 @@ def test_the_stages_one_after_another_give_the_answer_of_generate(subject, metho
     assert state["mask"].shape == (2, 4 + (budget or slots))
     whole = answering.whole(3)
     assert torch.equal(whole[:, answering.input_ids.shape[1] :], answering.decode(state, 3))
+
+
+TINY = ("vipllava", "llava_next", "llava_next_video", "internvl", "llava_onevision")
+TINY += ("qwen2_5_vl", "qwen3_vl")
+
+
+@TRIED
+@pytest.mark.parametrize("family", TINY)
+def test_every_family_is_timed_as_it_answers(family, tmp_path):
+    """Stock and reduced: the stages one after another give the answer of generate."""
+    subject = timing.load_subject(save_tiny_of(family, tmp_path))
+    for method, budget in (("full", None), ("prumerge+", 8)):
+        answering = answering_of(subject, timing.Case(method, budget, batch=2, text_tokens=4))
+        pixels = answering.preprocess()
+        made = answering.encode(pixels)
+        state = answering.prefill(answering.method(made) if answering.method else made)
+        assert state["mask"].shape == (2, 4 + (budget or subject.shown.slots))
+        assert torch.equal(answering.whole(3)[:, -3:], answering.decode(state, 3))
 
 
 def test_rows_count_what_the_language_model_reads(subject, monkeypatch):

@@ -85,7 +85,7 @@ def _estimate(row: dict, hardware: roofline.Hardware | str | None) -> tuple[str,
         card = roofline.Hardware("measured here", bandwidth, rate, rate, 1.0)
     bits = 32 if row["dtype"] == "float32" else 16
     stock = row["method"] == "full"
-    tiles = _tiles(row["model"], row["weights"])
+    tiles, packed = _tiles(row["model"], row["weights"])
     stages = roofline.estimate_costs(
         _shape(row),
         row["prompt_tokens"],
@@ -100,7 +100,7 @@ def _estimate(row: dict, hardware: roofline.Hardware | str | None) -> tuple[str,
         vision_layers=row["vision_layers"] - (not stock),
     ).set_index("stage")["time_ms"]
     parts = {"encode": ["vision_tower"], "prefill": ["projector", "prefill"], "decode": ["decode"]}
-    if stock and tiles > 1:
+    if stock and packed:
         parts |= {"encode": ["vision_tower", "projector"], "prefill": ["prefill"]}
     return card.name, stages[parts[row["stage"]]].sum()
 
@@ -116,10 +116,10 @@ def _shape(row: dict) -> roofline.ModelShape:
 
 
 @functools.cache
-def _tiles(model: str, weights: str) -> int:
-    """Tiles or frames of each picture or clip that a model was timed with."""
-    known = weights == "random"
-    return usual(random_config(_random(model)) if known else read_config(model)).tiles
+def _tiles(model: str, weights: str) -> tuple[int, bool]:
+    """Tiles or frames of what a model was timed with, and whether it packs them as it encodes."""
+    config = random_config(_random(model)) if weights == "random" else read_config(model)
+    return usual(config).tiles, config.model_type != "llava"
 
 
 def _random(model: str) -> str:

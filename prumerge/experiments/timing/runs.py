@@ -223,11 +223,12 @@ def parameters_of(subject: Subject, attention: str, case: Case) -> dict[str, Any
     """Return the columns that all rows of a case share."""
     tokens = subject.patches if case.budget is None else case.budget
     slots = subject.shown.slots if case.method == FULL else tokens
+    vision = subject.model.config.vision_config
     return {
         "model": subject.name,
         "weights": subject.weights,
         "layers": subject.model.config.text_config.num_hidden_layers,
-        "vision_layers": subject.model.config.vision_config.num_hidden_layers,
+        "vision_layers": getattr(vision, "num_hidden_layers", getattr(vision, "depth", None)),
         "dtype": str(subject.model.dtype).removeprefix("torch."),
         "attention": attention,
         "method": case.method,

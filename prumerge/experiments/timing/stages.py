@@ -2,7 +2,8 @@
 
 Speed does not depend on the values of weights, so LLaVA-1.5 can be timed without its checkpoint. In
 shapes, ``prompts`` are answered together, and ``length`` is the tokens of one full prompt. Pictures
-in tiles are squares of 2 x 2 tiles, five with the whole picture; clips have 8 frames.
+are squares: of 2 x 2 tiles where a model cuts them, five with the whole picture; of 24 x 24 visual
+tokens where it takes any number, or what its processor makes of them. Clips have 8 frames.
 """
 
 import dataclasses
@@ -18,16 +19,18 @@ from transformers import PreTrainedModel
 from prumerge.encoder import Encoded
 from prumerge.methods import Method, resolve
 from prumerge.mini.pictures import load_pictures
-from prumerge.models import load
 from prumerge.models.attachment import attach
 from prumerge.models.canvases import reduce_packed, sent_by
 from prumerge.models.families import family_of
-from prumerge.models.inputs import Sent, pictures_sent, shorten_inputs
+from prumerge.models.inputs import ShortInputs, pictures_sent, shorten_inputs
+from prumerge.models.placeholders import shown_of
+from prumerge.models.preprocessing import of_pictures
 from prumerge.models.random_weights import SHAPES, build, known_name
 from prumerge.models.slots import Packed
-from prumerge.models.videos import FRAMES, load_video
+from prumerge.models.videos import FRAMES, open_model
 from prumerge.reduction import Reduction
 from prumerge.roofline import Shown, shown_by
+from prumerge.roofline.shapes import sides
 from prumerge.scores import encode
 from prumerge.settings import suggestion
 
@@ -35,6 +38,9 @@ FULL = "full"
 """The method's name for the stock model, with nothing attached."""
 
 DRAWN = 12  # different pictures in a batch: scenes with 1 to 12 objects
+GRID = 24  # visual tokens along an edge where a model takes any number, as LLaVA-1.5 has
+CUT = {"crop_to_patches": True}
+"""What InternVL's processor, and not the part of it that prepares pictures, asks for by itself."""
 
 STAGES = ("preprocess", "encode", "reduce", "prefill", "decode", "whole")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -47,7 +53,7 @@ class Subject:
     name: str
     weights: str
     model: PreTrainedModel
-    image_processor: Any
+    processor: Any
 
     @property
     def device(self) -> str:
@@ -62,12 +68,7 @@ class Subject:
     @functools.cached_property
     def shown(self) -> Shown:
         """What a prompt shows of one picture or clip."""
-        return usual(self.model.config)
-
-    @property
-    def packed(self) -> bool:
-        """Whether pictures or clips are several tiles or frames."""
-        return self.shown.tiles > 1
+        return usual(self.model.config, self.processor)
 
     @property
     def patches(self) -> int:
@@ -92,15 +93,22 @@ def frames_of(config: Any) -> int:
 
 
 def edge_of(config: Any) -> int:
-    """Return the edge in pixels of the square pictures in tiles that a model is timed with."""
-    return 2 * config.vision_config.image_size
+    """Return the edge in pixels of the square pictures that a model is timed with."""
+    vision = config.vision_config
+    if hasattr(vision, "spatial_merge_size"):  # Qwen: pictures of any size
+        return GRID * vision.patch_size * vision.spatial_merge_size
+    cut = hasattr(config, "image_grid_pinpoints") or config.model_type == "internvl"
+    return sides(vision.image_size)[0] * (1 + cut)
 
 
-def usual(config: Any) -> Shown:
-    """Return what a prompt shows of the pictures or clips that a model is timed with."""
-    tiled = hasattr(config, "image_grid_pinpoints")
-    size = (edge_of(config),) * 2 if tiled else None
-    return shown_by(config, size, frames_of(config) or None)
+def usual(config: Any, processor: Any = None) -> Shown:
+    """Return what a prompt shows of the pictures or clips that a model is timed with.
+
+    ``processor`` may be None where the config alone decides about it.
+    """
+    if frames := frames_of(config):
+        return shown_by(config, frames=frames)
+    return shown_of(config, processor, (edge_of(config),) * 2)
 
 
 def check_attention(name: str, device: str, dtype: torch.dtype) -> None:
@@ -126,7 +134,8 @@ def load_subject(
     ``name`` is ``mini``, a folder or hub id, or ``random-7b`` or ``random-13b``: LLaVA-1.5's shape
     with random weights, nothing downloaded (``random-7b-cut`` has few and narrow layers, to try a
     command); likewise ``random-next-7b`` and ``random-video-7b``, LLaVA-NeXT's and Video-LLaVA's.
-    ``mini-next`` and ``mini-video`` are trained ones of these kinds. ``dtype`` of None is float32
+    ``mini-next`` and ``mini-video`` are trained ones of these kinds; a folder or hub id may be of
+    any family that is known. ``dtype`` of None is float32
     on a CPU, bfloat16 elsewhere. ``layers`` cuts random weights to so many language layers (and
     vision layers, at least 3), to try the path where the whole does not fit; such rows say so.
     ValueError tells what does not exist.
@@ -135,15 +144,13 @@ def load_subject(
     if not (name.startswith("random-") or name.endswith("-random")):
         if layers is not None:
             raise ValueError(f"layers={layers} cuts random weights only, such as random-7b")
-        opened = load_video if name == "mini-video" else load
-        model, processor = opened(name, device, dtype)
-        return Subject(name, "trained", model, processor.image_processor)
+        return Subject(name, "trained", *open_model(name, device, dtype))
     shape = name.removeprefix("random-").removesuffix("-random")
     if name not in SHAPES:
         raise ValueError(f"no shape {name!r}: {suggestion(f'random-{shape}', list(SHAPES))}")
     model, processor = build(name, device, dtype, layers)
     # Rows call it as those do that are committed.
-    return Subject(f"{shape}-random", "random", model, processor.image_processor)
+    return Subject(f"{shape}-random", "random", model, processor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +172,8 @@ class Case:
 
 
 Made = Encoded | Float[Tensor, "pictures patches width"]
+ABOUT = ("image_sizes", "image_grid_thw")
+"""What a model must know about pictures besides their pixels."""
 UNMARKED = {"markers": "none"}
 """Where pictures or clips are several tiles or frames a method sends its budget and nothing else:
 rows then say how long prompts are."""
@@ -193,7 +202,8 @@ class Answering:
 
     def preprocess(self) -> Float[Tensor, "pictures 3 rows columns"]:
         """Turn pictures into pixel values on the device."""
-        pixels = self.subject.image_processor(self.images, return_tensors="pt")["pixel_values"]
+        prepare = of_pictures(self.subject.processor)
+        pixels = prepare(self.images, return_tensors="pt")["pixel_values"]
         return pixels.to(self.model.device, self.model.dtype)
 
     @torch.no_grad()
@@ -205,40 +215,53 @@ class Answering:
         hidden = core.vision_tower(pixels, output_hidden_states=True).hidden_states[layer]
         return hidden[:, 1:] if hidden.shape[1] > self.subject.patches else hidden
 
-    def sent(self, made: Any) -> Sent:
-        """Project what is sent of the pictures."""
-        return pictures_sent(self.model, made, self.subject.patches)
+    def stock(self, made: Any) -> dict[str, Any]:
+        """What the stock model reads of full prompts."""
+        embeddings = self.model.get_input_embeddings()(self.input_ids)
+        here = (self.input_ids == placeholder(self.subject))[..., None]
+        visual = self.model.model.multi_modal_projector(made)
+        return {"inputs_embeds": embeddings.masked_scatter(here, visual.to(embeddings.dtype))}
 
-    def visual(self, made: Tensor) -> Tensor:
-        """Project all that the stock model encodes."""
-        return self.model.model.multi_modal_projector(made)
+    def shortened(self, made: Any) -> tuple[ShortInputs, dict[str, Any]]:
+        """Prompts with what is sent of the pictures, and what the model reads of them."""
+        sent = pictures_sent(self.model, made, self.subject.patches)
+        short = shorten_inputs(self.model, self.full, [sent], self.settings.positions)
+        return short, {"inputs_embeds": short.embeddings}
+
+    @property
+    def full(self) -> dict[str, Tensor]:
+        """Full prompts."""
+        mask = torch.ones_like(self.input_ids)
+        return {"input_ids": self.input_ids, "attention_mask": mask}
+
+    def places(self, mask: Tensor) -> Int[Tensor, "*three prompts length"]:
+        """The stock model's position ids."""
+        return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
     @torch.no_grad()
     def prefill(self, made: Any) -> dict[str, Any]:
-        """Read the prompt; what decoding goes on from: its mask, cache and first new token."""
-        mask = torch.ones_like(self.input_ids)
-        if self.method is not None:
-            arguments = {"input_ids": self.input_ids, "attention_mask": mask}
-            short = shorten_inputs(
-                self.model, arguments, [self.sent(made)], self.settings.positions
-            )
-            embeddings, mask = short.embeddings, short.arguments["attention_mask"]
+        """Read the prompt; what decoding goes on from: mask, cache, first new token and its id."""
+        if self.method is None:
+            mask, fed = self.full["attention_mask"], self.stock(made)
+            places = self.places(mask)
         else:
-            embeddings = self.model.get_input_embeddings()(self.input_ids)
-            here = (self.input_ids == placeholder(self.subject))[..., None]
-            embeddings = embeddings.masked_scatter(here, self.visual(made).to(embeddings.dtype))
-        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        return self._step(mask, inputs_embeds=embeddings, position_ids=places)
+            short, fed = self.shortened(made)
+            mask, places = short.arguments["attention_mask"], short.arguments.get("position_ids")
+            places = self.places(mask) if places is None else places
+        # Under M-RoPE the next word has the same id three times.
+        following = (places.amax(dim=-1, keepdim=True) + 1).expand_as(places[..., :1])
+        if places.ndim > 2:
+            following = following.amax(dim=0, keepdim=True).expand_as(following)
+        return self._step(mask, position_ids=places, **fed) | {"following": following}
 
     @torch.no_grad()
     def decode(self, state: dict[str, Any], new_tokens: int) -> Int[Tensor, "prompts new_tokens"]:
         """Go on to ``new_tokens`` tokens, greedily; leave ``state`` as it was."""
         mask, cache, tokens = state["mask"], state["cache"], [state["token"]]
-        for _ in range(new_tokens - 1):
+        for step in range(new_tokens - 1):
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-            place = mask.sum(dim=1, keepdim=True) - 1
-            step = {"input_ids": tokens[-1], "position_ids": place, "past_key_values": cache}
-            tokens.append(self._step(mask, **step)["token"])
+            given = {"position_ids": state["following"] + step, "past_key_values": cache}
+            tokens.append(self._step(mask, input_ids=tokens[-1], **given)["token"])
         cache.crop(1 - new_tokens)  # by so many tokens
         return torch.cat(tokens, dim=1)
 
@@ -263,62 +286,85 @@ class Answering:
 
 
 class PackedAnswering(Answering):
-    """One case on a model whose pictures are tiles, or whose clips are frames.
+    """One case on a model of another family than LLaVA-1.5, or with clips.
 
-    The stock model projects and packs them while it encodes.
+    The stock model projects and packs what it shows while it encodes.
     """
 
     changed = UNMARKED
 
+    def __init__(self, subject: Subject, case: Case) -> None:
+        self.family, self.kind = family_of(subject.model), "video" if subject.frames else "image"
+        self.changed = self.family.defaults | UNMARKED
+        if self.family.places is not None and case.pictures > 1:
+            raise ValueError(
+                f"pictures={case.pictures}: prompts of a {type(subject.model).__name__} are timed "
+                "with one picture each"
+            )
+        super().__init__(subject, case)
+
     def preprocess(self) -> dict[str, Tensor]:
         """Turn pictures into tiles, or clips into frames, on the device."""
         frames, model = self.subject.frames, self.model
+        prepare = functools.partial(of_pictures(self.subject.processor), return_tensors="pt")
         if frames:
             shown = [own for own in self.images for _ in range(frames)]
-            pixels = self.subject.image_processor(shown, return_tensors="pt")["pixel_values"]
+            pixels = prepare(shown)["pixel_values"]
             given = {"pixel_values_videos": pixels.unflatten(0, (len(self.images), frames))}
         else:
             shown = [own.resize((edge_of(model.config),) * 2) for own in self.images]
-            given = dict(self.subject.image_processor(shown, return_tensors="pt"))
+            given = dict(prepare(shown, **(CUT if model.config.model_type == "internvl" else {})))
+            given = {n: v for n, v in given.items() if n in (*self.family.names, *ABOUT)}
+        self.about = {name: given[name] for name in ABOUT if name in given}
         floating = {name: v for name, v in given.items() if v.is_floating_point()}
         given |= {name: v.to(dtype=model.dtype) for name, v in floating.items()}
         return {name: v.to(model.device) for name, v in given.items()}
 
-    @property
-    def kind(self) -> str:
-        """Whether pictures or clips are shown."""
-        return "video" if self.subject.frames else "image"
-
     @torch.no_grad()
-    def encode(self, pixels: dict[str, Tensor]) -> Packed | Float[Tensor, "slots width"]:
+    def encode(self, pixels: dict[str, Tensor]) -> Any:
         """Encode as the stock model does, or as far as the method needs, with scores."""
         if self.method is None:
-            stock = getattr(self.model.model, f"get_{self.kind}_features")(**pixels).pooler_output
-            return torch.cat([own.flatten(0, -2) for own in stock])
-        return family_of(self.model).pack(self.model, pixels, self.settings)[self.kind]
+            return getattr(self.model.model, f"get_{self.kind}_features")(**pixels)
+        return self.family.pack(self.model, pixels | self.full, self.settings)[self.kind]
 
     def reduce(self, method: Method, seen: Packed) -> tuple[Packed, Reduction]:
         """Reduce tile by tile, or frame by frame; what was encoded knows how to project it."""
         parts = (dataclasses.replace(part, project=seen.project) for part in seen.parts)
         return seen, reduce_packed(dataclasses.replace(seen, parts=tuple(parts)), method)
 
-    def sent(self, made: tuple[Packed, Reduction]) -> Sent:
-        """Project what is sent of tiles or frames."""
-        seen, reduction = made
-        return sent_by(reduction, seen, placeholder(self.subject), self.kind)
+    def stock(self, made: Any) -> dict[str, Any]:
+        """The stock model reads what it encoded."""
+        return {"input_ids": self.input_ids, "mm_encoder_outputs": {self.kind: made}}
 
-    def visual(self, made: Tensor) -> Tensor:
-        """All that the stock model shows is projected already."""
-        return made
+    def shortened(self, made: tuple[Packed, Reduction]) -> tuple[ShortInputs, dict[str, Any]]:
+        """Prompts with what is sent of tiles or frames, and what the model reads of them."""
+        sent = sent_by(made[1], made[0], placeholder(self.subject), self.kind)
+        places = functools.partial(self.places, self.full["attention_mask"])
+        short = shorten_inputs(
+            self.model, self.full, [sent], self.settings.positions,
+            places=None if self.family.places is None else places,
+        )  # fmt: skip
+        prompts = short.prompts
+        ids, visual = prompts.input_ids, prompts.visual
+        return short, self.family.feed(self.model, ids, short.embeddings, visual)
+
+    def places(self, mask: Tensor) -> Int[Tensor, "*three prompts length"]:
+        """The stock model's position ids, of three rows under M-RoPE."""
+        if self.family.places is None:
+            return super().places(mask)
+        return self.family.places(self.model, self.full | self.about, None)
 
     def named(self, pixels: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What is preprocessed has names."""
-        return pixels
+        """What is preprocessed has names; under M-RoPE ``generate`` asks what each token is."""
+        if self.family.places is None:
+            return pixels
+        return pixels | {"mm_token_type_ids": (self.input_ids == placeholder(self.subject)).int()}
 
 
 def answering_of(subject: Subject, case: Case) -> Answering:
     """Make what answers a case."""
-    return (PackedAnswering if subject.packed else Answering)(subject, case)
+    plain = subject.model.config.model_type == "llava"
+    return (Answering if plain else PackedAnswering)(subject, case)
 
 
 def placeholder(subject: Subject) -> int:
@@ -334,13 +380,9 @@ def prompts(subject: Subject, case: Case) -> Int[Tensor, "prompts length"]:
             raise ValueError(f"{name} must be at least 1, got {value}")
     config = subject.model.config
     text, picture = config.text_config, placeholder(subject)
-    special = {
-        picture,
-        config.image_token_id,
-        text.pad_token_id,
-        text.bos_token_id,
-        text.eos_token_id,
-    }
+    marks = {getattr(config, f"{name}_token_id", None) for name in ("image", "video")}
+    marks |= {value for name, value in vars(config).items() if name.endswith("_token_id")}
+    special = marks | {text.pad_token_id, text.bos_token_id, text.eos_token_id}
     ordinary = torch.tensor([i for i in range(text.vocab_size) if i not in special])
     generator, size = torch.Generator().manual_seed(0), (case.batch, case.text_tokens)
     words = ordinary[torch.randint(len(ordinary), size, generator=generator)]

@@ -94,6 +94,12 @@ class Family:
         """The names of all arguments that hold pictures or videos."""
         return tuple(name for own in self.pixels.values() for name in own)
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Settings that stand in this family where no others are asked for."""
+        found = {"score": "received"} if self.received else {}
+        return found if self.places is None else found | {"positions": "original"}
+
     def shows(self, arguments: dict[str, Any]) -> bool:
         """Whether a call hands in pictures or videos."""
         return any(arguments.get(name) is not None for name in self.names)
