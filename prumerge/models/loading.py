@@ -41,8 +41,10 @@ _KINDS = {
     "llava_next_video": "LlavaNextVideo LlavaNextProcessor LlavaNext",
     "internvl": "InternVL InternVLProcessor GotOcr2",
     "llava_onevision": "LlavaOnevision LlavaOnevisionProcessor LlavaOnevision",
+    "qwen2_vl": "Qwen2VL Qwen2VLProcessor Qwen2VL",
     "qwen2_5_vl": "Qwen2_5_VL Qwen2_5_VLProcessor Qwen2VL",
     "qwen3_vl": "Qwen3VL Qwen3VLProcessor Qwen2VL",
+    "qwen3_vl_moe": "Qwen3VLMoe Qwen3VLProcessor Qwen2VL",
 }
 """Model, processor and what prepares pictures, by the ``model_type`` of a config: the names of
 transformers' classes, without what all names of a kind end with."""

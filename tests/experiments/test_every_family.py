@@ -38,6 +38,7 @@ NEW = (
     "llava_next_video",
     "internvl",
     "llava_onevision",
+    "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",
 )
@@ -111,6 +112,7 @@ MOST = {
     "llava_next_video": 80,
     "internvl": 80,
     "llava_onevision": 48,
+    "qwen2_vl": 36,
     "qwen2_5_vl": 36,
     "qwen3_vl": 36,
 }

@@ -33,7 +33,7 @@ def test_the_stages_one_after_another_give_the_answer_of_generate(subject, metho
 
 
 TINY = ("vipllava", "llava_next", "llava_next_video", "internvl", "llava_onevision")
-TINY += ("qwen2_5_vl", "qwen3_vl")
+TINY += ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
 
 @TRIED

@@ -208,9 +208,13 @@ def shrink(config: Config) -> Config:
     text.num_hidden_layers, text.num_key_value_heads = _LAYERS, _HEADS
     if getattr(text, "head_dim", None):
         text.head_dim = _WIDTH // _HEADS
-    if hasattr(config.vision_config, "out_hidden_size"):  # Qwen
-        config.vision_config.out_hidden_size = _WIDTH
+    if config.model_type.startswith("qwen"):
+        for name in ("embed_dim", "out_hidden_size"):  # the tower's own width, or what it hands on
+            if hasattr(config.vision_config, name):
+                setattr(config.vision_config, name, _WIDTH)
         text.rope_parameters["mrope_section"] = [2, 3, 3]  # of half a head's width
+    if hasattr(text, "num_experts"):
+        text.num_experts, text.num_experts_per_tok, text.moe_intermediate_size = 2, 1, _WIDTH
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:_LAYERS]
     return config
