@@ -340,11 +340,16 @@ def find_shown(
 
 
 def _costed(size: str | ModelShape) -> tuple[str | ModelShape | Config, str]:
-    """What costs are estimated of, and a note where the vision tower is of a kind not known."""
+    """What costs are estimated of, and a note where the vision tower is of a kind not known.
+
+    ValueError, where the language model is of such a kind too.
+    """
     try:
         read_shape(size)
     except ValueError:
-        return config_of(size).get_text_config(), " (its language model alone)"
+        language = config_of(size).get_text_config()
+        read_shape(language)
+        return language, " (its language model alone)"
     return size, ""
 
 
@@ -401,12 +406,13 @@ def _tokens(options: Options, shown: Shown) -> int:
 def _floor_s(options: Options, tokens: int, size: Any, shown: Shown, hardware: str) -> float:
     """Return the least seconds that one question takes in a full batch."""
     markers = min(shown.markers, tokens)  # sent where one of their tokens is
+    seen = read_shape(size).vision is not None
     costs = estimate_costs(
         size,
         TEXT_TOKENS + tokens + markers,
         hardware,
         batch=options.batch_size,
-        text_tokens=TEXT_TOKENS + markers,
+        text_tokens=TEXT_TOKENS + markers if seen else None,
         pictures=shown.tiles,
         new_tokens=NEW_TOKENS,
     )
