@@ -253,6 +253,20 @@ def test_two_steps_change_what_is_to_learn_and_go_on_from_a_checkpoint(tiny, tmp
         torch.testing.assert_close(value, after[key], msg=key)
 
 
+@pytest.mark.parametrize("projector", ["full", "lora"])
+@quiet_peft()
+def test_frozen_weights_may_be_of_half_the_precision(tiny, projector):
+    """As on a GPU: what is trained stays in float32, and the batch runs under autocast."""
+    model, processor = load(tiny[1], dtype="bfloat16", any_family=True)
+    tuned = add_lora(model, Lora(rank=2, alpha=4, projector=projector)).train()
+    batch = collate(samples_of(processor), processor.tokenizer.pad_token_id)
+    with attach(model, "prumerge+", budget=6), torch.autocast("cpu", dtype=torch.bfloat16):
+        tuned(**batch).loss.backward()
+    for name, weight in tuned.named_parameters():
+        assert not weight.requires_grad or weight.grad.isfinite().all(), name
+        assert weight.dtype is (torch.float32 if weight.requires_grad else torch.bfloat16), name
+
+
 @quiet_peft()
 def test_updates_of_the_projector_are_of_its_linear_layers(tiny):
     model, _ = loaded(tiny[1])

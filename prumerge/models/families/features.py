@@ -122,6 +122,17 @@ def read_tower(
     )
 
 
+def through(part: nn.Module, values: Tensor) -> Tensor:
+    """Run a part of a model; under autocast where its precision is not one with the values'.
+
+    So it is in training: weights that are trained are in float32, beside frozen ones that are not.
+    """
+    kinds = {values.dtype, *(weight.dtype for weight in part.parameters())}
+    lowest = min(kinds, key=lambda kind: kind.itemsize)
+    with torch.autocast(values.device.type, lowest, enabled=len(kinds) > 1):
+        return part(values)
+
+
 def frames_of(videos: Tensor) -> Tensor:
     """Lay the frames of all videos end to end."""
     if videos.ndim != 5 or not videos.shape[1]:

@@ -21,6 +21,7 @@ from prumerge.models.families.features import (
     frames_of,
     read_tower,
     regrouped,
+    through,
 )
 from prumerge.models.families.llava_next import cut, image_sizes, tiles_of
 from prumerge.models.slots import Packed, Visual, videos, visual_of
@@ -45,7 +46,7 @@ def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dic
         packed["video"] = shown
     elif shown is not None:
         encoded = read_tower(core.vision_tower, frames_of(shown), settings, layers, last=True)
-        projected = core.multi_modal_projector(encoded.features)
+        projected = through(core.multi_modal_projector, encoded.features)
         rows, columns = (-(-side // 2) for side in encoded.grid)
         pooled = regrouped(
             encoded,
@@ -70,7 +71,7 @@ def _pictures(
         return core.pack_image_features(list(values.split(tiles)), sizes, line, aspect)[0]
 
     columns = [
-        core.multi_modal_projector(encoded.features),
+        through(core.multi_modal_projector, encoded.features),
         encoded.keys,
         encoded.scores[..., None],
     ]

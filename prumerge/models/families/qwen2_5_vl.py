@@ -31,6 +31,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from prumerge.encoder import Encoded, device_of, gathered, needed_layers
 from prumerge.models.caches import Read
 from prumerge.models.families import Family
+from prumerge.models.families.features import through
 from prumerge.models.slots import Packed, Visual, single, visual_of
 from prumerge.scores import InFloat32, at_least_float32, received_attention
 from prumerge.settings import Settings
@@ -75,7 +76,7 @@ def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dic
     merger = model.model.visual.merger
 
     def rows(last: Tensor, _: Sequence[Tensor]) -> Tensor:
-        return merger.ln_q(last).view(-1, merger.hidden_size)
+        return through(merger.ln_q, last).view(-1, merger.hidden_size)
 
     return packed_of(model, arguments, settings, rows, merger.mlp)
 

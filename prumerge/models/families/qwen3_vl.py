@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from prumerge.models.families import qwen2_5_vl
+from prumerge.models.families.features import through
 from prumerge.models.slots import Packed
 from prumerge.settings import Settings
 
@@ -47,8 +48,8 @@ def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dic
 def _normed(merger: nn.Module, hidden: Tensor) -> Tensor:
     """The first half of a merger."""
     if merger.use_postshuffle_norm:
-        return merger.norm(hidden.view(-1, merger.hidden_size))
-    return merger.norm(hidden).view(-1, merger.hidden_size)
+        return through(merger.norm, hidden.view(-1, merger.hidden_size))
+    return through(merger.norm, hidden).view(-1, merger.hidden_size)
 
 
 def _behind(merger: nn.Module, rows: Tensor) -> Tensor:
