@@ -27,10 +27,10 @@ from prumerge.models.attachment import attachment_of
 from prumerge.models.caches import cache_in
 from prumerge.models.canvases import reduce_packed, sent_by
 from prumerge.models.families.llava_next import image_sizes
-from prumerge.models.inputs import ShortInputs, pictures_sent, shorten_inputs
+from prumerge.models.inputs import shorten_inputs
 from prumerge.models.loading import Llava, Processor, patches_of
 from prumerge.models.preprocessing import prepare
-from prumerge.models.slots import Packed
+from prumerge.models.slots import Packed, single
 from prumerge.roofline import shown_by
 
 
@@ -215,17 +215,14 @@ def _read(
         ids, mask = _prompts(model, before, slots)
         inputs = {"input_ids": ids, **given}
         position_ids = more = None
-    elif isinstance(pictures, Packed):
-        short, kept = _shortened(model, before, pictures, method)
-        ids, mask = short.prompts.input_ids, short.prompts.attention_mask
-        inputs = {"inputs_embeds": short.embeddings}
-        position_ids, more = short.arguments.get("position_ids"), short.continuation
     else:
-        projector = model.model.multi_modal_projector
-        reduction = method(dataclasses.replace(pictures, project=projector))
-        patches = patches_of(model)
-        full = {"input_ids": _prompts(model, before, [patches] * len(reduction.tokens))[0]}
-        sent = pictures_sent(model, reduction, patches)
+        if isinstance(pictures, Encoded):
+            project = model.model.multi_modal_projector
+            pictures = single(dataclasses.replace(pictures, project=project), project)
+        reduction = reduce_packed(pictures, method)
+        ids, mask = _prompts(model, before, [len(visual.source) for visual in pictures.visuals])
+        sent = sent_by(reduction, pictures, model.config.image_token_id, "image")
+        full = {"input_ids": ids, "attention_mask": mask}
         short = shorten_inputs(model, full, [sent], method.settings.positions)
         ids, mask, kept = short.prompts.input_ids, short.prompts.attention_mask, reduction.kept
         inputs = {"inputs_embeds": short.embeddings}
@@ -238,17 +235,6 @@ def _read(
     return _Read(
         cache_in(outputs), ids, mask, position_ids, end if more is None else end + more, kept
     )
-
-
-def _shortened(
-    model: Llava, before: Int[Tensor, "1 begin"], pictures: Packed, method: Method
-) -> tuple[ShortInputs, list[int]]:
-    """Reduce pictures in tiles, and shorten prompts that show one each."""
-    token, reduction = model.config.image_token_id, reduce_packed(pictures, method)
-    ids, mask = _prompts(model, before, [len(visual.source) for visual in pictures.visuals])
-    sent = sent_by(reduction, pictures, token, "image")
-    full = {"input_ids": ids, "attention_mask": mask}
-    return shorten_inputs(model, full, [sent], method.settings.positions), reduction.kept
 
 
 def _shown(model: Llava, given: dict[str, Tensor]) -> tuple[list[int], list[int]]:
