@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -227,12 +226,7 @@ class Attachment:
     def __enter__(self) -> "Attachment":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.detach()
 
     def __repr__(self) -> str:

@@ -22,7 +22,6 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -115,12 +114,7 @@ class Inside:
         self.model.generate = functools.partial(self._generate, self.model.generate)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
