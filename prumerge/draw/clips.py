@@ -9,12 +9,12 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 
+from prumerge.draw.looking import look
 from prumerge.draw.pictures import REASONS, attention, kept, outline, picture
 from prumerge.methods import Method
-from prumerge.models.canvases import TiledReduction, reduce_packed
+from prumerge.models.canvases import TiledReduction
 from prumerge.models.slots import Packed
 from prumerge.reduction import SPATIAL
 
@@ -49,20 +49,12 @@ def held_by(
 ) -> tuple[Float[np.ndarray, "frames patches"], int]:
     """Return how much of each patch of a clip one token holds, and the slot where it stands.
 
-    Tokens count from 0 in the order sent. A token is a weighted sum of features, so its weights are
-    its derivatives, as in :meth:`prumerge.draw.looking.Look.origin`.
+    Tokens count from 0 in the order sent; see :meth:`prumerge.draw.looking.Look.origin`.
     """
-    part = packed.parts[0]
-    features = part.features.detach().requires_grad_()
-    own = dataclasses.replace(packed, parts=(dataclasses.replace(part, features=features),))
-    with torch.enable_grad():
-        reduction = reduce_packed(own, method)
-        if not 0 <= token < reduction.kept[number]:
-            raise ValueError(f"token must be 0 to {reduction.kept[number] - 1} here, got {token}")
-        (found,) = torch.autograd.grad(reduction.tokens[number][token].sum(), features)
-    shown = [canvas.tile for canvas in packed.visuals[number].canvases]
-    weights = found[shown].mean(dim=-1).cpu().numpy()
-    return weights, int(reduction.positions[number][token])
+    own = packed.visuals[number]
+    shown = look(dataclasses.replace(packed, visuals=(own,)), method)
+    weights = shown.origin(token).reshape(len(own.canvases), -1)
+    return weights, int(shown.reduction.positions[0][token])
 
 
 def show_held(

@@ -34,7 +34,7 @@ from prumerge.models.families import family_of
 from prumerge.models.loading import fingerprint
 from prumerge.models.slots import Packed
 from prumerge.models.videos import VideoProcessor, load_video, video_prompt
-from prumerge.paths import RESULTS, written_whole
+from prumerge.paths import RESULTS
 from prumerge.settings import Settings
 
 STOCK = "stock"
@@ -198,8 +198,7 @@ def write_scores(folder: Path, per_family: int = 100) -> pd.DataFrame:
     items = held_out_clips(per_family)
     given = Asker(*load_video(folder), items).answers(Cell(STOCK))
     table = score(items, [said for said, _ in given])
-    with written_whole(folder / "scores.csv") as partial:
-        table.round(4).to_csv(partial, index=False)
+    write_csv(table.round(4), folder / "scores.csv")
     return table
 
 
