@@ -1,6 +1,17 @@
 """Modules that need lmms-eval are left alone where the extra `eval` is not installed."""
 
+import gc
+import os
+from importlib import import_module
 from importlib.util import find_spec
+
+gc.set_threshold(50_000)  # at 700, a sixth of collecting is looking for garbage
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # it collects every test, so all of this is needed
+    # What a module imports under jaxtyping's hook is compiled anew, all of torch included; what is
+    # there before comes from its cache.
+    for _name in ("seaborn", "transformers.models.llava.modeling_llava", "transformers.trainer"):
+        import_module(_name)
 
 _NEED_LMMS_EVAL = "comparison harness preflight results scoring tasks __main__".split()
 collect_ignore = (
@@ -8,6 +19,12 @@ collect_ignore = (
     if find_spec("lmms_eval")
     else [f"prumerge/experiments/evaluation/{name}.py" for name in _NEED_LMMS_EVAL]
 )
+
+
+def pytest_collection_finish():
+    """Look for garbage no more in what stays to the end: modules and tests."""
+    gc.freeze()
+    gc.set_threshold(700)
 
 
 def pytest_addoption(parser):
