@@ -26,7 +26,7 @@ def in_recording_environment(monkeypatch) -> None:
 def check(*notebooks: Path, **changed: str) -> subprocess.CompletedProcess:
     """Run strict nbval on notebooks; ``changed`` replaces variables of the environment."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull]
-    command += ["--rootdir", str(notebooks[0].parent), "--color=no", "-rs"]
+    command += ["--rootdir", str(notebooks[0].parent), "--color=no", "-rfs"]
     command += ["--nbval", "--nbval-current-env"]
     command += ["--nbval-sanitize-with", str(NOTEBOOKS / "sanitize.cfg"), *map(str, notebooks)]
     environment = recording_environment() | changed

@@ -20,6 +20,7 @@ from prumerge.models.checks import needs
 with needs("notebooks"):
     import nbformat
     import papermill
+    from jupyter_client.manager import AsyncKernelManager
 
     from prumerge.experiments.parameters import (
         VECTOR,
@@ -41,13 +42,15 @@ def run_notebook(
     parameters: Mapping[str, Any] | None = None,
     *,
     timeout_s: int | None = None,
+    kernel: AsyncKernelManager | None = None,
 ) -> Path:
     """Execute a copy of a notebook with other parameters; return ``output``.
 
     The kernel works in the notebook's own folder. The copy grows under a temporary name and gets
     its final one when the last cell has run. One that fails, or has a cell of more than
     ``timeout_s`` seconds, is a :class:`RunError`; it leaves ``NAME.failed.ipynb`` with the error in
-    place, and a file of the final name stays as it was. A ValueError is a parameter that
+    place, and a file of the final name stays as it was. ``kernel`` is started where it is not yet
+    running and stays; without one the run has its own. A ValueError is a parameter that
     :func:`prumerge.experiments.parameters.check_parameters` refuses.
     """
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
@@ -63,6 +66,7 @@ def run_notebook(
             kernel_name=KERNEL,
             progress_bar=False,
             execution_timeout=timeout_s,
+            km=kernel,
         )
     except Exception as error:
         raise stopped(notebook, partial, output, error) from error

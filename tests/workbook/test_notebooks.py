@@ -8,8 +8,12 @@ import re
 import shutil
 from pathlib import Path
 
+import nbclient
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
+from nbformat.v4 import new_code_cell, new_notebook
 from nbval.plugin import IPyNbCell, IPyNbFile, get_sanitize_patterns
 from notebook_cases import CASES, EXPECTED, REFUSED, SAYS, TIMEOUT_S
 from notebook_check import check, in_recording_environment
@@ -17,6 +21,7 @@ from notebook_rules import LARGEST_BYTES, code_cells, outputs, problems
 
 from prumerge.paths import FIGURES, NOTEBOOKS, ROOT
 from prumerge.workbook.runs import (
+    KERNEL,
     RunError,
     check_parameters,
     declared_parameters,
@@ -70,12 +75,30 @@ def test_smoke_parameters_exist_and_differ_from_the_defaults(notebook):
         assert any(defaults[name] != value for name, value in parameters.items())
 
 
+@pytest.fixture(scope="module")
+def running():
+    """One kernel for all runs: a new one for each would take 5 seconds to import, 45 times."""
+    manager = AsyncKernelManager(kernel_name=KERNEL)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        in_recording_environment(monkeypatch)
+        yield manager
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
+@pytest.fixture
+def kernel(running):
+    """A kernel without any name or history; what it has imported it need not import again."""
+    clear = new_notebook(cells=[new_code_cell("%reset -f")])
+    nbclient.execute(clear, cwd=str(NOTEBOOKS), km=running)
+    return running
+
+
 @pytest.mark.parametrize(("notebook", "case"), RUNS, ids=lambda v: getattr(v, "stem", v))
-def test_notebook_runs_with_other_values(notebook, case, tmp_path, monkeypatch):
-    in_recording_environment(monkeypatch)
+def test_notebook_runs_with_other_values(notebook, case, tmp_path, kernel):
     committed = notebook.read_bytes()
+    parameters = CASES[notebook.stem][case]
     executed = run_notebook(
-        notebook, tmp_path / notebook.name, CASES[notebook.stem][case], timeout_s=TIMEOUT_S
+        notebook, tmp_path / notebook.name, parameters, timeout_s=TIMEOUT_S, kernel=kernel
     )
     document = nbformat.read(executed, as_version=4)
     assert all(c.execution_count for c in code_cells(document))
@@ -89,10 +112,10 @@ def told(document: nbformat.NotebookNode) -> str:
 
 
 @pytest.mark.parametrize(("notebook", "sentence"), WRONG, ids=lambda v: getattr(v, "stem", v))
-def test_a_value_outside_its_limits_is_refused_in_a_sentence(notebook, sentence, tmp_path):
-    parameters = REFUSED[notebook.stem][sentence]
+def test_a_value_outside_its_limits_is_refused_in_a_sentence(notebook, sentence, tmp_path, kernel):
+    parameters, copy = REFUSED[notebook.stem][sentence], tmp_path / notebook.name
     with pytest.raises(RunError, match=re.escape(sentence)):
-        run_notebook(notebook, tmp_path / notebook.name, parameters, timeout_s=TIMEOUT_S)
+        run_notebook(notebook, copy, parameters, timeout_s=TIMEOUT_S, kernel=kernel)
 
 
 @each_notebook
@@ -141,31 +164,29 @@ def tamper(notebook: Path, copy: Path) -> Path:
 
 
 def test_a_strict_check_passes_what_is_true_and_fails_one_digit(tmp_path):
-    """The same two steps on a fixture, so that they are tried whatever the notebooks hold."""
-    fixture = ROOT / "tests/fixtures/declares-two-parameters.ipynb"
-    assert check(fixture).returncode == 0
-    assert check(tamper(fixture, tmp_path / "tampered.ipynb")).returncode == 1
+    """The same two steps on fixtures, so that they are tried whatever the notebooks hold."""
+    names = ("declares-two-parameters.ipynb", "draws-a-figure.ipynb")
+    true = [Path(shutil.copy(ROOT / "tests/fixtures" / name, tmp_path)) for name in names]
+    result = check(*true, tamper(true[0], tmp_path / "tampered.ipynb"))
+    (failed,) = re.findall(r"^FAILED (\S+)::", result.stdout, re.MULTILINE)
+    assert result.returncode == 1 and failed.endswith("/tampered.ipynb"), result.stdout
+    assert re.search(r"\b1 failed, \d+ passed in ", result.stdout), result.stdout
 
 
-def test_a_strict_check_passes_a_figure():
-    assert check(ROOT / "tests/fixtures/draws-a-figure.ipynb").returncode == 0
-
-
-@pytest.mark.parametrize("name", ["01_attention_sparsity", "02_iqr_selection"])
-def test_a_page_of_the_pretrained_tower_is_skipped_where_that_is_missing(name, tmp_path):
+def test_pages_of_the_pretrained_tower_are_skipped_where_that_is_missing(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['skimage'] = None\n")
-    for file in ("conftest.py", f"{name}.ipynb"):
-        shutil.copy(NOTEBOOKS / file, tmp_path)
-    result = check(tmp_path / f"{name}.ipynb", PYTHONPATH=f"{tmp_path}:{ROOT}")
-    last = result.stdout.splitlines()[-1]
-    assert result.returncode == 0 and " skipped" in last and "passed" not in last, result.stdout
+    shutil.copy(NOTEBOOKS / "conftest.py", tmp_path)
+    names = ("01_attention_sparsity.ipynb", "02_iqr_selection.ipynb")
+    pages = [Path(shutil.copy(NOTEBOOKS / name, tmp_path)) for name in names]
+    result = check(*pages, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    cells = sum(len(code_cells(nbformat.read(page, as_version=4))) for page in pages)
+    assert result.returncode == 0 and f" {cells} skipped in " in result.stdout, result.stdout
     assert "want skimage: pip install 'prumerge[tower]', then pip" in result.stdout
 
 
 def test_checking_without_the_recording_variables_is_refused(tmp_path):
     copy = shutil.copy(ROOT / "tests/fixtures/declares-two-parameters.ipynb", tmp_path)
     shutil.copy(NOTEBOOKS / "conftest.py", tmp_path)
-    assert check(Path(copy)).returncode == 0
     result = check(Path(copy), TQDM_DISABLE="")
     assert result.returncode != 0
     assert "source .ci/env.sh" in result.stdout + result.stderr
