@@ -31,7 +31,7 @@ ORDERS = 40_320
 
 Levels = TypeVar("Levels", np.ndarray, pd.Series, pd.DataFrame)
 
-_PLACES_AT_ONCE = 4_000_000  # 32 MB of indices, however many questions there are
+_PLACES_AT_ONCE = 400_000  # 3 MB of indices, which a cache holds, however many questions
 
 
 class Interval(NamedTuple):
