@@ -1,5 +1,6 @@
 """A notebook's parameters: kinds, lists from the shell, what a run with others says of itself."""
 
+import re
 import subprocess
 import sys
 
@@ -7,7 +8,8 @@ import matplotlib
 import nbformat
 import pytest
 from notebook_check import in_recording_environment
-from papermill import inspect_notebook
+from papermill import PapermillExecutionError, inspect_notebook
+from papermill.cli import papermill
 from test_runs import printed
 
 from prumerge.experiments.parameters import (
@@ -123,26 +125,29 @@ def page(tmp_path, monkeypatch):
     return tmp_path / "page.ipynb"
 
 
-def papermill(page, *arguments):
+def run_papermill(page, *arguments):
     """Run a page as a user of papermill does, without this package's command."""
     output = page.with_name("out.ipynb")
-    command = [sys.executable, "-m", "papermill", str(page), str(output), "-k", "python3"]
-    found = subprocess.run([*command, *arguments], capture_output=True, text=True)
-    return found, printed(output)
+    papermill([str(page), str(output), "-k", "python3", *arguments], standalone_mode=False)
+    return printed(output)
 
 
 def test_papermill_alone_takes_the_same_lists_and_is_told_the_same(page):
-    found, shown = papermill(page, "-p", "batches", "1,8", "-p", "save_figures", "True")
-    assert found.returncode == 0, found.stderr
+    shown = run_papermill(page, "-p", "batches", "1,8", "-p", "save_figures", "True")
     assert "This run has batches = [1, 8]." in shown
     assert shown.endswith("data/runs/figures [1, 8]\n")
 
 
-def test_papermill_alone_stops_at_a_misspelt_name_and_another_kind(page):
-    found, _ = papermill(page, "-p", "batchs", "1,8")
-    assert found.returncode and "has no parameter 'batchs': did you mean 'batches'?" in found.stderr
-    found, _ = papermill(page, "-p", "card", "100")
-    assert found.returncode and "card=100 is a number where" in found.stderr
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("batchs", "1,8"), "has no parameter 'batchs': did you mean 'batches'?"),
+        (("card", "100"), "card=100 is a number where"),
+    ],
+)
+def test_papermill_alone_stops_at_a_misspelt_name_and_another_kind(page, given, sentence):
+    with pytest.raises(PapermillExecutionError, match=re.escape(sentence)):
+        run_papermill(page, "-p", *given)
 
 
 def test_a_number_that_cannot_be_is_refused_in_every_notebook_that_has_it():
