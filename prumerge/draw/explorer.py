@@ -2,7 +2,7 @@
 
     Explorer    holds what is chosen, and has pictures and words follow; ``controls`` are its
                 sliders and lists, ``words`` what it says
-    open_model  a model of any kind that it shows
+    open_model  a model of any family, to be shown in it
 
 Needs the extra ``notebooks``.
 """
@@ -33,27 +33,28 @@ from prumerge.mini.pictures import (
     Picture,
     as_seen,
     encode_pictures,
-    grid_of,
     read_photograph,
     read_picture,
     to_pixels,
 )
 from prumerge.mini.styles import style_of
-from prumerge.models import load
 from prumerge.models.asking import answer, generate_answers
-from prumerge.models.loading import Processor, patches_of
+from prumerge.models.families import family_of
+from prumerge.models.loading import Processor
+from prumerge.models.placeholders import place_of, shown_of
 from prumerge.models.preprocessing import prepare
 from prumerge.models.slots import Packed
-from prumerge.models.towers import LoadedTower, load_tower
+from prumerge.models.towers import GRID, LoadedTower, load_tower
 from prumerge.models.videos import (
     FRAMES,
     VideoProcessor,
     evenly_spaced,
-    load_video,
     open_frames,
+    open_model,
     video_prompt,
 )
 from prumerge.roofline import read_shape, shown_by
+from prumerge.roofline.shapes import sides
 from prumerge.settings import Settings
 
 PANELS = ("kept patches", "attention", "merged into the token")
@@ -64,21 +65,19 @@ SHOWN += ("_shown_model",)
 CLIP_WANTED = "a Video-LLaVA is shown clips: draw one, or give a folder of frames or a GIF as file"
 
 
-def open_model(
-    name: str = "mini", device: str = "cpu"
-) -> tuple[PreTrainedModel, Processor | VideoProcessor]:
-    """Load a model that the explorer can show, by name; ``mini-video`` is shown clips."""
-    return (load_video if name == "mini-video" else load)(name, device)
+def drawn_grid(model: PreTrainedModel) -> int:
+    """Return the patches along an edge of a drawn scene: of one tile, or as LLaVA-1.5 has."""
+    vision = model.config.vision_config
+    if not hasattr(vision, "image_size"):
+        return GRID
+    return sides(vision.image_size)[0] // sides(vision.patch_size)[0]
 
 
-def most_patches(model: PreTrainedModel) -> int:
+def most_patches(model: PreTrainedModel, processor: Processor | VideoProcessor) -> int:
     """Return the visual tokens of the largest picture, or of a clip, that a model is shown."""
-    config = model.config
-    if config.model_type == "llava":
-        return patches_of(model)
-    if config.model_type == "video_llava":
-        return shown_by(config, frames=FRAMES).tokens
-    return max(shown_by(config, tuple(size)).tokens for size in config.image_grid_pinpoints)
+    if isinstance(processor, VideoProcessor):
+        return shown_by(model.config, frames=FRAMES).tokens
+    return shown_of(model.config, processor).tokens
 
 
 class Explorer(VBox):
@@ -87,8 +86,8 @@ class Explorer(VBox):
     What the encoder says is kept per picture, so only a new picture or tower makes it run again. A
     choice that does not work is told in a line; the last picture stays. Another tower than the
     model's own has no language model behind it: pictures follow, questions are refused. A
-    LLaVA-NeXT is shown the whole picture above its crops, a Video-LLaVA the frames of a clip; they
-    look with their own tower.
+    model in tiles is shown the whole picture above its crops, an InternVL tile by tile, a
+    Video-LLaVA the frames of a clip; all but LLaVA-1.5 look with their own tower.
 
     ``costed`` is whose prefill is estimated (:func:`prumerge.roofline.read_shape`), ``card`` a name
     of ``prumerge.roofline.HARDWARE``. ``do_pad=False`` crops pictures instead of padding them to
@@ -110,7 +109,7 @@ class Explorer(VBox):
     ) -> None:
         self.model, self.processor, self.do_pad = model, processor, do_pad
         self.shape, self.card = read_shape(costed), card
-        self.choose = Controls(grid_of(model), most_patches(model), **start)
+        self.choose = Controls(drawn_grid(model), most_patches(model, processor), **start)
         self.pictures = [Image(format="png", layout=Layout(width="100%")) for _ in PANELS]
         self.painted = [np.zeros((1, 1, 3), np.uint8)] * len(PANELS)
         told = ("trouble", "tower", "counts", "origin", "costs", "answers")
@@ -141,8 +140,13 @@ class Explorer(VBox):
     @property
     def method(self) -> Method:
         chosen = {name: getattr(self.choose, name).value for name in METHOD}
+        return self._resolved(**chosen | {"budget": chosen["budget"] or None})
+
+    def _resolved(self, **chosen: object) -> Method:
+        """The method, in the settings of the model's family where no others are chosen."""
+        family = family_of(self.model) if self._tower_name == OWN_TOWER else None
         return prumerge.resolve(
-            self.choose.method.value, **chosen | {"budget": chosen["budget"] or None}
+            self.choose.method.value, **(family.defaults if family else {}) | chosen
         )
 
     @property
@@ -225,7 +229,7 @@ class Explorer(VBox):
         if self._moving:
             self._open(draw_film(*chosen, FRAMES))
         else:
-            self._open(draw_picture(*chosen, grid_of(model), style_of(model)))
+            self._open(draw_picture(*chosen, drawn_grid(model), style_of(model)))
         choose.photograph.value = choose.file.value = ""
 
     def _take_photograph(self) -> None:
@@ -285,15 +289,20 @@ class Explorer(VBox):
             pixels = {"pixel_values_videos": processor.video_pixels([picture.frames])}
             seen = as_seen(processor.image_processor, pixels["pixel_values_videos"][0])
         else:
-            shown = prepare(processor, [picture.image], self.do_pad)
-            pixels = dict(processor.image_processor(shown, return_tensors="pt"))
-            seen = [np.asarray(shown[0])] * 2  # the whole of it, small, and in tiles
+            (shown,) = prepare(processor, [picture.image], self.do_pad)
+            ids, pixels = place_of(processor, picture.image, self.do_pad)
+            pixels["input_ids"] = torch.tensor([ids])
+            if self.model.config.model_type == "internvl":  # tiles side by side
+                seen = as_seen(processor, pixels["pixel_values"])
+            else:  # the whole of it, small, and in crops where there are some
+                cut = hasattr(self.model.config, "image_grid_pinpoints")
+                seen = [np.asarray(shown)] * (1 + cut)
         self.picture, self.pixels, self._encodings, self.seen = picture, pixels, {}, list(seen)
         self._reduce()
 
     def _take_method(self) -> None:
         """Set the controls to the settings that the method comes with; the budget stays."""
-        settings = prumerge.resolve(self.choose.method.value).settings
+        settings = self._resolved().settings
         for name in METHOD:
             control, value = getattr(self.choose, name), getattr(settings, name)
             if name != "budget":
@@ -314,12 +323,15 @@ class Explorer(VBox):
         pixels = {name: value.to(self.model.device) for name, value in self.pixels.items()}
         with torch.no_grad(), prumerge.attach(self.model, method) as reducer:
             packed = reducer.encode(**pixels)
+        if isinstance(packed, Encoded):
+            return packed.to("cpu", torch.float32)
         parts = tuple(part.to("cpu", torch.float32) for part in packed.parts)
         return dataclasses.replace(packed, parts=parts)
 
     def _reduce(self) -> None:
         method = self.method
-        self.look: Look = look(self._encoded(method.settings), method)
+        part = "frame" if self._moving else "tile"
+        self.look: Look = look(self._encoded(method.settings), method, part)
         patches = self.look.reason.size
         self.choose.budget.max, self.choose.token.max = patches, self.look.kept
         self.painted[0] = self._paint(paint_kept, self.look.reason)

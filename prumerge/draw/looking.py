@@ -7,6 +7,7 @@ Shapes
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -106,9 +107,13 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class TiledLook(Look):
-    """The same of one picture in tiles, or of one clip; newlines and class tokens are left out."""
+    """The same of one picture in tiles, or of one clip; newlines and class tokens are left out.
+
+    ``part`` is what those are called that are not stitched.
+    """
 
     packed: Packed = dataclasses.field(kw_only=True)
+    part: str = dataclasses.field(kw_only=True)
 
     @functools.cached_property
     def slots(self) -> Int[np.ndarray, " patches"]:
@@ -121,8 +126,8 @@ class TiledLook(Look):
 
     @property
     def scores(self) -> Float[np.ndarray, " patches"]:
-        tiles, rows = _shown(self.packed)
-        return self.packed.parts[0].scores[tiles, rows].float().cpu().numpy()
+        scores = [part.scores for part in self.packed.parts]
+        return _gathered(scores, _shown(self.packed)).float().cpu().numpy()
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -134,18 +139,31 @@ class TiledLook(Look):
             return tuple(View(name, found.shape, found.ravel()) for name, found in maps)
         pairs = zip(visual.canvases, own, strict=True)
         found = [(canvas.grid, patches) for canvas, patches in pairs]
-        name = "frame {}" if len(found) > 1 else ""
+        name = f"{self.part} {{}}" if len(found) > 1 else ""
         return tuple(View(name.format(n), *each) for n, each in enumerate(found, start=1))
 
     def place(self, token: int) -> int:
         return int(np.flatnonzero(self.slots == int(self.reduction.positions[0][token]))[0])
 
 
-def _shown(packed: Packed) -> tuple[Tensor, Tensor]:
-    """The tile, and the row in it, of each patch that the first picture or clip shows."""
-    canvases = packed.visuals[0].canvases
-    tiles = [torch.full_like(canvas.rows, canvas.tile) for canvas in canvases]
-    return torch.cat(tiles), torch.cat([canvas.rows for canvas in canvases])
+def _shown(packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    """The part, the tile in it and the row in that, of each patch of the first picture or clip."""
+    canvases, sizes = packed.visuals[0].canvases, [len(part.scores) for part in packed.parts]
+    tiles = torch.cat([torch.full_like(canvas.rows, canvas.tile) for canvas in canvases])
+    ends = torch.tensor(sizes).cumsum(0)
+    parts = torch.bucketize(tiles, ends, right=True)
+    tiles = tiles - (ends - torch.tensor(sizes))[parts]
+    return parts, tiles, torch.cat([canvas.rows for canvas in canvases])
+
+
+def _gathered(values: Sequence[Tensor], shown: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """The value, of those of each part, of every patch shown."""
+    parts, tiles, rows = shown
+    found = values[0].new_empty(len(rows), *values[0].shape[2:])
+    for number, own in enumerate(values):
+        here = parts == number
+        found[here] = own[tiles[here], rows[here]]
+    return found
 
 
 def draw_picture(seed: int, objects: int, grid: int = 24, style: Style = PLAIN) -> Picture:
@@ -168,24 +186,32 @@ def draw_film(seed: int, objects: int, frames: int) -> Film:
     return Film(f"clip {seed} with {most} thing{'s' * (most > 1)}", shown[0], frames=shown)
 
 
-def look(encoded: Encoded | Packed, method: Method) -> Look:
-    """Reduce one encoded picture, or clip, so that each token can be asked where it comes from."""
+def look(encoded: Encoded | Packed, method: Method, part: str = "frame") -> Look:
+    """Reduce one encoded picture, or clip, so that each token can be asked where it comes from.
+
+    ``part`` is what a piece of it is called, a frame or a tile.
+    """
     if isinstance(encoded, Packed):
-        return _look_at_tiles(encoded, method)
+        return _look_at_tiles(encoded, method, part)
     features = encoded.features.detach().requires_grad_()
     with torch.enable_grad():
         reduction = method(dataclasses.replace(encoded, features=features))
     return Look(encoded, reduction, features)
 
 
-def _look_at_tiles(packed: Packed, method: Method) -> TiledLook:
-    (part,), (tiles, rows) = packed.parts, _shown(packed)
-    features = part.features.detach()[tiles, rows][None].requires_grad_()
+def _look_at_tiles(packed: Packed, method: Method, part_name: str) -> TiledLook:
+    shown = _shown(packed)
+    features = _gathered([part.features.detach() for part in packed.parts], shown)[None]
+    features.requires_grad_()
     with torch.enable_grad():
-        whole = part.features.detach().index_put((tiles, rows), features[0])
-        seen = dataclasses.replace(packed, parts=(dataclasses.replace(part, features=whole),))
-        reduction = reduce_packed(seen, method)
-    return TiledLook(part, reduction, features, packed=packed)
+        parts = []
+        for number, part in enumerate(packed.parts):
+            here = shown[0] == number
+            places = (shown[1][here], shown[2][here])
+            whole = part.features.detach().index_put(places, features[0, here])
+            parts.append(dataclasses.replace(part, features=whole))
+        reduction = reduce_packed(dataclasses.replace(packed, parts=tuple(parts)), method)
+    return TiledLook(packed.parts[0], reduction, features, packed=packed, part=part_name)
 
 
 def prefill(

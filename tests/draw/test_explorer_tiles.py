@@ -3,18 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from evaluated import save_tiny_next
+from evaluated import save_tiny_next, save_tiny_of
+from families import TRIED
 from PIL import Image
 from transformers import CLIPVisionConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import prumerge
-from prumerge.draw.explorer import Explorer
+from prumerge.draw.explorer import Explorer, open_model
 from prumerge.draw.looking import draw_picture, look
 from prumerge.mini.model import build_tokenizer
 from prumerge.mini.styles import LARGE
 from prumerge.mini.video import VIDEO_TEMPLATE
 from prumerge.models import load
+from prumerge.models.asking import prompt_of
+from prumerge.models.preprocessing import prepare
 from prumerge.models.videos import VIDEO, VideoProcessor, video_prompt
 from prumerge.paths import MINI_NEXT
 
@@ -114,6 +117,34 @@ def test_frames_of_a_clip_are_painted(moving, tmp_path):
     if photographs := [value for _, value in shown.choose.photograph.options if value]:
         shown.choose.photograph.value = photographs[0]
         assert "is shown clips: draw one" in shown.said["trouble"].value
+
+
+VIEWS = {  # of a picture of twice the width: names, and rows and columns of patches
+    "vipllava": [("", (4, 4))],
+    "internvl": [("tile 1", (4, 4)), ("tile 2", (4, 4)), ("tile 3", (4, 4))],
+    "llava_onevision": [("the whole picture", (4, 4)), ("the crops", (4, 8))],
+    "qwen2_5_vl": [("", (4, 8))],
+    "qwen3_vl": [("", (4, 8))],
+}
+
+
+@TRIED
+@pytest.mark.parametrize("family", VIEWS)
+def test_every_family_is_shown_as_attach_sends_it(family, tmp_path):
+    model, processor = open_model(save_tiny_of(family, tmp_path))
+    picture, options = draw_picture(0, 3).image.resize((64, 32)), {"budget": 12}
+    picture.save(tmp_path / "wide.png")
+    file = str(tmp_path / "wide.png")
+    shown = Explorer(model, processor, file=file, method="prumerge+", **options)
+    assert [(view.name, view.grid) for view in shown.look.views] == VIEWS[family]
+    images, text = prepare(processor, [picture]), [prompt_of(processor, "what ?")]
+    inputs = processor(images=images, text=text, return_tensors="pt")
+    with torch.no_grad(), prumerge.attach(model, "prumerge+", **options) as reducer:
+        model(**inputs)
+    assert torch.equal(shown.look.reduction.positions[0], reducer.reduction.positions[0])
+    shown.choose.question.value = "what is it ?"
+    shown.choose.ask.click()
+    assert shown.said["trouble"].value == "" and "all tokens" in shown.said["answers"].value
 
 
 @pytest.mark.skipif(not (MINI_NEXT / "model.safetensors").exists(), reason="no data/mini-next")
