@@ -1,31 +1,33 @@
-"""Video-LLaVA's inputs: from the frames of videos, and words, to what the model is given.
+"""Inputs of models that see clips: from the frames of videos, and words, to what they are given.
 
 VideoProcessor   what stock ``VideoLlavaProcessor`` is, which torchvision alone can construct
-load_video       a Video-LLaVA and its processor, by name
+load_video       a Video-LLaVA, or another model that is shown clips, and its processor, by name
 open_frames      frames of a folder of pictures, or of a file of moving pictures
 evenly_spaced    as many frames as the model was trained with
 """
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import Float
 from PIL import Image, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
     BatchEncoding,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
-    VideoLlavaConfig,
-    VideoLlavaForConditionalGeneration,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from prumerge.models.loading import (
     check_device,
@@ -36,17 +38,27 @@ from prumerge.models.loading import (
     told,
 )
 from prumerge.models.preprocessing import open_picture, to_rgb
+from prumerge.roofline import shown_by
 
 Frame = Any  # Pillow image, or array [height, width, 3] of 8-bit values; anything else is told
 IMAGE, VIDEO = "<image>", "<video>"
 FRAMES = 8  # what Video-LLaVA was trained with
+_CLIPS = {
+    "video_llava": "VideoLlava",
+    "llava_next_video": "LlavaNextVideo",
+    "llava_onevision": "LlavaOnevision",
+}
+"""What transformers' names of models that are shown clips begin with, by ``model_type``."""
+_FORM = "size crop_size do_resize do_center_crop do_rescale rescale_factor do_normalize".split()
+_FORM += "image_mean image_std resample".split()
 
 
 class VideoProcessor:
     """Prepares prompts with videos, or pictures, for Video-LLaVA, without torchvision.
 
     Its pixels and ids are those of the stock processor. Each ``<video>`` becomes a slot for every
-    token of every frame, class tokens included; each ``<image>`` one for every patch.
+    token of every frame, class tokens included; each ``<image>`` one for every patch. For another
+    model ``clip_slots`` says how many slots a clip of so many frames has; pictures are none of its.
     """
 
     image_token, video_token = IMAGE, VIDEO
@@ -57,9 +69,10 @@ class VideoProcessor:
         tokenizer: PreTrainedTokenizerBase,
         patch_size: int = 14,
         chat_template: str | None = None,
+        clip_slots: Callable[[int], int] | None = None,
     ) -> None:
         self.image_processor, self.tokenizer = image_processor, tokenizer
-        self.patch_size = patch_size
+        self.patch_size, self.clip_slots = patch_size, clip_slots
         self.chat_template = chat_template or tokenizer.chat_template
 
     @property
@@ -84,14 +97,16 @@ class VideoProcessor:
         text = [text] if isinstance(text, str) else list(text)
         _check_count(text, self.video_token, len(videos))
         _check_count(text, self.image_token, len(images))
-        pixels = {}
+        pixels, slots = {}, {}
         if len(videos):
             pixels["pixel_values_videos"] = self.video_pixels(videos)
+            count = self.clip_slots or (lambda frames: frames * (1 + self.patches))
+            slots[self.video_token] = count(len(videos[0]))
         if len(images):
+            if self.clip_slots:
+                raise ValueError("clips alone are prepared here; pictures by the stock processor")
+            slots[self.image_token] = self.patches
             pixels["pixel_values"] = self._pixels([_picture(i, n) for n, i in enumerate(images)])
-        slots = {self.image_token: self.patches}
-        if len(videos):
-            slots[self.video_token] = len(videos[0]) * (1 + self.patches)
         for mark, count in slots.items():
             text = [prompt.replace(mark, mark * count) for prompt in text]
         encoding = self.tokenizer(text, return_tensors="pt", **options)
@@ -107,7 +122,7 @@ class VideoProcessor:
             raise ValueError(f"video {empty} has no frames: give it pictures, or leave it out")
         if len(counts) > 1:
             raise ValueError(
-                f"videos of {' and '.join(map(str, counts))} frames in one batch: Video-LLaVA "
+                f"videos of {' and '.join(map(str, counts))} frames in one batch, which "
                 f"takes equally many of each; evenly_spaced(video, {counts[0]}) chooses some"
             )
         frames = [
@@ -210,28 +225,50 @@ def _check_count(text: list[str], mark: str, given: int) -> None:
 
 
 def load_video(
-    name: str | Path = "mini-video", device: str = "cpu", dtype: torch.dtype | str | None = None
-) -> tuple[VideoLlavaForConditionalGeneration, VideoProcessor]:
+    name: str | Path = "mini-video",
+    device: str = "cpu",
+    dtype: torch.dtype | str | None = None,
+    any_family: bool = False,
+) -> tuple[PreTrainedModel, VideoProcessor]:
     """Load a Video-LLaVA in evaluation mode and its processor, ready to generate.
 
     ``name`` is ``mini-video`` for the trained model in ``data/mini-video``, a folder, or a hub id
-    such as ``LanguageBind/Video-LLaVA-7B-hf@REVISION``. What is missing or of another kind is a
+    such as ``LanguageBind/Video-LLaVA-7B-hf@REVISION``. With ``any_family`` it may be a
+    LLaVA-NeXT-Video or LLaVA-OneVision too, to be shown clips; their frames are prepared by Pillow,
+    as the checkpoint's own settings for videos say. What is missing or of another kind is a
     ValueError; ``device`` and ``dtype`` are as in :func:`prumerge.models.load`.
     """
     check_device(device)
     dtype = find_precision(dtype, device)
     source, revision = find_source(name)
     with told(name):
-        config = VideoLlavaConfig.from_pretrained(source, revision=revision)
-        found, _ = VideoLlavaConfig.get_config_dict(source, revision=revision)
-        if found.get("model_type") != VideoLlavaConfig.model_type:
-            raise ValueError(f"model_type {found.get('model_type')!r}, where 'video_llava' is read")
-    model = load_weights(name, config, VideoLlavaForConditionalGeneration, dtype)
+        found, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+        kind, taken = found.get("model_type"), list(_CLIPS) if any_family else ["video_llava"]
+        if kind not in taken:
+            raise ValueError(f"model_type {kind!r}, where {', '.join(map(repr, taken))} is read")
+        made = getattr(transformers, f"{_CLIPS[kind]}ForConditionalGeneration")
+        config = made.config_class.from_pretrained(source, revision=revision)
+    model = load_weights(name, config, made, dtype)
     with told(name):
-        pictures = CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+        pictures = _for_frames(kind, source, revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
-    processor = VideoProcessor(pictures, tokenizer, config.vision_config.patch_size)
+        whole, _ = ProcessorMixin.get_processor_dict(source, revision=revision)
+    slots = None if kind == "video_llava" else lambda frames: shown_by(config, frames=frames).slots
+    template = whole.get("chat_template")
+    processor = VideoProcessor(
+        pictures, tokenizer, config.vision_config.patch_size, template, slots
+    )
     return model.to(device).eval(), processor
+
+
+def _for_frames(kind: str, source: str, revision: str) -> BaseImageProcessor:
+    """What prepares frames; stock classes for videos, which want torchvision, tell how alone."""
+    if kind == "video_llava":
+        return CLIPImageProcessorPil.from_pretrained(source, revision=revision)
+    module = importlib.import_module(f"transformers.models.{kind}.video_processing_{kind}")
+    stock = getattr(module, f"{_CLIPS[kind]}VideoProcessor")
+    own, _ = BaseVideoProcessor.get_video_processor_dict(source, revision=revision)
+    return CLIPImageProcessorPil(**{name: own.get(name, getattr(stock, name)) for name in _FORM})
 
 
 def open_model(
@@ -243,7 +280,7 @@ def open_model(
     """
     source, revision = find_source(name)
     with told(name):
-        found, _ = VideoLlavaConfig.get_config_dict(source, revision=revision)
-    if found.get("model_type") == VideoLlavaConfig.model_type:
+        found, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    if found.get("model_type") == "video_llava":
         return load_video(name, device, dtype)
     return load(name, device, dtype, any_family=True)

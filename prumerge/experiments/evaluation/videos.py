@@ -1,10 +1,11 @@
 """Questions about videos: ``python -m prumerge.experiments.evaluation.videos``.
 
-Video-LLaVA with reduced visual tokens as a model of lmms-eval, and tasks in the form of MSVD-QA,
-MSRVTT-QA and ActivityNet-QA (``video``, ``question``, ``answer``), which lmms-eval 0.7.3 has not,
-or, the last one, scores by a judge that wants a key. Here an answer is right if it is the true one
-after lmms-eval's own normalisation of VQA answers. That is stricter than the judge of the papers,
-who lets other words for the same thing pass: no number of this is to be held against theirs.
+Video-LLaVA, LLaVA-NeXT-Video or LLaVA-OneVision with reduced visual tokens as a model of lmms-eval,
+and tasks in the form of MSVD-QA, MSRVTT-QA and ActivityNet-QA (``video``, ``question``,
+``answer``), which lmms-eval 0.7.3 has not, or, the last one, scores by a judge that wants a key.
+Here an answer is right if it is the true one after lmms-eval's own normalisation of VQA answers.
+That is stricter than the judge of the papers, who lets other words for the same thing pass: no
+number of this is to be held against theirs.
 
     python -m prumerge.experiments.evaluation.videos method=prumerge budget=256 --tasks mini_videos
     python -m prumerge.experiments.evaluation.videos pretrained=LanguageBind/Video-LLaVA-7B-hf \\
@@ -35,6 +36,7 @@ from prumerge.mini.clip_questions import ClipItem, held_out_clips
 from prumerge.models.checks import needs
 from prumerge.models.videos import evenly_spaced, load_video, open_frames, video_prompt
 from prumerge.paths import DATA, written_whole
+from prumerge.roofline import shown_by
 
 with needs("eval"):
     import datasets  # noqa: F401  lmms_eval imported first prints of a circular import
@@ -66,7 +68,7 @@ _NORMALISED = EvalAIAnswerProcessor()
 
 
 class PruMergeVideo(lmms):
-    """A Video-LLaVA that answers lmms-eval's requests, each about one video of equally many frames.
+    """A model that answers lmms-eval's requests, each about one video of equally many frames.
 
     ``method`` and its settings are those of :func:`prumerge.attach`; ``full`` sends all tokens.
     """
@@ -85,7 +87,7 @@ class PruMergeVideo(lmms):
         super().__init__()
         if method == FULL and settings:
             raise ValueError(f"method='full' sends all tokens and takes no {', '.join(settings)}")
-        self.model, self.processor = load_video(pretrained, device, dtype)
+        self.model, self.processor = load_video(pretrained, device, dtype, any_family=True)
         self.frames, self.kept = frames, []
         self.reducer = None if method == FULL else attach(self.model, method, **settings)
 
@@ -111,8 +113,8 @@ class PruMergeVideo(lmms):
         output = self.model.generate(**inputs.to(self.model.device), **options, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
         text = self.processor.batch_decode(new, skip_special_tokens=True)[0]
-        whole = int((inputs["input_ids"] == self.model.config.video_token_id).sum())
-        self.kept.append(self.reducer.kept[0] if self.reducer else whole - len(videos[0]))
+        whole = shown_by(self.model.config, frames=len(videos[0])).tokens
+        self.kept.append(self.reducer.kept[0] if self.reducer else whole)
         for stop in until:
             text = text.split(stop)[0]
         return text.strip()
