@@ -71,7 +71,7 @@ def agreements(
 
 CONCLUSIONS = {
     "raster order instead of falling attention": (("prumerge", COMPACT), ("prumerge", RELEASED)),
-    "original places instead of closed-up ones": (("", EQUAL), ("", COMPACT)),
+    "original positions instead of closed-up ones": (("", EQUAL), ("", COMPACT)),
     "PruMerge's merging instead of plain selection": (("prumerge", EQUAL), ("top_k", EQUAL)),
     "ToMe's merging instead of PruMerge's": (("tome", EQUAL), ("prumerge", EQUAL)),
     "unlike tokens instead of attended ones": (("divprune", EQUAL), ("top_k", EQUAL)),
