@@ -239,8 +239,8 @@ CLAIMS = (
     _paper("order", PLACES, "GAP, arXiv 2506.21873", "Order and position ids of tokens matter.",
            partial(matters, "handling", ("order", "positions"), handling={})),
     _paper("order-reading", PLACES, "the release, and this workbook's sweeps",
-           "The same tokens read more signs in raster order at original positions than by attention "
-           "at closed-up ones.", reads_by_handling, by=OURS),
+           "The same tokens read more signs in raster order at original positions than by "
+           "attention at closed-up ones.", reads_by_handling, by=OURS),
     _paper("wins-back", TUNING, "Tables 5 and 6 together",
            "As printed, LoRA wins back less than half of what few tokens lose.", tuning_wins_back,
            FORTY, printed_as="at {} tokens", by=OURS),
