@@ -271,14 +271,11 @@ class _Call:
         away = away & (place != own)  # a row that sees nothing would have no softmax
         if mask is None:
             mask = (place <= own).expand(len(away), 1, -1, -1)
-            mask = mask if _backend(layer) == "sdpa" else additive(mask, hidden.dtype)
+            backend = layer.self_attn.config._attn_implementation
+            mask = mask if backend == "sdpa" else additive(mask, hidden.dtype)
         if mask.dtype == torch.bool:
             return mask & ~away
         return mask.masked_fill(away, torch.finfo(mask.dtype).min)
-
-
-def _backend(layer: nn.Module) -> str:
-    return layer.self_attn.config._attn_implementation
 
 
 def _real_columns(

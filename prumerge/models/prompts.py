@@ -93,6 +93,15 @@ def is_placeholder(ids: Int[Tensor, "*shape"], tokens: Sequence[int]) -> Bool[Te
     return torch.isin(ids, torch.tensor(list(tokens), device=ids.device))
 
 
+def runs_in(
+    input_ids: Int[Tensor, "prompts length"], token: int
+) -> tuple[Int[Tensor, "runs 2"], Int[Tensor, " runs"]]:
+    """Return row and first column of each run of placeholders, row by row, and its length."""
+    change = torch.nn.functional.pad(input_ids == token, (1, 1)).int().diff(dim=1)
+    starts, ends = (change == 1).nonzero(), (change == -1).nonzero()  # row-major, so they pair up
+    return starts, ends[:, 1] - starts[:, 1]
+
+
 def find_placeholders(
     input_ids: Int[Tensor, "prompts length"],
     token: int,
@@ -109,10 +118,7 @@ def find_placeholders(
     ``each`` is the length of all runs where there is but one.
     """
     length = input_ids.shape[1]
-    marked = torch.nn.functional.pad(input_ids == token, (1, 1))
-    change = marked[:, 1:].int() - marked[:, :-1].int()  # [prompts length+1]: 1 start, -1 end
-    starts, ends = (change == 1).nonzero(), (change == -1).nonzero()  # row-major, so they pair up
-    lengths = ends[:, 1] - starts[:, 1]
+    starts, lengths = runs_in(input_ids, token)
     shown = list(zip(starts[:, 0].tolist(), lengths.tolist(), strict=True))
     _check_runs(shown, len(input_ids), runs, kind, each)
     slots = (starts[:, 0] * length + starts[:, 1]).repeat_interleave(lengths)

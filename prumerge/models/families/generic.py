@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from prumerge.encoder import Encoded
 from prumerge.models.families import Family
+from prumerge.models.prompts import runs_in
 from prumerge.models.slots import Packed, visual_of
 from prumerge.settings import Settings
 
@@ -107,8 +108,7 @@ def runs_of(
     input_ids: Int[Tensor, "prompts length"], token: int, sizes: Sequence[int]
 ) -> list[tuple[int, ...]]:
     """Deal the last runs of placeholders out to pictures of these sizes, as text cuts them."""
-    change = nn.functional.pad(input_ids == token, (1, 1)).int().diff(dim=1)
-    lengths = ((change == -1).nonzero() - (change == 1).nonzero())[:, 1].tolist()
+    lengths = runs_in(input_ids, token)[1].tolist()
     dealt = []
     for size in reversed(sizes):
         own: list[int] = []

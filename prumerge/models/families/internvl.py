@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prumerge.models.families import Family
 from prumerge.models.families.features import check_layers, feature_layers, grouped, read_tower
+from prumerge.models.prompts import runs_in
 from prumerge.models.slots import Packed, visual_of
 from prumerge.settings import Settings
 from prumerge.tower import open_tower
@@ -47,9 +48,7 @@ def pack(model: nn.Module, arguments: dict[str, Any], settings: Settings) -> dic
 
 def _tiles_of(input_ids: Tensor, token: int, tiles: int, each: int) -> list[int]:
     """How many tiles each of the last runs of placeholders shows, of ``tiles`` in all."""
-    marked = torch.nn.functional.pad(input_ids == token, (1, 1)).int()
-    change = marked.diff(dim=1)
-    lengths = ((change == -1).nonzero() - (change == 1).nonzero())[:, 1].tolist()
+    lengths = runs_in(input_ids, token)[1].tolist()
     counts: list[int] = []
     while lengths and sum(counts) < tiles and lengths[-1] % each == 0:
         counts.insert(0, lengths.pop() // each)
