@@ -87,8 +87,9 @@ def running():
 
 @pytest.fixture
 def kernel(running):
-    """A kernel without any name or history; what it has imported it need not import again."""
-    clear = new_notebook(cells=[new_code_cell("%reset -f")])
+    """A kernel without any name or history; what it has imported stays, and is no garbage."""
+    code = "%reset -f\nimport gc\ngc.collect()\ngc.freeze()\ndel gc"
+    clear = new_notebook(cells=[new_code_cell(code)])
     nbclient.execute(clear, cwd=str(NOTEBOOKS), km=running)
     return running
 
