@@ -18,6 +18,8 @@ export TRANSFORMERS_VERBOSITY=error
 export PYDEVD_DISABLE_FILE_VALIDATION=1
 
 export PYTHONHASHSEED=0
+# Each module is compiled once, and not in every one of a hundred processes.
+unset PYTHONDONTWRITEBYTECODE
 # The user's own IPython profile must not reach the kernels, nor their history file.
 IPYTHONDIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/ipython"
 export IPYTHONDIR
