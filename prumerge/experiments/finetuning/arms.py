@@ -54,8 +54,7 @@ ROWS = RESULTS / "finetuning"
 """``runs.csv``, one row per tuned or untuned model; ``answers.csv``, one per run and question;
 ``cost.csv``, one per measurement."""
 
-_AS_RELEASED = {"order": "attention", "positions": "compact"}
-HANDLINGS = {handling.told(each): each for each in (_AS_RELEASED, handling.EQUAL)}
+HANDLINGS = {handling.told(each): each for each in (handling.RELEASED, handling.EQUAL)}
 RELEASED, EQUAL = HANDLINGS
 ARMS = (
     ("all", EQUAL),
