@@ -10,6 +10,9 @@ from prumerge.models.loading import Processor
 from prumerge.models.preprocessing import of_pictures, prepare
 from prumerge.roofline import Shown, shown_by
 
+CUT = {"crop_to_patches": True}
+"""What InternVL's processor, and not the part of it that prepares pictures, asks for by itself."""
+
 
 def place_of(
     processor: Processor, picture: Image.Image, do_pad: bool = True
@@ -45,8 +48,7 @@ def shown_of(
     """
     pictures: Any = None if processor is None else of_pictures(processor)
     if pictures is not None and getattr(config, "model_type", None) == "internvl":
-        cut = {"crop_to_patches": True}
-        tiles = pictures.get_number_of_image_patches(*size, cut) if size else None
+        tiles = pictures.get_number_of_image_patches(*size, CUT) if size else None
         return shown_by(config, tiles=tiles or pictures.max_patches + 1)
     if hasattr(pictures, "merge_size"):  # Qwen: any number of patches
         square = pictures.merge_size**2

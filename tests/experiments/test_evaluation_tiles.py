@@ -121,15 +121,20 @@ def test_the_mini_benchmarks_are_drawn_in_tiles(tiny, tmp_path, monkeypatch):
     assert shapes == [tuple(8 * edge for edge in frame) for frame in LARGE.frames[:3]]
 
 
+def save_own_pope(folder, image, questions):
+    """Write a task in mini POPE's form that asks about one picture so many times."""
+    picture = mini_tasks.encode_picture(np.asarray(image))
+    columns = {"question": QUESTIONS[1], "answer": "yes", "category": "random", "image_id": 0}
+    rows = [(picture, columns | {"question_id": number}) for number in range(questions)]
+    mini_tasks.write(folder / "pope.parquet", rows)
+    text = f"include: {task_manager().task_index['mini_pope']['yaml_path']}\ntask: own_pope\n"
+    text += f"dataset_kwargs: {{data_files: {{test: {folder / 'pope.parquet'}}}}}\n"
+    (folder / "own_pope.yaml").write_text(text)
+
+
 def test_a_task_is_scored_by_the_harness(tiny, tmp_path, monkeypatch):
     """Its questions are drawn small, as tiles of 6 x 6 patches."""
-    picture = mini_tasks.encode_picture(np.asarray(pictures(48)[0]))
-    columns = {"question": QUESTIONS[1], "answer": "yes", "category": "random", "image_id": 0}
-    rows = [(picture, columns | {"question_id": number}) for number in range(3)]
-    mini_tasks.write(tmp_path / "pope.parquet", rows)
-    text = f"include: {task_manager().task_index['mini_pope']['yaml_path']}\ntask: own_pope\n"
-    text += f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'pope.parquet'}}}}}\n"
-    (tmp_path / "own_pope.yaml").write_text(text)
+    save_own_pope(tmp_path, pictures(48)[0], 3)
     options = {"pretrained": tiny, "device": "cpu", "folders": [tmp_path]}
     rows, _ = evaluate(["own_pope"], **options, method="prumerge+", budget=30)
     assert rows["tokens_mean"].unique().tolist() == [30] and set(rows["items"]) == {3}

@@ -10,21 +10,19 @@ import numpy as np
 import pytest
 import torch
 from evaluated import OPEN, save_tiny_of
-from families import TRIED
+from families import BUILDERS, TRIED
 from PIL import Image
-from test_evaluation_tiles import LENGTHS, QUESTIONS
+from test_evaluation_tiles import LENGTHS, QUESTIONS, save_own_pope
 from test_finetuning_tiles import LORA, TURNS, arguments
 from torch import nn
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the extra `eval`")
 
 from prumerge import attach
-from prumerge.experiments.evaluation import mini_tasks
 from prumerge.experiments.evaluation.answering import Answerer
 from prumerge.experiments.evaluation.comparison import evaluate
 from prumerge.experiments.evaluation.options import read
 from prumerge.experiments.evaluation.preflight import preflight
-from prumerge.experiments.evaluation.tasks import task_manager
 from prumerge.experiments.finetuning.data import Record, RecordError, collate, to_sample
 from prumerge.experiments.finetuning.tuning import Lora, add_lora, most_slots, projectors, tune
 from prumerge.methods import resolve
@@ -33,15 +31,7 @@ from prumerge.models.adapters import quiet_peft
 from prumerge.models.preprocessing import prepare
 
 pytestmark = TRIED
-NEW = (
-    "vipllava",
-    "llava_next_video",
-    "internvl",
-    "llava_onevision",
-    "qwen2_vl",
-    "qwen2_5_vl",
-    "qwen3_vl",
-)
+NEW = sorted(set(BUILDERS) - {"llava", "llava_next", "video_llava", "qwen3_vl_moe"})
 SHAPES = ((56, 56), (30, 90), (84, 40), (56, 56))
 
 
@@ -93,13 +83,7 @@ def test_answers_are_those_of_the_stock_model(tiny):
 
 @pytest.mark.parametrize("tiny", ["llava_next_video", "qwen3_vl"], indirect=True)
 def test_a_task_is_asked_and_scored_by_the_harness(tiny, tmp_path):
-    picture = mini_tasks.encode_picture(np.asarray(pictures()[1]))
-    columns = {"question": QUESTIONS[1], "answer": "yes", "category": "random", "image_id": 0}
-    rows = [(picture, columns | {"question_id": number}) for number in range(2)]
-    mini_tasks.write(tmp_path / "pope.parquet", rows)
-    text = f"include: {task_manager().task_index['mini_pope']['yaml_path']}\ntask: own_pope\n"
-    text += f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'pope.parquet'}}}}}\n"
-    (tmp_path / "own_pope.yaml").write_text(text)
+    save_own_pope(tmp_path, pictures()[1], 2)
     options = {"pretrained": tiny[1], "device": "cpu", "folders": [tmp_path]}
     rows, _ = evaluate(["own_pope"], **options, method="prumerge+", budget=6)
     assert rows["tokens_mean"].unique().tolist() == [6] and set(rows["items"]) == {2}

@@ -23,7 +23,7 @@ from prumerge.models.attachment import attach
 from prumerge.models.canvases import reduce_packed, sent_by
 from prumerge.models.families import family_of
 from prumerge.models.inputs import ShortInputs, pictures_sent, shorten_inputs
-from prumerge.models.placeholders import shown_of
+from prumerge.models.placeholders import CUT, shown_of
 from prumerge.models.preprocessing import of_pictures
 from prumerge.models.random_weights import SHAPES, build, known_name
 from prumerge.models.slots import Packed
@@ -39,8 +39,6 @@ FULL = "full"
 
 DRAWN = 12  # different pictures in a batch: scenes with 1 to 12 objects
 GRID = 24  # visual tokens along an edge where a model takes any number, as LLaVA-1.5 has
-CUT = {"crop_to_patches": True}
-"""What InternVL's processor, and not the part of it that prepares pictures, asks for by itself."""
 
 STAGES = ("preprocess", "encode", "reduce", "prefill", "decode", "whole")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -248,9 +246,8 @@ class Answering:
             short, fed = self.shortened(made)
             mask, places = short.arguments["attention_mask"], short.arguments.get("position_ids")
             places = self.places(mask) if places is None else places
-        # Under M-RoPE the next word has the same id three times.
-        following = (places.amax(dim=-1, keepdim=True) + 1).expand_as(places[..., :1])
-        if places.ndim > 2:
+        following = places.amax(dim=-1, keepdim=True) + 1
+        if places.ndim > 2:  # under M-RoPE the next word has the same id three times
             following = following.amax(dim=0, keepdim=True).expand_as(following)
         return self._step(mask, position_ids=places, **fed) | {"following": following}
 
