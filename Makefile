@@ -26,8 +26,8 @@ PARAMETERS ?=
 # Parameters for the training notebook alone: TRAIN_PARAMETERS="-p pictures 64000"
 TRAIN_PARAMETERS ?=
 
-# Test processes side by side.
-TEST_JOBS ?= 2
+# Test processes side by side: one more than two cores, since tests wait for kernels and launches.
+TEST_JOBS ?= 3
 
 BIN := .venv/bin
 IN_ENV := source .ci/env.sh && PATH="$(CURDIR)/$(BIN):$$PATH"

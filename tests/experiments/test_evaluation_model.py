@@ -335,59 +335,21 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tiny, tmp_path):
     assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 128  # none twice
 
 
-# Their processes wait for the first one, which may be at a data set or at scoring for long.
+# Their processes wait for the first one, which may be at a data set or at scoring for long. Whoever
+# calls, the group ends: here a script of one's own, which knows nothing of it. A thread that still
+# runs while the interpreter is taken apart may abort the process.
 LAUNCHED = """
-import sys
+import atexit, os, sys
+from pathlib import Path
 from torch import device, distributed
 from prumerge.experiments.evaluation import harness
 from prumerge.experiments.evaluation.__main__ import main
-from prumerge.experiments.processes import process_group_ended
 
 def note(model, gather=harness.PruMergeLlava.gather):
     group = distributed.group.WORLD._get_backend(device("cpu"))
     with open(f"{sys.argv[1]}/waits-{distributed.get_rank()}", "w") as file:
         file.write(str(group.options._timeout.days))
     gather(model)
-
-harness.PruMergeLlava.gather = note
-with process_group_ended():
-    status = main(sys.argv[2:])
-assert not distributed.is_initialized()
-sys.exit(status)
-"""
-# --multi_gpu makes accelerate start several processes; device=cpu keeps them off GPUs.
-LAUNCH = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1".split()
-LAUNCH += "--mixed_precision no --dynamo_backend no --main_process_port 0".split()
-
-
-def test_two_processes_give_the_rows_of_one(tiny, tmp_path):
-    told = ["task", "metric", "value", "items", "tokens_mean", "tokens_min", "tokens_max"]
-    told += ["fresh_items"]
-    script = tmp_path / "launched.py"
-    script.write_text(LAUNCHED)
-    # An odd number does not share out evenly: the harness asks something twice.
-    command = [str(script), str(tmp_path), *"--tasks mini_mme mini_mmbench --limit 11".split()]
-    words = [f"pretrained={tiny}", "method=release", "device=cpu", "batch_size=2"]
-    places = [f"answers={tmp_path / 'answers'}", "--rows", str(tmp_path / "rows.csv")]
-    subprocess.run([sys.executable, "-m", *LAUNCH, *command, *words, *places], check=True)
-    together = pd.read_csv(tmp_path / "rows.csv")
-    assert together["processes"].unique().tolist() == [2]
-    assert together["limit"].unique().tolist() == [11]
-    files = sorted(path.name for path in (tmp_path / "answers").iterdir())
-    assert files == ["answers-0.jsonl", "answers-1.jsonl"]
-    assert [int((tmp_path / f"waits-{rank}").read_text()) for rank in (0, 1)] == [364, 364]
-    options = {"pretrained": tiny, "method": "release", "device": "cpu", "batch_size": 2}
-    alone, _ = evaluate(["mini_mme", "mini_mmbench"], limit=11, **options)
-    pd.testing.assert_frame_equal(together[told], alone[told].reset_index(drop=True))
-
-
-# Whoever calls, the group ends: here a script of one's own, which knows nothing of it. A thread
-# that still runs while the interpreter is taken apart may abort the process.
-BY_SCRIPT = """
-import atexit, os, sys
-from pathlib import Path
-from torch import distributed
-from prumerge.experiments.evaluation.comparison import evaluate
 
 def name_of(task):
     try:
@@ -401,17 +363,39 @@ def threads():
 def tell():  # in one piece: two processes share the pipe
     os.write(1, f"left behind: {threads()} {distributed.is_initialized()}\\n".encode())
 
+harness.PruMergeLlava.gather = note
 atexit.register(tell)
-evaluate(["mini_pope"], 3, pretrained=sys.argv[1], device="cpu")
+status = main(sys.argv[2:])
 assert distributed.is_initialized() and (sys.platform != "linux" or threads())
+sys.exit(status)
 """
+# --multi_gpu makes accelerate start several processes; device=cpu keeps them off GPUs.
+LAUNCH = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1".split()
+LAUNCH += "--mixed_precision no --dynamo_backend no --main_process_port 0".split()
 
 
-def test_a_launch_ends_well_each_time(tiny, tmp_path, pytestconfig):
-    script = tmp_path / "script.py"
-    script.write_text(BY_SCRIPT)
-    command = [sys.executable, "-m", *LAUNCH, str(script), tiny]
+def test_a_launch_ends_well_with_the_rows_of_one_process(tiny, tmp_path, pytestconfig):
+    told = ["task", "metric", "value", "items", "tokens_mean", "tokens_min", "tokens_max"]
+    told += ["fresh_items"]
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED)
+    options = {"pretrained": tiny, "method": "release", "device": "cpu", "batch_size": 2}
+    words = [f"{option}={value}" for option, value in options.items()]
+    # An odd number does not share out evenly: the harness asks something twice.
+    words += "--tasks mini_mme mini_mmbench --limit 11".split()
+    alone, _ = evaluate(["mini_mme", "mini_mmbench"], limit=11, **options)
     for number in range(pytestconfig.getoption("--launches")):
+        out = tmp_path / str(number)
+        out.mkdir()
+        places = [f"answers={out / 'answers'}", "--rows", str(out / "rows.csv")]
+        command = [sys.executable, "-m", *LAUNCH, str(script), str(out), *words, *places]
         ended = subprocess.run(command, capture_output=True, text=True)
         assert ended.returncode == 0, f"launch {number}: {ended.stderr[-2000:]}"
         assert ended.stdout.count("left behind: 0 False") == 2
+        together = pd.read_csv(out / "rows.csv")
+        assert together["processes"].unique().tolist() == [2]
+        assert together["limit"].unique().tolist() == [11]
+        files = sorted(path.name for path in (out / "answers").iterdir())
+        assert files == ["answers-0.jsonl", "answers-1.jsonl"]
+        assert [int((out / f"waits-{rank}").read_text()) for rank in (0, 1)] == [364, 364]
+        pd.testing.assert_frame_equal(together[told], alone[told].reset_index(drop=True))

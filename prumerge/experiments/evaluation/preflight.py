@@ -112,7 +112,7 @@ def preflight(
         *(Finding(f"data of {own.task}", own.ready, own.note) for own in data),
         _told("memory", find_memory, options, size, asking),
         _told("disk", find_disk, weights, size),
-        find_answers(methods, data, processor),
+        find_answers(methods, data, processor, manager),
         *_lengths(methods, data, limit, size, hardware, asking),
     ]
 
@@ -148,14 +148,17 @@ def _processor(pretrained: str) -> Processor:
 
 
 def find_answers(
-    methods: Mapping[str, Options], data: Sequence[Inventory], processor: Finding
+    methods: Mapping[str, Options],
+    data: Sequence[Inventory],
+    processor: Finding,
+    manager: TaskManager,
 ) -> Finding:
     """Ask one question of each task whose questions are here, with every method."""
     need, here = "one question of each task", [own.task for own in data if own.ready]
     if not processor.ready or not here:
         return Finding(need, None, "not asked before the checkpoint and questions are here")
     try:
-        ask_one_of_each(list(methods.values()), here, task_manager())
+        ask_one_of_each(list(methods.values()), here, manager)
     except Exception as error:  # a run would stop at it, whatever it is
         return Finding(need, False, _line(error).replace("tried_", ""))
     return Finding(need, True, f"{len(here)} answered and scored, by a small model of this kind")

@@ -95,11 +95,12 @@ def task_manager(*folders: str | Path) -> TaskManager:
     owners: dict[str, str] = {}
     included = [str(folder) for folder in (TASKS, *folders)]
     for folder in included:
-        for name in TaskManager("ERROR", folder, include_defaults=False).all_tasks:
+        manager = TaskManager("ERROR", folder, include_defaults=False)
+        for name in manager.all_tasks:
             if name in owners:
                 raise ValueError(f"task {name!r} is in {owners[name]} and in {folder}: rename one")
             owners[name] = folder
-    return TaskManager("ERROR", included, include_defaults=False)
+    return TaskManager("ERROR", included, include_defaults=False) if folders else manager
 
 
 def drawn_for(tasks: Sequence[str], pretrained: str) -> list[str]:
