@@ -9,6 +9,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from prumerge.models.loading import Processor
 from prumerge.models.preprocessing import of_pictures, prepare
 from prumerge.roofline import Shown, shown_by
+from prumerge.roofline.shapes import QWEN
 
 CUT = {"crop_to_patches": True}
 """What InternVL's processor, and not the part of it that prepares pictures, asks for by itself."""
@@ -51,10 +52,12 @@ def shown_of(
         tiles = pictures.get_number_of_image_patches(*size, CUT) if size else None
         return shown_by(config, tiles=tiles or pictures.max_patches + 1)
     if hasattr(pictures, "merge_size"):  # Qwen: any number of patches
-        square = pictures.merge_size**2
+        limits = pictures.size["shortest_edge"], pictures.size["longest_edge"]
         if size is None:
-            return Shown(1, pictures.size["longest_edge"] // (pictures.patch_size**2 * square))
-        return Shown(1, pictures.get_number_of_image_patches(*size, {}) // square)
+            return Shown(1, limits[1] // (pictures.patch_size * pictures.merge_size) ** 2)
+        return shown_by(config, size, pixels=limits)
+    if size is None and getattr(config, "model_type", None) in QWEN:
+        raise ValueError("how large a picture may be its processor says, which is not here")
     cut = getattr(config, "image_grid_pinpoints", None)
     sizes = cut if cut and size is None else [size]
     found = (shown_by(config, own and tuple(own)) for own in sizes)

@@ -91,6 +91,7 @@ def estimate_costs(
     *,
     text_tokens: int | None = None,
     pictures: int = 1,
+    grid: tuple[int, int] | None = None,
     new_tokens: int = 1,
     vision_layers: int | None = None,
     convention: Convention | str = "complete",
@@ -109,10 +110,14 @@ def estimate_costs(
         text_tokens: How many of the prompt's tokens are text; the rest are visual tokens, which
             pass the projector. None leaves vision tower and projector out.
         pictures: Pictures per prompt that the vision tower encodes, whatever is kept of them.
+        grid: Rows and columns of patches of each, where the tower takes any number (Qwen), as
+            :func:`prumerge.roofline.shown_by` says; pass its ``tiles`` as ``pictures``.
         new_tokens: Tokens generated. Prefill gives the first, each further one takes a decoding
             step, so 1 has no row for decode.
         vision_layers: Blocks of the vision tower that run; None runs all, as transformers does.
-        convention: ``complete``, or ``llm-viewer`` for what the paper's tool counts.
+        convention: ``complete``, or ``llm-viewer`` for what the paper's tool counts; that one
+            knows no mixture of experts. Of such a model those experts are read that
+            :meth:`prumerge.roofline.LanguageShape.experts_read` says.
 
     Returns:
         One row per combination and stage: ``operations`` (a multiply-add is two), bytes by kind,
@@ -130,7 +135,7 @@ def estimate_costs(
     lists = map(several, (hardware, precision, flash_attention, batch, prompt_tokens))
     for combination in product(*lists):
         case = _case(shape, *combination, text_tokens=text_tokens, convention=convention)
-        for stage, operations in _stages(case, pictures, new_tokens, vision_layers):
+        for stage, operations in _stages(case, pictures, grid, new_tokens, vision_layers):
             row = case.columns() | {"new_tokens": new_tokens, "stage": stage}
             rows.append(row | summed(operations, case.card, case.precision))
     return pd.DataFrame(rows)
@@ -210,9 +215,10 @@ def _case(shape, hardware, precision, flash_attention, batch, tokens, text_token
     return _Case(shape, *how, int(batch), int(tokens), int(visual_tokens))
 
 
-def _stages(case: _Case, pictures: int, new_tokens: int, vision_layers: int | None) -> Iterator:
+def _stages(case: _Case, pictures: int, grid, new_tokens: int, vision_layers) -> Iterator:
     vision, tokens = case.shape.vision, case.prompt_tokens
     if case.visual_tokens:
+        vision = vision.at(grid)
         layers = vision.layers if vision_layers is None else vision_layers
         if not 1 <= layers <= vision.layers:
             raise ValueError(f"vision_layers must be 1 to {vision.layers}, got {vision_layers}")
@@ -227,7 +233,10 @@ def _stages(case: _Case, pictures: int, new_tokens: int, vision_layers: int | No
 
 
 def language_weights(shape: LanguageShape) -> int:
-    """Count the weights of a Llama-shaped language model: no biases, which Llama has none of.
+    """Count the weights of a Llama-shaped language model, all experts' too.
+
+    Not counted is what Llama has none of, less than one weight in ten thousand: biases (Qwen 2),
+    norms of queries and keys (Qwen 3).
 
     Example:
         >>> from prumerge.roofline import NAMED
@@ -235,9 +244,11 @@ def language_weights(shape: LanguageShape) -> int:
         6738415616
     """
     projections = 2 * shape.width * (shape.query_width + shape.key_width)
-    layer = projections + 3 * shape.width * shape.inner_width + 2 * shape.width
+    feeding = shape.dense_layers * 3 * shape.width * shape.inner_width
+    experts = shape.experts * (3 * shape.width * shape.expert_width + shape.width)  # and router
+    feeding += (shape.layers - shape.dense_layers) * experts
     ends = shape.vocabulary * shape.width * (1 if shape.tied else 2) + shape.width
-    return shape.layers * layer + ends
+    return shape.layers * (projections + 2 * shape.width) + feeding + ends
 
 
 def vision_weights(shape: VisionShape, outer: int) -> int:
@@ -247,12 +258,18 @@ def vision_weights(shape: VisionShape, outer: int) -> int:
     thousand weights, a newline and a norm in the projector.
     """
     width, inner = shape.width, shape.inner_width
-    products = (1 + shape.gated) * inner
-    block = 4 * (width * width + width) + width * (products + inner) + products + width + 4 * width
+    products, norm = (1 + shape.gated) * inner, width * (1 if shape.rms else 2)
+    block = 4 * (width * width + width) + width * (products + inner) + products + width + 2 * norm
     block += 2 * width * shape.layer_scale
-    embedding = width * (shape.patch_values + shape.tokens + shape.class_tokens)
-    tower = shape.layers * block + embedding + (4 if shape.norm_first else 3) * width
-    return tower * shape.towers + outer * (width * shape.selected + 1) + outer * (outer + 1)
+    own = shape.class_tokens + shape.registers
+    places = shape.patches + shape.class_tokens if shape.positions is None else shape.positions
+    tower = shape.layers * block + width * (shape.patch_values + places + own)
+    tower += norm + (norm if shape.norm_first else width * shape.patch_bias)
+    given = width * shape.selected
+    middle = given if shape.merger else outer
+    projector = middle * (given + 1) + outer * (middle + 1)
+    further = (shape.projectors - 1) * (projector + 2 * given)  # with norms of their own
+    return tower * shape.towers + projector + further
 
 
 def weight_bytes(model: Any, precision: Precision | str = "fp16") -> float:
@@ -294,8 +311,9 @@ def estimate_memory(
 
     Live activations are the larger of two moments of a layer: in attention the residual stream,
     queries, their result and (without FlashAttention) scores before and after the softmax; in the
-    feed-forward layer the residual stream, its normed copy, both inner products and the gated one.
-    The vision tower's own, which are gone by then, are not counted.
+    feed-forward layer the residual stream, its normed copy, both inner products and the gated one,
+    in a mixture of experts those of all experts of a token. The vision tower's own, which are gone
+    by then, are not counted.
     """
     shape = read_shape(model)
     rows = []
@@ -318,5 +336,7 @@ def _live_values(shape: ModelShape, tokens: int, flash: bool) -> int:
     language = shape.language
     scores = 0 if flash else 2 * language.heads * tokens * tokens
     attending = tokens * (language.width + 2 * language.query_width) + scores
-    feeding = tokens * (2 * language.width + 3 * language.inner_width)
+    inner = language.inner_width if language.dense_layers else 0
+    inner = max(inner, language.experts_per_token * language.expert_width)
+    feeding = tokens * (2 * language.width + 3 * inner)
     return max(attending, feeding)

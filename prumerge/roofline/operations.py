@@ -1,12 +1,12 @@
 """The operations of each stage, and by which convention they are counted.
 
 ``linear`` and ``attention`` are the two costly kinds; the rest is elementwise. Biases and norm
-weights are not counted.
+weights are not counted, nor sums of positions and of what Qwen3-VL adds in first layers.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, product
 
 from prumerge.roofline.hardware import Precision
 from prumerge.roofline.shapes import LanguageShape, VisionShape
@@ -15,6 +15,7 @@ SOFTMAX = 5  # operations per score: largest, subtract, exponential, sum, divide
 ROTARY = 3  # operations per value: two products and their sum
 GELU = 5  # per value: multiply, exponential, add, divide, multiply (the sigmoid form); SwiGLU too
 LAYER_NORM = 7  # per value: sum, subtract, square, sum, divide, multiply, add
+RMS_NORM = 4  # per value: square, sum, divide, multiply
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Convention:
     # masked, under either convention.
     causal: bool = True
     flash_attention: bool = True  # may be asked for
-    norm_operations: int = 4  # per value
+    norm_operations: int = RMS_NORM  # per value
     activation_operations: int = 5  # per value of the gated activation
     activation_at_hidden: bool = False  # as wide as the hidden state, not the feed-forward layer
     residual_inputs: int = 2  # operands that a residual sum reads
@@ -171,7 +172,6 @@ def language_operations(
     """
     rows = batch * queries
     hidden = rows * shape.width
-    inner = shape.width if convention.activation_at_hidden else shape.inner_width
     causal = convention.causal and flash_attention
     layer = [
         linear("query", shape.width, shape.query_width, rows, precision),
@@ -179,21 +179,61 @@ def language_operations(
         linear("value", shape.width, shape.key_width, rows, precision, cached=True),
         *attention(shape, queries, keys, batch, precision, flash=flash_attention, causal=causal),
         linear("attention_output", shape.query_width, shape.width, rows, precision),
-        linear("gate", shape.width, shape.inner_width, rows, precision),
-        linear("up", shape.width, shape.inner_width, rows, precision),
-        elementwise("activation", convention.activation_operations, rows * inner, precision, 2),
-        linear("down", shape.inner_width, shape.width, rows, precision),
     ]
-    if convention.everything:
-        turned = rows * (shape.query_width + shape.key_width)
-        layer.append(elementwise("rotary", ROTARY, turned, precision))
+    turned = rows * (shape.query_width + shape.key_width)
+    rotary = elementwise("rotary", ROTARY, turned, precision)
     norm = elementwise("norms", convention.norm_operations, hidden, precision)
     residual = elementwise("residuals", 1, hidden, precision, convention.residual_inputs)
     return [
         *(replace(each, repeats=shape.layers) for each in layer),
+        *_feeding(shape, rows, precision, convention),
+        *([replace(rotary, repeats=shape.layers)] if convention.everything else []),
         replace(norm, repeats=2 * shape.layers + convention.everything),
         replace(residual, repeats=2 * shape.layers),
         *_ends(shape, rows, batch, precision, convention),
+    ]
+
+
+def _feeding(shape, rows, precision, convention) -> list[Operation]:
+    """Feed-forward layers that every token passes, and those that are mixtures of experts."""
+    how, dense = (rows, precision, convention), shape.dense_layers
+    mixed = shape.layers - dense
+    plain = _gated(shape, shape.inner_width, *how) if dense else []
+    experts = _experts(shape, *how) if mixed else []
+    return [
+        *(replace(each, repeats=dense) for each in plain),
+        *(replace(each, repeats=mixed) for each in experts),
+    ]
+
+
+def _gated(shape, inner, rows, precision, convention) -> list[Operation]:
+    """A gated feed-forward layer, or an expert, of ``inner`` width."""
+    wide = shape.width if convention.activation_at_hidden else inner
+    return [
+        linear("gate", shape.width, inner, rows, precision),
+        linear("up", shape.width, inner, rows, precision),
+        elementwise("activation", convention.activation_operations, rows * wide, precision, 2),
+        linear("down", inner, shape.width, rows, precision),
+    ]
+
+
+def _experts(shape, rows, precision, convention) -> list[Operation]:
+    """A mixture of experts: each token passes some, and the weights of all that any passes move."""
+    if not convention.everything:
+        raise ValueError(
+            f"convention {convention.name!r} knows no mixture of experts: pass "
+            "convention='complete'"
+        )
+    each, read = shape.experts_per_token, shape.experts_read(rows)
+    passed = _gated(shape, shape.expert_width, rows * each, precision, convention)
+    return [
+        linear("router", shape.width, shape.experts, rows, precision),
+        elementwise("routing", SOFTMAX, rows * shape.experts, precision),
+        *(
+            replace(part, name=f"expert_{part.name}", weight_bytes=read * part.weight_bytes)
+            for part in passed
+        ),
+        elementwise("mixing", 2 * each, rows * shape.width, precision, each),
     ]
 
 
@@ -211,18 +251,22 @@ def layered_operations(
     last one.
     """
 
-    def listed(layers: int, count: int) -> list[Operation]:
+    def listed(layers: int, count: int, first: int = 0) -> list[Operation]:
         how = batch, precision, convention, flash_attention
-        return language_operations(replace(shape, layers=layers), count, count, *how)
+        part = replace(shape, layers=layers, dense=tuple(number - first for number in shape.dense))
+        return language_operations(part, count, count, *how)
 
     ends = {each.name: each.repeats for each in listed(0, tokens[-1]) if each.repeats}
     operations = [each for each in listed(0, tokens[0]) if each.name == "embedding"]
     operations += [e for e in listed(0, tokens[-1]) if e.name in ends and e.name != "embedding"]
+    first = 0
     for count, layers in groupby(tokens):
-        for each in listed(len(list(layers)), count):
+        number = len(list(layers))
+        for each in listed(number, count, first):
             repeats = each.repeats - ends.get(each.name, 0)
             if repeats:
                 operations.append(replace(each, repeats=repeats))
+        first += number
     return operations
 
 
@@ -248,42 +292,66 @@ def vision_operations(
 ) -> list[Operation]:
     """List the operations from pixels to the features of a layer."""
     rows, hidden = pictures * shape.tokens, pictures * shape.tokens * shape.width
-    norm = elementwise("norms", LAYER_NORM, hidden, precision)
+    norm = elementwise("norms", RMS_NORM if shape.rms else LAYER_NORM, hidden, precision)
     residual = elementwise("residuals", 1, hidden, precision, inputs=2)
     up = linear("up", shape.width, shape.inner_width, rows, precision)
     inner_products = [replace(up, name="gate"), up] if shape.gated else [up]
-    block = [
-        linear("query", shape.width, shape.width, rows, precision),
-        linear("key", shape.width, shape.width, rows, precision),
-        linear("value", shape.width, shape.width, rows, precision),
-        *attention(
-            shape, shape.tokens, shape.tokens, pictures, precision,
-            flash=flash_attention, causal=False,
-        ),
+    read = [
+        linear(name, shape.width, shape.width, rows, precision)
+        for name in ("query", "key", "value")
+    ]
+    attended = [
+        replace(each, repeats=repeats)
+        for tokens, number, repeats in _attending(shape, layers)
+        for each in attention(
+            shape, tokens, tokens, pictures * number, precision, flash=flash_attention, causal=False
+        )
+    ]
+    written = [
         linear("attention_output", shape.width, shape.width, rows, precision),
         *inner_products,
         elementwise("activation", GELU, rows * shape.inner_width, precision, len(inner_products)),
         linear("down", shape.inner_width, shape.width, rows, precision),
         *([elementwise("layer_scale", 1, 2 * hidden, precision)] if shape.layer_scale else []),
-    ]  # fmt: skip
+        *([elementwise("rotary", ROTARY, 2 * hidden, precision)] if shape.merger else []),
+    ]
     patches = linear(
         "patch_embedding", shape.patch_values, shape.width, pictures * shape.patches, precision
     )
+    further = shape.projectors if shape.merger else shape.norm_first
     return [
         patches,
-        *(replace(each, repeats=layers) for each in block),
-        replace(norm, repeats=2 * layers + shape.norm_first),
+        *(replace(each, repeats=layers) for each in read),
+        *attended,
+        *(replace(each, repeats=layers) for each in written),
+        replace(norm, repeats=2 * layers + further),
         replace(residual, repeats=2 * layers),
     ]
+
+
+def _attending(shape: VisionShape, layers: int) -> list[tuple[int, int, int]]:
+    """Tokens that attend to each other, their groups in a picture, and the blocks that do so."""
+    if not shape.window:
+        return [(shape.tokens, 1, layers)]
+    whole = sum(number < layers for number in shape.whole)
+    cut = [((shape.window, n // shape.window), (n % shape.window, 1)) for n in shape.grid]
+    windows = [(a * b, n * m, layers - whole) for (a, n), (b, m) in product(*cut)]
+    found = [(shape.tokens, 1, whole), *windows]
+    return [each for each in found if all(each)]
 
 
 def projector_operations(
     vision: VisionShape, language: LanguageShape, tokens: int, precision: Precision
 ) -> list[Operation]:
-    """List the operations of LLaVA-1.5's projector: two linear layers, a GELU between."""
+    """List the operations of the projector: two linear layers, a GELU between.
+
+    The norm in front of Qwen's counts as the tower's: it is of all patches, whatever is kept.
+    """
     inner, outer = vision.width * vision.selected, language.width
-    return [
-        linear("projector_in", inner, outer, tokens, precision),
-        elementwise("projector_activation", GELU, tokens * outer, precision),
-        linear("projector_out", outer, outer, tokens, precision),
+    middle = inner if vision.merger else outer
+    once = [
+        linear("projector_in", inner, middle, tokens, precision),
+        elementwise("projector_activation", GELU, tokens * middle, precision),
+        linear("projector_out", middle, outer, tokens, precision),
     ]
+    return [replace(each, repeats=vision.projectors) for each in once]

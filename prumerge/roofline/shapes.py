@@ -1,10 +1,12 @@
 """The sizes of a model that decide what it costs, of your own or read from a transformers config.
 
 Llama-shaped means: gated feed-forward layers, RMS norms, rotary positions, full attention with as
-many or fewer key-value heads than heads (grouped-query attention), one dense path. LLaVA-1.5's
-Vicuna is; so are Llama 2 and 3, Mistral, Qwen 2 and 3.
+many or fewer key-value heads than heads (grouped-query attention); in place of a feed-forward layer
+perhaps a mixture of experts, all alike, of which a token passes some and no others. LLaVA-1.5's
+Vicuna is; so are Llama 2 and 3, Mistral, Mixtral, Qwen 2 and 3, Qwen3-MoE.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,11 @@ class _Heads:
 
 @dataclass(frozen=True)
 class LanguageShape(_Heads):
-    """Sizes of a Llama-shaped language model; ``tied``: its output projection is the embedding."""
+    """Sizes of a Llama-shaped language model; ``tied``: its output projection is the embedding.
+
+    Without ``experts`` every layer is dense: its feed-forward layer has ``inner_width``, and every
+    token passes it.
+    """
 
     width: int
     layers: int
@@ -38,6 +44,26 @@ class LanguageShape(_Heads):
     inner_width: int
     vocabulary: int
     tied: bool = False
+    experts: int = 0  # of each layer that is not dense, with a router in front
+    experts_per_token: int = 0
+    expert_width: int = 0  # inner width of one
+    dense: tuple[int, ...] = ()  # numbers of the layers without experts, where others have them
+
+    @property
+    def dense_layers(self) -> int:
+        """Layers whose feed-forward layer every token passes."""
+        if not self.experts:
+            return self.layers
+        return sum(0 <= layer < self.layers for layer in self.dense)
+
+    def experts_read(self, tokens: int) -> float:
+        """Return how many experts of a layer ``tokens`` tokens pass together, on average.
+
+        Assumed is uniform routing: each token's choice is independent of the others', and every
+        expert as likely as any other, which is what training balances them towards. Where some
+        are chosen more often, or tokens choose alike, fewer are read, so this is the most.
+        """
+        return self.experts * (1 - (1 - self.experts_per_token / self.experts) ** tokens)
 
 
 @dataclass(frozen=True)
@@ -51,7 +77,7 @@ class VisionShape(_Heads):
     layers: int
     heads: int
     inner_width: int
-    patches: int  # of a picture, or of one tile or frame
+    patches: int  # of a picture, or of one tile or frame; 0 where ``at`` tells them (Qwen)
     patch_values: int  # colours x side x side
     class_tokens: int = 1  # 0 without a class token (SigLIP)
     selected: int = 1  # layers, or patches (InternVL), that the projector gets side by side
@@ -60,6 +86,15 @@ class VisionShape(_Heads):
     layer_scale: bool = False  # a weight per value of what a block adds (DINOv2)
     norm_first: bool = True  # in front of the blocks, instead of biases of the patches (CLIP)
     towers: int = 1  # alike, each with weights of its own (Video-LLaVA: of pictures, of frames)
+    # Qwen's: pictures of any size, rotary positions, a projector as wide inside as what it gets.
+    merger: bool = False
+    projectors: int = 1  # with those for the first layers of the language model (Qwen3-VL)
+    positions: int | None = None  # learned ones; None is one per patch and class token
+    patch_bias: bool = True  # where norm_first is not: patches have biases (not Qwen before 3)
+    rms: bool = False  # norms have no biases (Qwen2.5-VL)
+    window: int = 0  # edge in patches of windows that attention stays in, 0 without (Qwen2.5-VL)
+    whole: tuple[int, ...] = ()  # numbers of the blocks whose attention does not
+    grid: tuple[int, int] | None = None  # rows and columns of patches, where ``at`` told them
 
     @property
     def key_heads(self) -> int:
@@ -74,10 +109,35 @@ class VisionShape(_Heads):
         """Tokens inside the tower: patches, class token, registers."""
         return self.patches + self.class_tokens + self.registers
 
+    def at(self, grid: tuple[int, int] | None) -> "VisionShape":
+        """Return the shape for pictures of ``grid`` rows and columns of patches.
+
+        None is for towers whose pictures all have the same patches, everything else for the others;
+        a ValueError tells which it is, and that patches are no whole squares to be merged.
+        """
+        if grid is None and self.merger:
+            raise ValueError(
+                "this tower takes pictures of any size: pass the patches of yours, "
+                "grid=shown_by(model, size=(height, width)).grid"
+            )
+        if grid is None:
+            return self
+        if not self.merger:
+            raise ValueError(
+                f"grid={grid}: this tower reads {self.patches} patches of any picture; leave it out"
+            )
+        side = math.isqrt(self.selected)
+        if min(grid) < 1 or any(edge % side for edge in grid):
+            raise ValueError(
+                f"grid={grid}: rows and columns of patches must be multiples of {side}, which are "
+                "merged into a token"
+            )
+        return replace(self, patches=grid[0] * grid[1], grid=grid)
+
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A language model, and the vision tower in front of it, with LLaVA-1.5's projector, if any."""
+    """A language model, and the vision tower and projector in front of it, if any."""
 
     name: str
     language: LanguageShape
@@ -98,11 +158,13 @@ _LANGUAGE_FIELDS = [*_FIELDS, "vocab_size", "rms_norm_eps"]
 _VISION_FIELDS = [*_FIELDS, "image_size", "patch_size"]
 _DINOV2_FIELDS = [field for field in _VISION_FIELDS if field != "intermediate_size"] + ["mlp_ratio"]
 # Present in configs whose layers have several paths, a compressed cache, or a recurrent state.
-_OTHER_KINDS = (
-    "num_local_experts num_experts n_routed_experts kv_lora_rank ssm_cfg mamba_d_state"
-).split()
+_OTHER_KINDS = "n_routed_experts kv_lora_rank ssm_cfg mamba_d_state".split()
+# Experts are all alike here, and nothing but a router stands beside them. Fields do not say so.
+_MIXTURES = ("mixtral", "qwen3_moe", "qwen3_vl_moe_text", "granitemoe", "olmoe", "phimoe")
 _CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 _CLASS_TOKENS |= {"dinov2": 1, "dinov2_with_registers": 1, "internvl_vision": 1}
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+"""Models of pictures of any size; with ``_vision`` behind, their towers."""
 
 
 def read_shape(model: Any) -> ModelShape:
@@ -112,10 +174,11 @@ def read_shape(model: Any) -> ModelShape:
     folder or hub id with a config, a config object of transformers (of a language model, or with
     ``text_config`` and ``vision_config``), or a :class:`ModelShape`. Layers with sliding windows
     count as full attention, which they are up to their window's length. No config, one that is not
-    Llama-shaped, and a vision tower that is none of CLIP's, SigLIP's, InternViT and DINOv2's are
-    ValueErrors. A DINOv2 takes pictures of any size; counted are those of the config's
-    ``image_size``. The tower's shape is that of one tile or frame:
-    :func:`prumerge.roofline.shown_by` says how many there are.
+    Llama-shaped (one with shared experts, for example), and a vision tower that is none of CLIP's,
+    SigLIP's, InternViT, DINOv2's and Qwen's are ValueErrors. A DINOv2 takes pictures of any size;
+    counted are those of the config's ``image_size``. The tower's shape is that of one tile or
+    frame: :func:`prumerge.roofline.shown_by` says how many there are, and of a Qwen, whose pictures
+    have any size too, their patches.
 
     Example:
         >>> read_shape("7b").language.key_width
@@ -180,6 +243,9 @@ def _language_shape(config: Any) -> LanguageShape:
     other = [field for field in _OTHER_KINDS if getattr(config, field, None)]
     layers = set(getattr(config, "layer_types", None) or ())
     other += sorted(layers - {"full_attention", "sliding_attention"})
+    experts = _mixture(config)
+    if experts and kind not in _MIXTURES:
+        other.append(f"experts unlike those of {', '.join(_MIXTURES)}")
     # transformers' plan for several GPUs lists the matrices of a layer: without a gate, not three.
     plan = getattr(config, "base_model_tp_plan", None) or {}
     if any(".mlp." in name for name in plan) and not any("gate" in name for name in plan):
@@ -200,18 +266,40 @@ def _language_shape(config: Any) -> LanguageShape:
         inner_width=config.intermediate_size,
         vocabulary=config.vocab_size,
         tied=bool(getattr(config, "tie_word_embeddings", False)),
+        **experts,
     )
+
+
+def _mixture(config: Any) -> dict[str, Any]:
+    """Return a shape's fields about experts, {} where no layer has some."""
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    skipped = getattr(config, "mlp_only_layers", None) or ()
+    step = getattr(config, "decoder_sparse_step", None) or 1
+    layers = range(getattr(config, "num_hidden_layers", None) or 0)
+    dense = tuple(i for i in layers if i in skipped or (i + 1) % step)
+    if not experts or len(dense) == len(layers):
+        return {}
+    width = getattr(config, "moe_intermediate_size", None)
+    return {
+        "experts": experts,
+        "experts_per_token": getattr(config, "num_experts_per_tok", 0),
+        "expert_width": width or getattr(config, "intermediate_size", None),
+        "dense": dense,
+    }
 
 
 def _vision_shape(config: Any, selected: int) -> VisionShape:
     kind = getattr(config, "model_type", None)
+    if kind and kind.removesuffix("_vision") in QWEN:
+        return _qwen_shape(config)
     dinov2 = kind in ("dinov2", "dinov2_with_registers")
     fields = _DINOV2_FIELDS if dinov2 else _VISION_FIELDS
     missing = [field for field in fields if not getattr(config, field, None)]
     if kind not in _CLASS_TOKENS or missing:
         raise ValueError(
-            f"vision tower {kind!r} is none of {', '.join(_CLASS_TOKENS)}; pass text_config alone "
-            "for the language model's costs, or ModelShape(...) with sizes of your own"
+            f"vision tower {kind!r} is none of {', '.join([*_CLASS_TOKENS, *QWEN])}; pass "
+            "text_config alone for the language model's costs, or ModelShape(...) with sizes of "
+            "your own"
         )
     height, width = sides(config.image_size)
     rows, columns = sides(config.patch_size)
@@ -228,6 +316,31 @@ def _vision_shape(config: Any, selected: int) -> VisionShape:
         gated=dinov2 and config.use_swiglu_ffn,
         layer_scale=dinov2 or kind == "internvl_vision",
         norm_first=kind == "clip_vision_model",
+    )
+
+
+def _qwen_shape(config: Any) -> VisionShape:
+    first, second = (config.model_type.startswith(f"qwen{name}_vl") for name in ("2", "2_5"))
+    width = config.embed_dim if first else config.hidden_size
+    side = config.spatial_merge_size
+    return VisionShape(
+        width=width,
+        layers=config.depth,
+        heads=config.num_heads,
+        inner_width=int(width * config.mlp_ratio) if first else config.intermediate_size,
+        patches=0,
+        patch_values=config.in_channels * config.temporal_patch_size * config.patch_size**2,
+        class_tokens=0,
+        selected=side**2,
+        gated=second,
+        norm_first=False,
+        merger=True,
+        projectors=1 + len(getattr(config, "deepstack_visual_indexes", ())),
+        positions=getattr(config, "num_position_embeddings", 0),
+        patch_bias=not (first or second),
+        rms=second,
+        window=config.window_size // side // config.patch_size * side if second else 0,
+        whole=tuple(config.fullatt_block_indexes) if second else (),
     )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from evaluated import save_tiny_next
 from PIL import Image
 from published import REAL
@@ -180,6 +181,14 @@ def test_preflight_reads_sizes_from_the_config_of_every_family(family, memory, t
     assert time in lengths[0]
     if family != "internvl":
         assert "about 64 visual tokens each" in lengths[1] and "on one H100" in lengths[2]
+
+
+def test_a_qwen_without_its_processor_is_costed_at_the_usual_size_alone(tmp_path):
+    transformers.Qwen2_5_VLConfig().save_pretrained(tmp_path)
+    told = found(tmp_path, device="cuda")
+    assert told["memory"].note == "how large a picture may be its processor says, which is not here"
+    lengths = [own.note for need, own in told.items() if need.startswith("time")]
+    assert "about 391 visual tokens each" in lengths[0] and "on one H100" in lengths[0]
 
 
 def test_sizes_that_no_name_tells_are_not_guessed():

@@ -49,6 +49,19 @@ def test_every_family_is_timed_as_it_answers(family, tmp_path):
         assert torch.equal(answering.whole(3)[:, -3:], answering.decode(state, 3))
 
 
+@TRIED
+@pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl", "qwen3_vl_moe"])
+def test_a_checkpoint_has_a_roofline(family, tmp_path, monkeypatch):
+    monkeypatch.setitem(SIDE, "cpu", 64)
+    subject = timing.load_subject(save_tiny_of(family, tmp_path))
+    grid = timing.Grid(budgets=(subject.patches, 8), batches=(1,), new_tokens=(2,), text_tokens=4,
+                       repeats=1, memory=False, warm_ups=0)  # fmt: skip
+    beside = timing.beside_roofline(timing.time_grid(subject, grid))
+    times = beside.set_index(["method", "stage"])["estimated_ms"]
+    assert times["full", "encode"] > times["prumerge+", "encode"] > 0
+    assert times["full", "prefill"] > times["prumerge+", "prefill"] > 0
+
+
 def test_rows_count_what_the_language_model_reads(subject, monkeypatch):
     monkeypatch.setitem(SIDE, "cpu", 64)
     tokens, slots = subject.patches, subject.shown.slots

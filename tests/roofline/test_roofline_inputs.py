@@ -10,7 +10,6 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     LlavaConfig,
-    MixtralConfig,
     PixtralVisionConfig,
     Qwen2Config,
     SiglipVisionConfig,
@@ -55,13 +54,13 @@ def test_configs_of_a_folder_a_language_model_and_a_llava_are_read(tmp_path):
         (BertConfig(), "'bert' is not Llama-shaped: it has no rms_norm_eps; pass the config"),
         (ArceeConfig(), "'arcee' is not Llama-shaped: it has no gated feed-forward layers;"),
         (ApertusConfig(), "'apertus' is not Llama-shaped: it has no gated feed-forward layers;"),
-        (MixtralConfig(), "'mixtral' is not Llama-shaped: it has num_local_experts, num_experts;"),
         (Qwen2Config(layer_types=["linear_attention"] * 32), "it has linear_attention;"),
         (42, "'int' is not Llama-shaped"),
         (
             LlavaConfig(text_config=small_llama(), vision_config=PixtralVisionConfig()),
             "vision tower 'pixtral' is none of clip_vision_model, siglip_vision_model, dinov2, "
-            "dinov2_with_registers, internvl_vision; pass text_config alone",
+            "dinov2_with_registers, internvl_vision, qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe; "
+            "pass text_config alone",
         ),
         ("8b", "no config for model '8b': give one of 7b, 13b, 'mini', a folder"),
     ],

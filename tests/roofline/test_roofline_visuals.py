@@ -5,9 +5,11 @@ import random
 import pytest
 import torch
 import transformers
-from families import BUILDERS, toy
+from families import BUILDERS, QWEN_PATCH, toy
+from PIL import Image
 from published import REAL, language
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, Qwen2VLImageProcessorPil
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from prumerge.roofline import estimate_costs, read_shape, shown_by, weight_bytes
 from prumerge.tower import open_tower
@@ -27,12 +29,23 @@ def test_weights_are_those_of_the_stock_model(family):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", [name for name in BUILDERS if name in REAL])
+COUNTED = [name for name in BUILDERS if name in REAL or name.startswith("qwen")]
+
+
+@pytest.mark.parametrize("family", COUNTED)
 def test_counts_are_those_of_the_stock_model(family):
     made, config = toy(family), toy(family).model.config
     kinds = {part for row in made.rows for part in row if isinstance(part, tuple)}
     for kind, number in kinds:
         given = made.pixels([(kind, number)])
+        if family.startswith("qwen"):
+            (own,) = next(given[name] for name in given if "grid" in name).tolist()
+            size, frames = (QWEN_PATCH * own[1], QWEN_PATCH * own[2]), 2 * own[0] - 1
+            frames = frames if kind == "video" and frames > 1 else None
+            shown = shown_by(config, size, frames, pixels=(1, 10**9))
+            assert shown.slots == made.slots(kind, number)
+            assert [shown.tiles, *shown.grid] == own
+            continue
         frames = given["pixel_values_videos"].shape[1] if kind == "video" else None
         size = given["image_sizes"][0].tolist() if "image_sizes" in given else None
         tiles = len(given["pixel_values"]) if family == "internvl" else None
@@ -72,6 +85,49 @@ def test_any_size_has_the_placeholders_of_the_processor(family):
         assert shown_by(config, size).slots == counted(Sizes(), *size, edge, edge)
 
 
+QWEN = {
+    name: kind()
+    for name, kind in (
+        ("qwen2_vl", transformers.Qwen2VLConfig), ("qwen2_5_vl", transformers.Qwen2_5_VLConfig),
+        ("qwen3_vl", transformers.Qwen3VLConfig),
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", QWEN)
+@pytest.mark.parametrize("pixels", [None, (50_000, 200_000)])
+def test_a_qwen_reads_the_patches_that_its_processor_makes(family, pixels):
+    config, draw = QWEN[family], random.Random(0)
+    made = {"patch_size": config.vision_config.patch_size}
+    if pixels is not None:
+        made["size"] = dict(zip(("shortest_edge", "longest_edge"), pixels, strict=True))
+    processor = Qwen2VLImageProcessorPil(**made)
+    for _ in range(50):
+        size = (draw.randint(8, 3000), draw.randint(20, 1500))
+        shown = shown_by(config, size, pixels=pixels)
+        patches = shown.grid[0] * shown.grid[1]
+        assert patches == processor.get_number_of_image_patches(*size, {}) == 4 * shown.tokens
+    for size in ((30, 50), (480, 640), (900, 200)):
+        picture = Image.new("RGB", size[::-1])
+        ((_, *grid),) = processor(images=picture, return_tensors="pt")["image_grid_thw"].tolist()
+        assert list(shown_by(config, size, pixels=pixels).grid) == grid
+
+
+def test_clips_of_a_qwen_are_pairs_of_frames():
+    for family, config in QWEN.items():
+        limits = (1024, 10**8)
+        eight, nine = (shown_by(config, (224, 448), frames=n, pixels=limits) for n in (8, 9))
+        edge = 16 if family == "qwen3_vl" else 14
+        assert (eight.tiles, eight.grid) == (4, (224 // edge, 448 // edge))
+        assert (nine.tiles, nine.tokens * 4) == (5, eight.tokens * 5)
+    longest = Qwen3VLVideoProcessor.size["longest_edge"]  # of all frames together
+    for frames in (2, 16):
+        shown = shown_by(QWEN["qwen3_vl"], (1080, 1920), frames=frames)
+        assert 0.7 * longest < frames * 16**2 * shown.grid[0] * shown.grid[1] <= longest
+    few, many = (shown_by(QWEN["qwen2_vl"], (1080, 1920), frames=n) for n in (2, 16))
+    assert few.grid == many.grid and 2 * few.tokens * 28**2 <= 2 * 768 * 28**2
+
+
 def test_tiles_are_encoded_and_tokens_are_read():
     config = REAL["llava_next"]()
     shown = shown_by(config, (672, 672))
@@ -87,13 +143,15 @@ def test_tiles_are_encoded_and_tokens_are_read():
     [
         ("llava_next", {}, "depends on its size: pass size="),
         ("llava_next", {"frames": 8}, "shows no frames here, only video_llava"),
+        ("qwen2_5_vl", {"frames": 8}, "depends on its size: pass size="),
+        ("qwen3_vl", {"frames": 0, "size": (64, 64)}, "frames must be at least 1"),
         ("internvl", {}, "its processor decides, not its config: pass tiles="),
         ("video_llava", {"frames": 0}, "frames must be at least 1"),
     ],
 )
 def test_what_the_config_does_not_say_is_asked_for(family, options, words):
     with pytest.raises(ValueError, match=words):
-        shown_by(REAL[family](), **options)
+        shown_by(QWEN[family] if family in QWEN else REAL[family](), **options)
 
 
 def test_other_families_are_named():

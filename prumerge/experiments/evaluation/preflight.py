@@ -304,12 +304,13 @@ def find_memory(
     dtype = find_precision(options.dtype, device)
     bits = 8 * dtype.itemsize
     precision, batch = Precision(str(dtype), bits, bits, bits), options.batch_size
-    shown, (costed, part) = find_shown(size, True, processor), _costed(size)
-    costs = estimate_memory(costed, TEXT_TOKENS + shown.slots, precision, batch)
+    shown = find_shown(size, True, processor)
+    costs = estimate_memory(size, TEXT_TOKENS + shown.slots, precision, batch)
     needed = costs["footprint_bytes"].item()
-    note = f"about {needed / 2**30:.1f} GiB in {bits} bits at batch size {batch}{part}"
-    if shown.tiles > 1 or part:
-        note += f", {shown.tokens:,} visual tokens of {shown.tiles} tiles or frames"
+    note = f"about {needed / 2**30:.1f} GiB in {bits} bits at batch size {batch}"
+    note += f", {shown.tokens:,} visual tokens"
+    if shown.tiles > 1:
+        note += f" of {shown.tiles} tiles or frames"
     if device == "cpu":
         free = psutil.virtual_memory().available
     elif not torch.cuda.is_available():
@@ -323,9 +324,8 @@ def find_disk(weights: Finding, size: str | ModelShape | None) -> Finding:
     """Compare the space that missing weights take with what is free where they will be."""
     cache = Path(constants.HF_HUB_CACHE).absolute()
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
-    costed, part = (None, "") if weights.ready or size is None else _costed(size)
-    needed = 0.0 if costed is None else weight_bytes(costed)
-    note = f"{needed / 2**30:.1f} GiB for weights to fetch{part}, {free / 2**30:.1f} GiB are free"
+    needed = 0.0 if weights.ready or size is None else weight_bytes(size)
+    note = f"{needed / 2**30:.1f} GiB for weights to fetch, {free / 2**30:.1f} GiB are free"
     return Finding("disk", needed < free, note + "; data sets come on top where they are missing")
 
 
@@ -340,20 +340,6 @@ def find_shown(
     if getattr(config, "model_type", None) == "video_llava":
         return shown_by(config, frames=FRAMES)
     return shown_of(config, processor, None if most else PICTURE_PX)
-
-
-def _costed(size: str | ModelShape) -> tuple[str | ModelShape | Config, str]:
-    """What costs are estimated of, and a note where the vision tower is of a kind not known.
-
-    ValueError, where the language model is of such a kind too.
-    """
-    try:
-        read_shape(size)
-    except ValueError:
-        language = config_of(size).get_text_config()
-        read_shape(language)
-        return language, " (its language model alone)"
-    return size, ""
 
 
 def _size(pretrained: str) -> str | ModelShape | None:
@@ -384,15 +370,16 @@ def _lengths(
         note = f"{asked * len(methods)} answers; measure a CPU with a small limit"
         return [Finding("time", None, note)]
     try:
-        shown, (costed, part) = find_shown(size, processor=processor), _costed(size)
+        read_shape(size)  # told before any method is
+        shown = find_shown(size, processor=processor)
     except ValueError as error:
         return [Finding("time", None, _line(error))]
     floors_s, told = [], {}
     for label, own in methods.items():
         tokens = _tokens(own, shown)
-        floors_s.append(_floor_s(own, tokens, costed, shown, hardware) * asked)
+        floors_s.append(_floor_s(own, tokens, size, shown, hardware) * asked)
         told[label] = f"{asked} questions, about {tokens} visual tokens each: "
-        told[label] += _between(floors_s[-1], hardware) + part
+        told[label] += _between(floors_s[-1], hardware)
     if len(methods) > 1:
         told["all methods"] = _between(sum(floors_s), hardware)
     return [Finding(f"time of {label}", None, note) for label, note in told.items()]
@@ -409,14 +396,14 @@ def _tokens(options: Options, shown: Shown) -> int:
 def _floor_s(options: Options, tokens: int, size: Any, shown: Shown, hardware: str) -> float:
     """Return the least seconds that one question takes in a full batch."""
     markers = min(shown.markers, tokens)  # sent where one of their tokens is
-    seen = read_shape(size).vision is not None
     costs = estimate_costs(
         size,
         TEXT_TOKENS + tokens + markers,
         hardware,
         batch=options.batch_size,
-        text_tokens=TEXT_TOKENS + markers if seen else None,
+        text_tokens=TEXT_TOKENS + markers,
         pictures=shown.tiles,
+        grid=shown.grid,
         new_tokens=NEW_TOKENS,
     )
     return costs["time_ms"].sum() / 1e3 / options.batch_size

@@ -11,8 +11,9 @@ from prumerge import roofline
 from prumerge.experiments.timing.clock import measure
 from prumerge.experiments.timing.stages import usual
 from prumerge.experiments.timing.tables import KIND
+from prumerge.models.loading import load_processor
 from prumerge.models.random_weights import SHAPES, random_config
-from prumerge.roofline.shapes import read_config
+from prumerge.roofline.shapes import QWEN, read_config
 
 # So large that arithmetic waits for nothing else; more than caches hold.
 SIDE, COPIED_BYTES = {"cpu": 2048, "cuda": 8192}, {"cpu": 2**27, "cuda": 2**28}
@@ -85,19 +86,21 @@ def _estimate(row: dict, hardware: roofline.Hardware | str | None) -> tuple[str,
         card = roofline.Hardware("measured here", bandwidth, rate, rate, 1.0)
     bits = 32 if row["dtype"] == "float32" else 16
     stock = row["method"] == "full"
-    tiles, packed = _tiles(row["model"], row["weights"])
+    shown, packed = _shown(row["model"], row["weights"])
+    shape = _shape(row)
     stages = roofline.estimate_costs(
-        _shape(row),
+        shape,
         row["prompt_tokens"],
         card,
         roofline.Precision(row["dtype"], bits, bits, bits),
         row["batch"],
         row["attention"] != "eager",
         text_tokens=row["text_tokens"],
-        pictures=row["pictures"] * tiles,
+        pictures=row["pictures"] * shown.tiles,
+        grid=shown.grid,
         new_tokens=int(row["new_tokens"]) if row["stage"] == "decode" else 1,
-        # The stock model runs all blocks, a reducer only those before the features.
-        vision_layers=row["vision_layers"] - (not stock),
+        # The stock model runs all blocks, a reducer only those before the features: all of Qwen's.
+        vision_layers=row["vision_layers"] - (not stock and not shape.vision.merger),
     ).set_index("stage")["time_ms"]
     parts = {"encode": ["vision_tower"], "prefill": ["projector", "prefill"], "decode": ["decode"]}
     if stock and packed:
@@ -116,10 +119,15 @@ def _shape(row: dict) -> roofline.ModelShape:
 
 
 @functools.cache
-def _tiles(model: str, weights: str) -> tuple[int, bool]:
-    """Tiles or frames of what a model was timed with, and whether it packs them as it encodes."""
-    config = random_config(_random(model)) if weights == "random" else read_config(model)
-    return usual(config).tiles, config.model_type != "llava"
+def _shown(model: str, weights: str) -> tuple[roofline.Shown, bool]:
+    """What a model was timed with, and whether it packs that as it encodes."""
+    if weights == "random":
+        config, processor = random_config(_random(model)), None
+    else:
+        config = read_config(model)
+        decides = config.model_type == "internvl" or config.model_type in QWEN
+        processor = load_processor(model) if decides else None
+    return usual(config, processor), config.model_type != "llava"
 
 
 def _random(model: str) -> str:
