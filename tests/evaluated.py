@@ -1,5 +1,7 @@
 """Tiny random models that read the mini-LLaVA's words, saved as checkpoints."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from prumerge.mini.model import (
     build_tokenizer,
 )
 from prumerge.mini.styles import LARGE
+from prumerge.mini.video import VIDEO_TEMPLATE
 from prumerge.models import loading
 
 TINY = Size(
@@ -63,10 +66,11 @@ def _save(llava: nn.Module, processor: object, folder: Path) -> str:
     return str(folder)
 
 
-def save_tiny_of(family: str, folder: Path) -> str:
+def save_tiny_of(family: str, folder: Path, words: Sequence[str] = ()) -> str:
     """Write a random model of a family, with its stock processor and the mini-LLaVA's words."""
     model = toy.__wrapped__(family).model.float()
     tokenizer = words_for(family)
+    tokenizer.add_tokens(list(words))
     torch.manual_seed(0)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.lm_head.weight.data.normal_(std=0.3)
@@ -76,6 +80,34 @@ def save_tiny_of(family: str, folder: Path) -> str:
     model.generation_config.update(bos_token_id=1, eos_token_id=3, pad_token_id=0)
     model.save_pretrained(folder)
     processor_for(family, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+SQUARE = {"height": SIZE, "width": SIZE}
+QWEN_FRAMES = {"patch_size": QWEN_PATCH, "size": {"shortest_edge": 16**2, "longest_edge": 48**2}}
+FRAMES = {
+    "llava_next_video": {
+        "size": {"shortest_edge": SIZE},
+        "crop_size": SQUARE,
+        "image_mean": [0.5] * 3,
+    },
+    "llava_onevision": {"size": SQUARE, "image_mean": [0.5] * 3},
+    "internvl": {"size": {"height": 2 * SIZE, "width": 2 * SIZE}},
+    "qwen2_vl": QWEN_FRAMES,
+    "qwen2_5_vl": QWEN_FRAMES,
+    "qwen3_vl": QWEN_FRAMES | {"size": {"shortest_edge": 16**2, "longest_edge": 3 * 48**2}},
+}
+FRAMES["qwen3_vl_moe"] = FRAMES["qwen3_vl"]
+"""How frames are prepared, as checkpoints say it."""
+TIMES = ["<|vision_start|>", "<|vision_end|>", "<", ".", "seconds>", *"0123456789"]
+"""Words of Qwen3-VL's prompts."""
+
+
+def save_tiny_for_clips(family: str, folder: Path) -> str:
+    """Write a random model of a family that is shown clips; its prompts keep the times in words."""
+    save_tiny_of(family, folder, TIMES)
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(FRAMES[family]))
+    (folder / "chat_template.jinja").write_text(VIDEO_TEMPLATE)
     return str(folder)
 
 

@@ -4,9 +4,13 @@ VideoProcessor   what stock ``VideoLlavaProcessor`` is, which torchvision alone 
 load_video       a Video-LLaVA, or another model that is shown clips, and its processor, by name
 open_frames      frames of a folder of pictures, or of a file of moving pictures
 evenly_spaced    as many frames as the model was trained with
+clip_inputs      a question about evenly spaced frames, with their times where prompts hold them
 """
 
 import importlib
+import itertools
+import math
+import numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from torch import Tensor
 from transformers import (
     AutoTokenizer,
     BatchEncoding,
+    BatchFeature,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,6 +34,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from prumerge.models.frames import FRAMES_OF, frames_for
 from prumerge.models.loading import (
     check_device,
     find_precision,
@@ -43,6 +49,12 @@ from prumerge.roofline import shown_by
 Frame = Any  # Pillow image, or array [height, width, 3] of 8-bit values; anything else is told
 IMAGE, VIDEO = "<image>", "<video>"
 FRAMES = 8  # what Video-LLaVA was trained with
+FPS = 24.0
+"""Frames per second that stock processors assume of a clip that does not tell."""
+
+SHOWN_MS = "shown_ms"
+"""Where the ``info`` of a frame has its begin and end in milliseconds since the clip's begin."""
+
 _CLIPS = {
     "video_llava": "VideoLlava",
     "llava_next_video": "LlavaNextVideo",
@@ -109,7 +121,7 @@ class VideoProcessor:
             pixels["pixel_values"] = self._pixels([_picture(i, n) for n, i in enumerate(images)])
         for mark, count in slots.items():
             text = [prompt.replace(mark, mark * count) for prompt in text]
-        encoding = self.tokenizer(text, return_tensors="pt", **options)
+        encoding = self.tokenizer(text, **{"return_tensors": "pt"} | options)
         return BatchEncoding({**encoding, **pixels})
 
     def video_pixels(
@@ -154,7 +166,7 @@ class VideoProcessor:
         self.tokenizer.save_pretrained(folder)
 
 
-def video_prompt(processor: VideoProcessor, question: str) -> str:
+def video_prompt(processor: VideoProcessor | ProcessorMixin, question: str) -> str:
     """Put a question behind one video as the chat template says."""
     content = [{"type": "video"}, {"type": "text", "text": question}]
     conversation = [{"role": "user", "content": content}]
@@ -173,10 +185,80 @@ def evenly_spaced(frames: Sequence[Frame], count: int = FRAMES) -> list[Frame]:
     return [frames[place] for place in np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
+def clip_inputs(
+    processor: VideoProcessor | ProcessorMixin,
+    question: str,
+    frames: Sequence[Frame],
+    count: int = FRAMES,
+    fps: int | float | None = None,
+) -> BatchEncoding | BatchFeature:
+    """Prepare a question about evenly spaced frames of a clip, for a model of :func:`load_video`.
+
+    Prompts of Qwen3-VL hold the times of frames in words, position ids of Qwen2.5-VL how long a
+    pair of frames lasts, by the stock processors' rules. Each frame has the time that it had in the
+    whole clip: the clip's own, where all of a moving picture's frames last for more than 0 ms.
+
+    Args:
+        frames: All of the clip.
+        count: How many are shown; of a shorter clip all are.
+        fps: Frames per second of a clip that tells no times; None is the stock processors' 24.
+
+    Raises:
+        ValueError: If there are no frames, one is no picture, their sizes differ where the model
+            takes one, or ``fps`` is not above 0 or given where prompts hold no times.
+    """
+    fps = frame_rate(processor, fps)
+    if not len(frames):
+        raise ValueError("a clip of no frames: give it pictures, or leave it out")
+    places = evenly_spaced(range(len(frames)), min(count, len(frames)))
+    shown = [_picture(frames[place], place, " of the clip") for place in places]
+    sizes = sorted({picture.size for picture in shown})
+    if len(sizes) > 1 and not isinstance(processor, VideoProcessor):
+        told = " and ".join(f"{width} x {height}" for width, height in sizes[:2])
+        raise ValueError(f"frames of {told} pixels in one clip: resize or crop them to one size")
+    times = {} if fps is None else {"video_metadata": [_times(frames, places, fps)]}
+    prompt = video_prompt(processor, question)
+    return processor(text=prompt, videos=[shown], return_tensors="pt", **times)
+
+
+def frame_rate(processor: VideoProcessor | ProcessorMixin, fps: Any) -> float | None:
+    """Return what is assumed of clips that tell no times, None where prompts hold none.
+
+    See :func:`clip_inputs` for ``fps``, and for what is refused.
+    """
+    writes_times = transformers.Qwen2_5_VLProcessor, transformers.Qwen3VLProcessor
+    timed = isinstance(processor, writes_times)
+    if fps is None:
+        return FPS if timed else None
+    if isinstance(fps, bool) or not isinstance(fps, numbers.Real) or not 0 < fps < math.inf:
+        raise ValueError(
+            f"fps={fps!r} is no frame rate: give frames per second above 0, such as 24"
+        )
+    if not timed:
+        raise ValueError(f"fps={fps}, and this model's prompts hold no times: leave fps out")
+    return float(fps)
+
+
+def tells_times(frames: Sequence[Frame]) -> bool:
+    """Whether frames know when they are shown, as :func:`open_frames` notes it."""
+    return all(SHOWN_MS in getattr(frame, "info", ()) for frame in frames)
+
+
+def _times(frames: Sequence[Frame], places: Sequence[int], fps: float) -> dict[str, Any]:
+    """What stock processors call the metadata of a video, of which some frames were chosen."""
+    if not tells_times(frames):
+        return {"fps": fps, "total_num_frames": len(frames), "frames_indices": list(places)}
+    # As if there were a frame each millisecond: they last differently long.
+    shown = [frame.info[SHOWN_MS] for frame in frames]
+    begins, lasts = [round(shown[place][0]) for place in places], shown[-1][1] - shown[0][0]
+    return {"fps": 1000.0, "total_num_frames": round(lasts), "frames_indices": begins}
+
+
 def open_frames(source: str | Path) -> list[Image.Image]:
     """Read a folder of pictures in the order of their names, or a GIF, WebP or PNG that moves.
 
-    What cannot be read is a ValueError; a film's frames have to be written out first.
+    What cannot be read is a ValueError; a film's frames have to be written out first. Where a
+    moving picture tells how long each frame lasts, that is in its ``info`` as :data:`SHOWN_MS`.
     """
     path = Path(source)
     if path.is_dir():
@@ -186,7 +268,7 @@ def open_frames(source: str | Path) -> list[Image.Image]:
         return [_opened(file) for file in files]
     try:
         with Image.open(path) as moving:
-            return [to_rgb(frame.copy()) for frame in ImageSequence.Iterator(moving)]
+            return _all_of(moving)
     except FileNotFoundError as error:
         raise ValueError(f"no video {path}: name a folder of pictures, or a GIF") from error
     except (OSError, UnidentifiedImageError) as error:
@@ -194,6 +276,17 @@ def open_frames(source: str | Path) -> list[Image.Image]:
             f"{path} is no moving picture that Pillow reads: write its frames into a folder, such "
             "as ffmpeg does with -i FILM FOLDER/%04d.png"
         ) from error
+
+
+def _all_of(moving: Image.Image) -> list[Image.Image]:
+    frames, lasting = [], []
+    for frame in ImageSequence.Iterator(moving):
+        frames.append(to_rgb(frame.copy()))
+        lasting.append(frame.info.get("duration", 0))
+    if all(lasting):
+        for frame, lasts, end in zip(frames, lasting, itertools.accumulate(lasting), strict=True):
+            frame.info[SHOWN_MS] = end - lasts, end
+    return frames
 
 
 def _opened(file: Path) -> Image.Image:
@@ -229,23 +322,31 @@ def load_video(
     device: str = "cpu",
     dtype: torch.dtype | str | None = None,
     any_family: bool = False,
-) -> tuple[PreTrainedModel, VideoProcessor]:
+) -> tuple[PreTrainedModel, VideoProcessor | ProcessorMixin]:
     """Load a Video-LLaVA in evaluation mode and its processor, ready to generate.
 
     ``name`` is ``mini-video`` for the trained model in ``data/mini-video``, a folder, or a hub id
-    such as ``LanguageBind/Video-LLaVA-7B-hf@REVISION``. With ``any_family`` it may be a
-    LLaVA-NeXT-Video or LLaVA-OneVision too, to be shown clips; their frames are prepared by Pillow,
-    as the checkpoint's own settings for videos say. What is missing or of another kind is a
-    ValueError; ``device`` and ``dtype`` are as in :func:`prumerge.models.load`.
+    such as ``LanguageBind/Video-LLaVA-7B-hf@REVISION``. With ``any_family`` it may be another model
+    that is shown clips too: a LLaVA-NeXT-Video or LLaVA-OneVision; an InternVL, Qwen2-VL,
+    Qwen2.5-VL or Qwen3-VL, whose processor is the stock one. Frames are prepared by Pillow, as the
+    checkpoint's own settings for videos say. What is missing or of another kind is a ValueError;
+    ``device`` and ``dtype`` are as in :func:`prumerge.models.load`.
     """
     check_device(device)
     dtype = find_precision(dtype, device)
     source, revision = find_source(name)
     with told(name):
         found, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-        kind, taken = found.get("model_type"), list(_CLIPS) if any_family else ["video_llava"]
+        kind = found.get("model_type")
+        taken = [*_CLIPS, *FRAMES_OF] if any_family else ["video_llava"]
         if kind not in taken:
             raise ValueError(f"model_type {kind!r}, where {', '.join(map(repr, taken))} is read")
+    if kind in FRAMES_OF:
+        model, processor = load(name, device, dtype, any_family=True)
+        with told(name):
+            processor.video_processor = frames_for(kind, source, revision)
+        return model, processor
+    with told(name):
         made = getattr(transformers, f"{_CLIPS[kind]}ForConditionalGeneration")
         config = made.config_class.from_pretrained(source, revision=revision)
     model = load_weights(name, config, made, dtype)

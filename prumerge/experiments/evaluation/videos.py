@@ -1,15 +1,19 @@
 """Questions about videos: ``python -m prumerge.experiments.evaluation.videos``.
 
-Video-LLaVA, LLaVA-NeXT-Video or LLaVA-OneVision with reduced visual tokens as a model of lmms-eval,
-and tasks in the form of MSVD-QA, MSRVTT-QA and ActivityNet-QA (``video``, ``question``,
-``answer``), which lmms-eval 0.7.3 has not, or, the last one, scores by a judge that wants a key.
-Here an answer is right if it is the true one after lmms-eval's own normalisation of VQA answers.
-That is stricter than the judge of the papers, who lets other words for the same thing pass: no
-number of this is to be held against theirs.
+A model that is shown clips (Video-LLaVA, LLaVA-NeXT-Video, LLaVA-OneVision, InternVL, Qwen2-VL,
+Qwen2.5-VL, Qwen3-VL), with reduced visual tokens, as a model of lmms-eval, and tasks in the form of
+MSVD-QA, MSRVTT-QA and ActivityNet-QA (``video``, ``question``, ``answer``), which lmms-eval 0.7.3
+has not, or, the last one, scores by a judge that wants a key. Here an answer is right if it is the
+true one after lmms-eval's own normalisation of VQA answers. That is stricter than the judge of the
+papers, who lets other words for the same thing pass: no number of this is to be held against
+theirs.
 
     python -m prumerge.experiments.evaluation.videos method=prumerge budget=256 --tasks mini_videos
     python -m prumerge.experiments.evaluation.videos pretrained=LanguageBind/Video-LLaVA-7B-hf \\
         device=cuda method=prumerge --tasks prumerge_msvdqa
+
+Prompts of Qwen2.5-VL and Qwen3-VL hold the times of frames: a GIF's own, or those of ``fps`` frames
+per second (24 unless given), which the rows name where a clip told no times.
 
 The drawn tasks are ready. The real ones read ``$PRUMERGE_DATA/MSVD-QA/test.json`` (a list of rows)
 and the frames of each video in ``$PRUMERGE_DATA/MSVD-QA/videos/NAME``, a folder of pictures or a
@@ -28,13 +32,23 @@ from typing import Any
 from unittest import mock
 
 import torch
+from jaxtyping import Int
 from PIL import Image
+from torch import Tensor
 
 from prumerge import attach
 from prumerge.experiments.arguments import named_values
 from prumerge.mini.clip_questions import ClipItem, held_out_clips
 from prumerge.models.checks import needs
-from prumerge.models.videos import evenly_spaced, load_video, open_frames, video_prompt
+from prumerge.models.videos import (
+    FRAMES,
+    VideoProcessor,
+    clip_inputs,
+    frame_rate,
+    load_video,
+    open_frames,
+    tells_times,
+)
 from prumerge.paths import DATA, written_whole
 from prumerge.roofline import shown_by
 
@@ -70,7 +84,10 @@ _NORMALISED = EvalAIAnswerProcessor()
 class PruMergeVideo(lmms):
     """A model that answers lmms-eval's requests, each about one video of equally many frames.
 
-    ``method`` and its settings are those of :func:`prumerge.attach`; ``full`` sends all tokens.
+    ``method`` and its settings are those of :func:`prumerge.attach`; ``full`` sends all tokens. A
+    budget is a video's. To an InternVL each frame is a picture: all get the same part of a budget
+    in tokens, rounded down, at least 1. ``frames`` and ``fps`` are as in
+    :func:`prumerge.models.videos.clip_inputs`.
     """
 
     is_simple = True
@@ -81,19 +98,25 @@ class PruMergeVideo(lmms):
         method: str = FULL,
         device: str = "cpu",
         dtype: str | None = None,
-        frames: int = 8,
+        frames: int = FRAMES,
+        fps: int | float | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
         if method == FULL and settings:
             raise ValueError(f"method='full' sends all tokens and takes no {', '.join(settings)}")
         self.model, self.processor = load_video(pretrained, device, dtype, any_family=True)
-        self.frames, self.kept = frames, []
+        self.frames, self.fps = frames, frame_rate(self.processor, fps)
+        self.kept, self.rates = [], []
         self.reducer = None if method == FULL else attach(self.model, method, **settings)
+        self._apart = self.model.config.model_type == "internvl"  # frames are pictures of their own
 
     @property
     def batch_size(self) -> int:
         return 1
+
+    def clean(self) -> None:
+        """Keep the model for the next task; the harness drops it after each."""
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Answer requests in their order; what cannot be answered is named at once."""
@@ -105,19 +128,30 @@ class PruMergeVideo(lmms):
     ) -> str:
         try:
             (shown,) = visual(self.task_dict[task][split][item])
-            videos = [evenly_spaced(shown, min(self.frames, len(shown)))]
-            inputs = self.processor(video_prompt(self.processor, context), videos)
+            inputs = clip_inputs(self.processor, context, shown, self.frames, self.fps)
         except ValueError as error:
             raise ValueError(f"{task}, item {item}: {error}") from error
         options, until = generation_of(raw)
+        frames, reducer = min(self.frames, len(shown)), self.reducer
+        if self._apart and reducer and isinstance(budget := reducer.settings.budget, int):
+            reducer = attach(self.model, reducer.method, budget=max(budget // frames, 1))
         output = self.model.generate(**inputs.to(self.model.device), **options, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
         text = self.processor.batch_decode(new, skip_special_tokens=True)[0]
-        whole = shown_by(self.model.config, frames=len(videos[0])).tokens
-        self.kept.append(self.reducer.kept[0] if self.reducer else whole)
+        kept = reducer.kept if reducer else [self._tokens(inputs["input_ids"], frames)]
+        self.kept.append(sum(kept))
+        self.rates.append(None if tells_times(shown) else self.fps)
         for stop in until:
             text = text.split(stop)[0]
         return text.strip()
+
+    def _tokens(self, ids: Int[Tensor, "1 length"], frames: int) -> int:
+        """Count visual tokens: placeholders without markers."""
+        config, markers = self.model.config, 0
+        if isinstance(self.processor, VideoProcessor):
+            markers = shown_by(config, frames=frames).markers
+        token = config.image_token_id if self._apart else config.video_token_id
+        return int((ids == token).sum()) - markers
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Not offered."""
@@ -205,6 +239,7 @@ def evaluate(tasks: Sequence[str], limit: int | None = None, **arguments: Any) -
     rows = []
     for name in names:
         model.kept.clear()
+        model.rates.clear()
         quiet = mock.patch.object(evaluator, "tqdm", no_bar)
         with contextlib.redirect_stdout(sys.stderr), quiet:
             results = evaluator.simple_evaluate(
@@ -215,13 +250,17 @@ def evaluate(tasks: Sequence[str], limit: int | None = None, **arguments: Any) -
         told = wilson(round(sum(right)), len(right))._asdict()
         rows.append({"task": name, "items": len(right), **told})
         rows[-1]["tokens_mean"] = sum(model.kept) / len(model.kept)
+        if model.fps is not None:
+            rows[-1]["fps"] = max(filter(None, model.rates), default=None)
     return pd.DataFrame(rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 1 when something given cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m prumerge.experiments.evaluation.videos")
-    parser.add_argument("model", nargs="*", metavar="name=value", help="such as method=prumerge")
+    parser.add_argument(
+        "model", nargs="*", metavar="name=value", help="such as method=prumerge frames=8 fps=2"
+    )
     parser.add_argument("--tasks", nargs="+", default=["mini_videos"])
     parser.add_argument("--limit", type=int, help="questions per task")
     parser.add_argument("--rows", type=Path, help="CSV file to write")
