@@ -107,17 +107,12 @@ CASES: dict[str, dict[str, dict]] = {
         "no rows but those of sweeps": {"results": str(FIXTURES)},
     },
     "12_high_resolution": {
-        "the fewest tokens, a photograph of one's own, another scene": {
-            "budget": 160, "images": PHOTOGRAPHS, "seed": 1,
-        },
-        "the most tokens, two drawn scenes": {"budget": 640, "images": "", "seed": 2},
+        "the fewest tokens, drawn scenes alone": {"budget": 160, "images": "", "seed": 2},
     },
     "13_video": {
-        "one clip, the fewest tokens, a task of three": {
-            "budget": 128, "clip": 0, "clips": 1, "tasks": ["mini_activitynetqa"], "limit": 1,
-        },
-        "another clip and the most tokens, a model by its folder": {
-            "budget": 512, "clip": 30, "clips": 2, "model": str(DATA / "mini-video"), "limit": 1,
+        "another clip, the fewest tokens, a task of three, a model by its folder": {
+            "budget": 128, "clip": 30, "clips": 1, "model": str(DATA / "mini-video"),
+            "tasks": ["mini_activitynetqa"], "limit": 1,
         },
     },
     "explorer": {
@@ -131,15 +126,12 @@ CASES: dict[str, dict[str, dict]] = {
         },
     },
     "08_measured_speed": {
-        "the shorter answer, one prompt, one token sent on": {
-            "new_tokens": 8, "live_batch": 1, "live_budget": 1, "repeats": 1,
-        },
         "the larger model, which has rows of few batches": {
             "shown": "7b-random", "new_tokens": 16, "repeats": 1,
         },
-        "rows of two devices, where all tokens ran out of memory and few did not": {
+        "rows of two devices, where all tokens ran out of memory and few did not; one token live": {
             "rows": str(FIXTURES / "rows-of-two-devices"), "measured_on": "1 threads",
-            "new_tokens": 8, "repeats": 1,
+            "new_tokens": 8, "live_batch": 1, "live_budget": 1, "repeats": 1,
         },
     },
     "10_llava_evaluation": {

@@ -18,6 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
     smart_resize,
 )
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as of_clip
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import make_batched_metadata, make_batched_videos
 
@@ -76,28 +77,12 @@ class Qwen3VLFrames(Qwen2VLFrames):
     image_mean, image_std = IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
     def fitted(self, frames: int, height: int, width: int) -> tuple[int, int]:
-        """Return height and width of each frame in pixels; one frame alone is a ValueError.
-
-        Source: ``smart_resize`` of transformers' ``video_processing_qwen3_vl``, which torchvision
-        alone can import.
-        """
+        """Return height and width of each frame in pixels; one frame alone is a ValueError."""
         factor, deep = self.patch_size * self.merge_size, self.temporal_patch_size
-        least, most = self.size["shortest_edge"], self.size["longest_edge"]
         if frames < deep:
             raise ValueError(f"a clip of {frames} frame: a Qwen3-VL takes {deep} or more")
-        if min(height, width) < factor:
-            scale = factor / min(height, width)
-            height, width = int(height * scale), int(width * scale)
-        high, wide = (round(edge / factor) * factor for edge in (height, width))
-        shown, whole = round(frames / deep) * deep * high * wide, frames * height * width
-        if shown > most:
-            beta = math.sqrt(whole / most)
-            high, wide = (math.floor(edge / beta / factor) * factor for edge in (height, width))
-            return max(factor, high), max(factor, wide)
-        if shown < least:
-            beta = math.sqrt(least / whole)
-            high, wide = (math.ceil(edge * beta / factor) * factor for edge in (height, width))
-        return high, wide
+        least, most = self.size["shortest_edge"], self.size["longest_edge"]
+        return of_clip(frames, height, width, deep, factor, least, most)
 
 
 FRAMES_OF = {

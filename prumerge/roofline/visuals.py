@@ -174,7 +174,7 @@ def _canvas(
     Frames are encoded two by two, an odd last one twice; patches are merged square by square.
     """
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-    from transformers.models.qwen3_vl import video_processing_qwen3_vl as clips
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as of_clip
 
     vision, family = config.vision_config, config.model_type[:5]
     patch, side, pair = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
@@ -183,7 +183,7 @@ def _canvas(
     if frames is None or family == "qwen2":
         resized = smart_resize(height, width, patch * side, *limits)
     else:
-        resized = clips.smart_resize(frames, height, width, pair, patch * side, *limits)
+        resized = of_clip(frames, height, width, pair, patch * side, *limits)
     tiles = -(-(frames or 1) // pair)
     rows, columns = (edge // patch for edge in resized)
     return Shown(tiles, tiles * rows * columns // side**2, grid=(rows, columns))

@@ -28,7 +28,9 @@ def test_every_part_runs_on_a_cpu_at_toy_size(tmp_path):
     assert list(states) == [DONE] * 5 + [states["pocket"]] and states["pocket"] != FAILED
     found = tmp_path / "rows"
     assert 'failures="0"' in (found / "tests.xml").read_text()
-    assert len(pd.read_csv(found / "bench/reduction-cpu.csv"))
+    (row,) = pd.read_csv(found / "bench/reduction-cpu.csv").to_dict("records")
+    assert (row["what"], row["batch"]) == ("read_inputs", 1) and row["min_ms"] > 0
+    assert row["device"].startswith("CPU")
     for name, lengths in {"random-7b": {616, 72}, "random-next-7b": {2968, 200}}.items():
         times = pd.read_csv(found / f"timing/{name}-cpu.csv")
         beside = pd.read_csv(found / f"timing/roofline/{name}-cpu.csv")

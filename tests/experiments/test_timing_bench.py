@@ -1,7 +1,5 @@
 """The benchmarks of the reduction: what they compare, on which device, and what rows say."""
 
-import os
-
 import pandas as pd
 import pytest
 import torch
@@ -80,19 +78,6 @@ def test_rows_are_filed_by_device_and_a_part_never_over_all():
     assert bench.parse([])[0].rows == bench.BENCH / "reduction-cpu.csv"
     for other in (["--dtype", "bfloat16"], ["-k", "encoder"], ["--device", "cuda"]):
         assert bench.parse(other)[0].rows.parent == RUNS
-
-
-def test_a_part_is_run_and_its_rows_say_where_and_how(tmp_path, capfd, monkeypatch):
-    # pytest-benchmark measures nothing in what it takes for a worker of parallel tests.
-    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
-        monkeypatch.delenv(name)
-    path = tmp_path / "rows.csv"
-    chosen = ["-k", "test_reading and 1", "--dtype", "bfloat16", "--rows", str(path)]
-    assert bench.main(chosen) == 0
-    (row,) = pd.read_csv(path).to_dict("records")
-    assert (row["what"], row["batch"], row["dtype"]) == ("read_inputs", 1, "bfloat16")
-    assert row["device"].startswith("CPU") and row["min_ms"] > 0
-    assert str(path) in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
