@@ -20,7 +20,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, ProcessorMixin
+from transformers import (
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    ProcessorMixin,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 
 from prumerge.encoder import Encoded
@@ -151,19 +155,19 @@ def as_seen(
 
 
 def encode_pictures(
-    model: LlavaForConditionalGeneration | nn.Module,
+    model: nn.Module,
     pixel_values: Float[Tensor, "images 3 height width"],
     settings: Settings | None = None,
     batch_size: int = 16,
 ) -> Encoded:
     """Encode many pictures, some at a time, with the model's vision tower and feature layer.
 
-    A vision tower alone hands on what enters its last block, as in LLaVA-1.5. ``settings`` say how
-    scores and keys are read, see :func:`prumerge.encode`. All that a method may ask for is in
-    float32 on the CPU, without gradients.
+    Those of a LLaVA-NeXT are tiles. A vision tower alone hands on what enters its last block, as in
+    LLaVA-1.5. ``settings`` say how scores and keys are read, see :func:`prumerge.encode`. All that
+    a method may ask for is in float32 on the CPU, without gradients.
     """
     tower, layer, project = model, -2, None
-    if isinstance(model, LlavaForConditionalGeneration):
+    if isinstance(model, LlavaForConditionalGeneration | LlavaNextForConditionalGeneration):
         tower, layer = model.model.vision_tower, model.config.vision_feature_layer
         project = model.model.multi_modal_projector
 

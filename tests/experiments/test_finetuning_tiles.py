@@ -1,4 +1,6 @@
-"""Training on pictures in tiles: samples, batches of unequal pictures, adapters; who is refused."""
+"""Training on pictures in tiles: samples, batches of unequal pictures, adapters, arms."""
+
+from statistics import mean
 
 import pytest
 import torch
@@ -8,15 +10,26 @@ from PIL import Image
 from transformers import TrainingArguments
 
 import prumerge
-from prumerge.experiments.finetuning.arms import Plan, measure_costs, run_arms
+from prumerge.experiments.finetuning.arms import (
+    EQUAL,
+    Plan,
+    Quiz,
+    Run,
+    _result,
+    measure_costs,
+    quiz_items,
+    run_arms,
+)
 from prumerge.experiments.finetuning.data import Record, SceneInstructions, collate, to_sample
 from prumerge.experiments.finetuning.tuning import Lora, align, most_slots, tune
 from prumerge.methods import resolve
 from prumerge.mini.styles import LARGE
 from prumerge.models import load
 from prumerge.models.adapters import apply_adapter
+from prumerge.models.asking import ask_whole
 from prumerge.models.loading import load_processor
 from prumerge.paths import MINI_NEXT
+from prumerge.roofline import shown_by
 
 TURNS = (("what colour is the 7 ?", "red"), ("is there a ring ?", "no"))
 LORA = Lora(rank=4, alpha=8, dropout=0.0, rate=1e-3, projector_rate=1e-4)
@@ -108,12 +121,28 @@ def test_what_a_step_costs_is_measured(tiny):
 
 
 @pytest.mark.parametrize("train", [tune, align])
-def test_models_of_clips_are_refused(train, tmp_path):
-    model = toy("video_llava").model
-    with pytest.raises(ValueError, match="got VideoLlavaForConditionalGeneration: attach to it"):
+def test_models_of_no_family_are_refused(train, tmp_path):
+    model = toy("llava").model.model.language_model
+    with pytest.raises(ValueError, match="got LlamaModel: attach to it"):
         train(model, load_processor("mini"), [], arguments(tmp_path))
 
 
-def test_the_arms_are_those_of_whole_pictures(tiny):
-    with pytest.raises(ValueError, match=r"is a LlavaNextForConditionalGeneration: .* train takes"):
-        run_arms(Plan(model=tiny))
+def test_an_arm_is_tuned_and_asked_about_pictures_in_tiles(tiny, tmp_path):
+    plan = Plan(model=tiny, budget=20, batch_size=2, per_family=1, lora=LORA)
+    model, processor = load(tiny)
+    quiz = Quiz(model, processor, plan.per_family)
+    shown = [size for _, sizes, _ in quiz.parts for size in sizes]
+    sent = [shown_by(model.config, tuple(size)).tokens for size in shown]
+    assert len(set(sent)) > 1  # their number differs by a picture's shape
+    for run, tokens in ((Run("merged", EQUAL, 1, 0), 20), (Run("all", EQUAL, 0, 0), mean(sent))):
+        row, answers = _result(plan, quiz, run, tmp_path).values()
+        assert len(answers["said"]) == row["questions"] == 9
+        assert row["visual_tokens"] == tokens
+    method, pictures = plan.method("merged", EQUAL), [i.picture for i in quiz_items(1, 6, LARGE)]
+    said, _ = quiz.ask(model, method)
+    with prumerge.attach(model, method):
+        prompts = [prompt for *_, own in quiz.parts for prompt in own]
+        whole = ask_whole(model, processor, pictures, prompts, max_new_tokens=8)
+    assert said == [answer.text for answer in whole] and len(set(said)) > 1
+    with pytest.raises(ValueError, match="only models of the types 'llava' and 'llava_next'"):
+        run_arms(Plan(model="mini-video"))

@@ -27,8 +27,9 @@ from typing import Any
 import pandas as pd
 import psutil
 import torch
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, TrainingArguments
+from transformers import LlavaNextForConditionalGeneration, TrainingArguments
 
+from prumerge.encoder import Encoded
 from prumerge.experiments.evaluation.memory import peak_mib
 from prumerge.experiments.finetuning.data import SceneInstructions, collate, to_sample
 from prumerge.experiments.finetuning.tuning import (
@@ -40,6 +41,7 @@ from prumerge.experiments.finetuning.tuning import (
 )
 from prumerge.experiments.rows import provenance, write_csv
 from prumerge.experiments.sweeps import handling
+from prumerge.experiments.sweeps.tiles import Tiles
 from prumerge.methods import Method, resolve
 from prumerge.mini.pictures import encode_pictures, to_pixels
 from prumerge.mini.questions import Item, held_out, is_right
@@ -47,7 +49,9 @@ from prumerge.mini.styles import PLAIN, Style, style_of
 from prumerge.models import load
 from prumerge.models.asking import Answer, ask, prompt_of
 from prumerge.models.attachment import attach
-from prumerge.models.loading import fingerprint, grid_of
+from prumerge.models.families.llava_next import cut, tiles_of
+from prumerge.models.loading import Llava, Processor, fingerprint, grid_of
+from prumerge.models.slots import Packed
 from prumerge.paths import RESULTS, RUNS, written_whole
 
 ROWS = RESULTS / "finetuning"
@@ -128,14 +132,9 @@ def run_arms(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return rows by run and by question; runs of the same plan and weights stay in ``folder``.
 
-    A model that cuts pictures into tiles is a ValueError.
+    A model is a LLaVA-1.5 or LLaVA-NeXT, else ValueError.
     """
     model, processor = load(plan.model)
-    if not isinstance(model, LlavaForConditionalGeneration):
-        raise ValueError(
-            f"the arms are tuned on a LLaVA-1.5, and {plan.model!r} is a {type(model).__name__}: "
-            "python -m prumerge.finetuning train takes it"
-        )
     weights = fingerprint(plan.model, model)
     identity = json.dumps([plan.identity(), weights], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -245,28 +244,32 @@ def quiz_items(
 class Quiz:
     """Held-out questions and their encoded pictures, for all models tuned from this one."""
 
-    def __init__(
-        self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, per_family: int
-    ) -> None:
+    def __init__(self, model: Llava, processor: Processor, per_family: int) -> None:
         items = quiz_items(per_family, grid_of(model), style_of(model))
         self.families = [item.question.family for item in items]
         self.truth = [item.question.answer for item in items]
-        self.encoded = encode_pictures(
-            model, to_pixels(processor, [item.picture for item in items])
-        )
-        self.prompts = [prompt_of(processor, item.question.text) for item in items]
-        self.processor = processor
+        self.processor, self.parts = processor, []
+        for start in range(0, len(items), QUESTIONS_AT_ONCE):
+            part = items[start : start + QUESTIONS_AT_ONCE]
+            pictures = [item.picture for item in part]
+            sizes = [[picture.height, picture.width] for picture in pictures]
+            pixels = to_pixels(processor, pictures)
+            if isinstance(model, LlavaNextForConditionalGeneration):
+                pixels = cut(pixels, tiles_of(model.model, sizes))
+            prompts = [prompt_of(processor, item.question.text) for item in part]
+            self.parts.append((encode_pictures(model, pixels), sizes, prompts))
 
-    def ask(self, model: LlavaForConditionalGeneration, method: Method) -> tuple[list[str], int]:
-        """Ask a model; return its answers, and visual tokens sent."""
+    def ask(self, model: Llava, method: Method) -> tuple[list[str], float]:
+        """Ask a model; return its answers, and the visual tokens sent, their mean by picture."""
         answers: list[Answer] = []
-        for start in range(0, len(self.prompts), QUESTIONS_AT_ONCE):
-            chosen = slice(start, start + QUESTIONS_AT_ONCE)
-            pictures = self.encoded.at(chosen).to(model.device, model.dtype)
-            prompts = self.prompts[chosen]
-            asked = (pictures, prompts, range(len(prompts)), method)
+        for encoded, sizes, prompts in self.parts:
+            seen: Encoded | Packed = encoded.to(model.device, model.dtype)
+            if isinstance(model, LlavaNextForConditionalGeneration):
+                seen = Tiles(seen, model.model, sizes).at(slice(0, None))
+            asked = (seen, prompts, range(len(prompts)), method)
             answers += ask(model, self.processor, *asked, max_new_tokens=8)
-        return [answer.text for answer in answers], answers[0].visual_tokens
+        kept = statistics.fmean(answer.visual_tokens for answer in answers)
+        return [answer.text for answer in answers], kept
 
 
 def measure_costs(
