@@ -11,10 +11,10 @@ from families import PINPOINTS, QWEN_PATCH, toy
 from torch import nn
 from toy import SIZE
 from transformers import LlavaNextForConditionalGeneration
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from prumerge.mini import mini_next
 from prumerge.mini.model import (
-    CHAT_TEMPLATE,
     IMAGE,
     Pretraining,
     Size,
@@ -24,6 +24,7 @@ from prumerge.mini.model import (
 from prumerge.mini.styles import LARGE
 from prumerge.mini.video import VIDEO_TEMPLATE
 from prumerge.models import loading
+from prumerge.models.videos import VideoProcessor
 
 TINY = Size(
     grid=6,
@@ -67,7 +68,7 @@ def _save(llava: nn.Module, processor: object, folder: Path) -> str:
 
 
 def save_tiny_of(family: str, folder: Path, words: Sequence[str] = ()) -> str:
-    """Write a random model of a family, with its stock processor and the mini-LLaVA's words."""
+    """Write a random model of a family, with its processor and the mini-LLaVA's words."""
     model = toy.__wrapped__(family).model.float()
     tokenizer = words_for(family)
     tokenizer.add_tokens(list(words))
@@ -80,6 +81,8 @@ def save_tiny_of(family: str, folder: Path, words: Sequence[str] = ()) -> str:
     model.generation_config.update(bos_token_id=1, eos_token_id=3, pad_token_id=0)
     model.save_pretrained(folder)
     processor_for(family, tokenizer).save_pretrained(folder)
+    if family in FRAMES:
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(FRAMES[family]))
     return str(folder)
 
 
@@ -106,7 +109,6 @@ TIMES = ["<|vision_start|>", "<|vision_end|>", "<", ".", "seconds>", *"012345678
 def save_tiny_for_clips(family: str, folder: Path) -> str:
     """Write a random model of a family that is shown clips; its prompts keep the times in words."""
     save_tiny_of(family, folder, TIMES)
-    (folder / "video_preprocessor_config.json").write_text(json.dumps(FRAMES[family]))
     (folder / "chat_template.jinja").write_text(VIDEO_TEMPLATE)
     return str(folder)
 
@@ -117,7 +119,8 @@ OPEN = ("llava", "vipllava", "llava_next", "llava_next_video")
 CLOSED = (
     "{% for message in messages %}{% if loop.first %}answer using a letter . </s> {% endif %}"
     "{{ message['role'] }} : {% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image> {% elif message['role'] == 'user' %}"
+    "{% if part['type'] == 'image' %}<image> {% elif part['type'] == 'video' %}<video> "
+    "{% elif message['role'] == 'user' %}"
     "{{ part['text'] }} {% else %}{% generation %}{{ part['text'] }} </s>{% endgeneration %} "
     "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
 )
@@ -138,11 +141,39 @@ def words_for(family: str) -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def processor_for(family: str, tokenizer: Any) -> transformers.ProcessorMixin:
-    """The stock processor of a family, by the sizes of its model in ``families``."""
+def conversation(turns: Any, kind: str = "") -> list[dict[str, Any]]:
+    """Questions and answers as chat templates take them, about a picture, a video or nothing."""
+    said = []
+    for question, answer in turns:
+        content = [{"type": kind}] if kind and not said else []
+        said.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
+        said.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return said
+
+
+def text_of(family: str, processor: Any, said: list[dict[str, Any]]) -> str:
+    """What a model is trained on: the template's text, with end tokens where it writes none."""
+    text = processor.apply_chat_template(said)
+    for answer in ("red", "no") if family in OPEN else ():
+        text = text.replace(f"assistant : {answer}", f"assistant : {answer} </s>")
+    return text
+
+
+def answers_in(processor: Any, said: list[dict[str, Any]]) -> list[int]:
+    """The ids that the template itself marks as the assistant's; only those of CLOSED do."""
+    how = {"return_dict": True, "return_assistant_tokens_mask": True}
+    how["chat_template"] = processor.chat_template
+    marked = processor.tokenizer.apply_chat_template(said, **how)
+    pairs = zip(marked["input_ids"], marked["assistant_masks"], strict=True)
+    return [i for i, mark in pairs if mark]
+
+
+def processor_for(family: str, tokenizer: Any) -> transformers.ProcessorMixin | VideoProcessor:
+    """The processor of a family, by the sizes of its model in ``families``."""
+    prepared: dict[str, Any] = {"size": {"shortest_edge": SIZE}, "crop_size": SQUARE}
+    if family == "video_llava":
+        return VideoProcessor(CLIPImageProcessorPil(**prepared), tokenizer, SIZE // 4, CLOSED)
     _, kind, pictures = loading._classes(family)
-    square = {"height": SIZE, "width": SIZE}
-    prepared: dict[str, Any] = {"size": {"shortest_edge": SIZE}, "crop_size": square}
     own: dict[str, Any] = {
         "patch_size": SIZE // 4,
         "vision_feature_select_strategy": "default",
@@ -151,7 +182,7 @@ def processor_for(family: str, tokenizer: Any) -> transformers.ProcessorMixin:
     if family.startswith("llava_next"):
         prepared["image_grid_pinpoints"] = PINPOINTS
     elif family == "llava_onevision":
-        prepared = {"size": square, "image_grid_pinpoints": PINPOINTS}
+        prepared = {"size": SQUARE, "image_grid_pinpoints": PINPOINTS}
         own = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
         own["vision_aspect_ratio"] = "anyres_max_2"
     elif family == "internvl":
@@ -162,7 +193,7 @@ def processor_for(family: str, tokenizer: Any) -> transformers.ProcessorMixin:
         prepared = {"patch_size": QWEN_PATCH, "merge_size": 2, "temporal_patch_size": 2}
         prepared["size"] = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
         own = {}
-    template = CHAT_TEMPLATE if family in OPEN else CLOSED
+    template = VIDEO_TEMPLATE if family in OPEN else CLOSED
     if family == "llava_onevision":  # asks with another space than it answers with, as its own does
         template = template.replace("assistant : ", "assistant :\n")
     parts = {"image_processor": pictures(**prepared), "tokenizer": tokenizer}

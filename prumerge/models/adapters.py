@@ -97,10 +97,11 @@ def _fetch(name: str) -> Path:
 
 
 @quiet_peft()
-def apply_adapter(model: Llava, name: str | Path, do_pad: bool = True) -> Llava:
+def apply_adapter(model: Llava, name: str | Path, do_pad: bool | None = True) -> Llava:
     """Merge a PEFT adapter into a stock LLaVA, whose weights change, and which stays a stock one.
 
-    ``do_pad`` says how its pictures will be prepared: padded to squares, or cropped.
+    ``do_pad`` says how its pictures will be prepared: padded to squares, or cropped; None where it
+    will be shown clips alone.
 
     Raises:
         ValueError: If the adapter is for other layers, sizes or kinds of model, or in LLaVA's own
@@ -148,14 +149,14 @@ def write_card(folder: Path, do_pad: bool) -> None:
     card.save(path)
 
 
-def check_card(folder: Path, do_pad: bool) -> None:
+def check_card(folder: Path, do_pad: bool | None) -> None:
     """Refuse an adapter whose card tells of pictures prepared otherwise; most tell nothing."""
     from huggingface_hub import ModelCard
 
     path = folder / CARD
     data = ModelCard.load(path, ignore_metadata_errors=True).data if path.exists() else {}
     tuned = data.get("do_pad")
-    if isinstance(tuned, bool) and tuned != do_pad:
+    if isinstance(tuned, bool) and do_pad not in (None, tuned):
         raise ValueError(
             f"adapter {folder} was tuned on pictures {PREPARED[tuned]}, not {PREPARED[do_pad]}: "
             f"give do_pad={tuned}"

@@ -139,7 +139,8 @@ def read_config(name: str | Path = "mini", any_family: bool = False) -> Config:
         if kind == "video_llava":
             remedy = (
                 "and a Video-LLaVA by prumerge.models.videos.load_video; to evaluate it: "
-                "python -m prumerge.experiments.evaluation.videos"
+                "python -m prumerge.experiments.evaluation.videos, to tune it: python -m "
+                "prumerge.finetuning train"
             )
         elif kind in _KINDS:
             remedy = "and this one by load(..., any_family=True), to be evaluated or tuned"

@@ -1,13 +1,14 @@
-"""What stands in a prompt for a picture: placeholders, as its model's processor writes them."""
+"""What stands in a prompt for a picture or clip: placeholders, as its model's processor writes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from transformers.image_processing_utils import BaseImageProcessor
 
-from prumerge.models.loading import Processor
 from prumerge.models.preprocessing import of_pictures, prepare
+from prumerge.models.videos import AnyProcessor
 from prumerge.roofline import Shown, shown_by
 from prumerge.roofline.shapes import QWEN
 
@@ -16,25 +17,32 @@ CUT = {"crop_to_patches": True}
 
 
 def place_of(
-    processor: Processor, picture: Image.Image, do_pad: bool = True
+    processor: AnyProcessor,
+    shown: Image.Image | Sequence[Image.Image],
+    do_pad: bool = True,
 ) -> tuple[list[int], dict[str, Tensor]]:
     """Return the ids that a prompt has in place of a picture's mark, and the model's inputs for it.
 
     The ids are placeholders, and what the processor puts around them; the inputs are all that it
-    returns of a batch of this one picture, such as ``pixel_values`` and ``image_grid_thw``.
+    returns of a batch of this one picture, such as ``pixel_values`` and ``image_grid_thw``. The
+    frames of a clip likewise, of which ``processor`` must be one that prepares clips.
     """
-    mark, shown = processor.image_token, prepare(processor, [picture], do_pad)
-    inputs = dict(processor(images=shown, text=[mark], return_tensors="pt"))
+    if isinstance(shown, Image.Image):
+        mark, token = processor.image_token, processor.image_token_id
+        given = {"images": prepare(of_pictures(processor), [shown], do_pad)}
+    else:
+        mark, token, given = processor.video_token, processor.video_token_id, {"videos": [shown]}
+    inputs = dict(processor(text=[mark], return_tensors="pt", **given))
     ids = inputs.pop("input_ids")[0].tolist()
     alone = processor.tokenizer(mark)["input_ids"]  # perhaps behind a start token
-    before = alone.index(processor.image_token_id)
+    before = alone.index(token)
     del inputs["attention_mask"]
     return ids[before : len(ids) - (len(alone) - before - 1)], inputs
 
 
 def shown_of(
     config: Any,
-    processor: Processor | BaseImageProcessor | None,
+    processor: AnyProcessor | BaseImageProcessor | None,
     size: tuple[int, int] | None = None,
 ) -> Shown:
     """Count what one picture is in a model's prompt, where its processor decides about it too.

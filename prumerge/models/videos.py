@@ -2,6 +2,7 @@
 
 VideoProcessor   what stock ``VideoLlavaProcessor`` is, which torchvision alone can construct
 load_video       a Video-LLaVA, or another model that is shown clips, and its processor, by name
+load_clips       what prepares clips for a LLaVA that is loaded already
 open_frames      frames of a folder of pictures, or of a file of moving pictures
 evenly_spaced    as many frames as the model was trained with
 clip_inputs      a question about evenly spaced frames, with their times where prompts hold them
@@ -11,7 +12,7 @@ import importlib
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 from jaxtyping import Float
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -43,7 +44,7 @@ from prumerge.models.loading import (
     load_weights,
     told,
 )
-from prumerge.models.preprocessing import open_picture, to_rgb
+from prumerge.models.preprocessing import open_picture, to_rgb, truncation_told
 from prumerge.roofline import shown_by
 
 Frame = Any  # Pillow image, or array [height, width, 3] of 8-bit values; anything else is told
@@ -88,6 +89,16 @@ class VideoProcessor:
         self.chat_template = chat_template or tokenizer.chat_template
 
     @property
+    def image_token_id(self) -> int:
+        """The id of a picture's placeholders."""
+        return self.tokenizer.convert_tokens_to_ids(self.image_token)
+
+    @property
+    def video_token_id(self) -> int:
+        """The id of a video's."""
+        return self.tokenizer.convert_tokens_to_ids(self.video_token)
+
+    @property
     def patches(self) -> int:
         """Patches of one frame."""
         height, width = (self.image_processor.crop_size[edge] for edge in ("height", "width"))
@@ -100,7 +111,7 @@ class VideoProcessor:
         images: Sequence[Frame] = (),
         **options: Any,
     ) -> BatchEncoding:
-        """Return ids, mask and pixels; ``options`` are the tokenizer's.
+        """Return ids, mask and pixels; ``options`` are the tokenizer's, tensors the default.
 
         Raises:
             ValueError: If marks and videos differ in number, a frame is no picture, a video has no
@@ -128,15 +139,11 @@ class VideoProcessor:
         self, videos: Sequence[Sequence[Frame]]
     ) -> Float[Tensor, "videos frames 3 height width"]:
         """Return the videos' frames, resized, cut and normalised as the stock processor does."""
-        counts = sorted({len(video) for video in videos})
+        counts = [len(video) for video in videos]
         if 0 in counts:
-            empty = [len(video) for video in videos].index(0)
+            empty = counts.index(0)
             raise ValueError(f"video {empty} has no frames: give it pictures, or leave it out")
-        if len(counts) > 1:
-            raise ValueError(
-                f"videos of {' and '.join(map(str, counts))} frames in one batch, which "
-                f"takes equally many of each; evenly_spaced(video, {counts[0]}) chooses some"
-            )
+        check_frames(counts)
         frames = [
             _picture(frame, place, f" of video {number}")
             for number, video in enumerate(videos)
@@ -166,11 +173,23 @@ class VideoProcessor:
         self.tokenizer.save_pretrained(folder)
 
 
-def video_prompt(processor: VideoProcessor | ProcessorMixin, question: str) -> str:
+AnyProcessor = ProcessorMixin | VideoProcessor
+
+
+def video_prompt(processor: AnyProcessor, question: str) -> str:
     """Put a question behind one video as the chat template says."""
     content = [{"type": "video"}, {"type": "text", "text": question}]
     conversation = [{"role": "user", "content": content}]
     return processor.apply_chat_template(conversation, add_generation_prompt=True)
+
+
+def check_frames(counts: Iterable[int]) -> None:
+    """Refuse videos of unequal numbers of frames in one batch."""
+    if len(found := sorted(set(counts))) > 1:
+        raise ValueError(
+            f"videos of {' and '.join(map(str, found))} frames in one batch, which takes equally "
+            f"many of each; evenly_spaced(video, {found[0]}) chooses some"
+        )
 
 
 def evenly_spaced(frames: Sequence[Frame], count: int = FRAMES) -> list[Frame]:
@@ -186,7 +205,7 @@ def evenly_spaced(frames: Sequence[Frame], count: int = FRAMES) -> list[Frame]:
 
 
 def clip_inputs(
-    processor: VideoProcessor | ProcessorMixin,
+    processor: AnyProcessor,
     question: str,
     frames: Sequence[Frame],
     count: int = FRAMES,
@@ -221,7 +240,7 @@ def clip_inputs(
     return processor(text=prompt, videos=[shown], return_tensors="pt", **times)
 
 
-def frame_rate(processor: VideoProcessor | ProcessorMixin, fps: Any) -> float | None:
+def frame_rate(processor: AnyProcessor, fps: Any) -> float | None:
     """Return what is assumed of clips that tell no times, None where prompts hold none.
 
     See :func:`clip_inputs` for ``fps``, and for what is refused.
@@ -254,39 +273,47 @@ def _times(frames: Sequence[Frame], places: Sequence[int], fps: float) -> dict[s
     return {"fps": 1000.0, "total_num_frames": round(lasts), "frames_indices": begins}
 
 
-def open_frames(source: str | Path) -> list[Image.Image]:
+def open_frames(source: str | Path, count: int | None = None) -> list[Image.Image]:
     """Read a folder of pictures in the order of their names, or a GIF, WebP or PNG that moves.
 
-    What cannot be read is a ValueError; a film's frames have to be written out first. Where a
-    moving picture tells how long each frame lasts, that is in its ``info`` as :data:`SHOWN_MS`.
+    Of its frames ``count`` are read, by :func:`evenly_spaced`; None reads all. Where a moving
+    picture tells how long each frame lasts, that is in its ``info`` as :data:`SHOWN_MS`. What
+    cannot be read is a ValueError; a film's frames have to be written out first.
     """
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         if not files:
             raise ValueError(f"{path} holds no frames: write a video's frames there as pictures")
-        return [_opened(file) for file in files]
+        chosen = evenly_spaced(files, len(files) if count is None else count)
+        return [_opened(file) for file in chosen]
     try:
-        with Image.open(path) as moving:
-            return _all_of(moving)
+        with truncation_told(), Image.open(path) as moving:
+            return _frames_of(moving, count)
     except FileNotFoundError as error:
         raise ValueError(f"no video {path}: name a folder of pictures, or a GIF") from error
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, EOFError, SyntaxError) as error:
         raise ValueError(
             f"{path} is no moving picture that Pillow reads: write its frames into a folder, such "
             "as ffmpeg does with -i FILM FOLDER/%04d.png"
         ) from error
 
 
-def _all_of(moving: Image.Image) -> list[Image.Image]:
-    frames, lasting = [], []
-    for frame in ImageSequence.Iterator(moving):
-        frames.append(to_rgb(frame.copy()))
-        lasting.append(frame.info.get("duration", 0))
+def _frames_of(moving: Image.Image, count: int | None) -> list[Image.Image]:
+    total = getattr(moving, "n_frames", 1)
+    chosen = evenly_spaced(range(total), total if count is None else count)
+    frames, lasting = {}, []
+    for place in range(total):
+        moving.seek(place)
+        moving.load()  # some formats tell no duration before
+        lasting.append(moving.info.get("duration", 0))
+        if place in chosen:
+            frames[place] = to_rgb(moving.copy())
     if all(lasting):
-        for frame, lasts, end in zip(frames, lasting, itertools.accumulate(lasting), strict=True):
-            frame.info[SHOWN_MS] = end - lasts, end
-    return frames
+        ends = list(itertools.accumulate(lasting))
+        for place, frame in frames.items():
+            frame.info[SHOWN_MS] = ends[place] - lasting[place], ends[place]
+    return list(frames.values())
 
 
 def _opened(file: Path) -> Image.Image:
@@ -322,7 +349,7 @@ def load_video(
     device: str = "cpu",
     dtype: torch.dtype | str | None = None,
     any_family: bool = False,
-) -> tuple[PreTrainedModel, VideoProcessor | ProcessorMixin]:
+) -> tuple[PreTrainedModel, AnyProcessor]:
     """Load a Video-LLaVA in evaluation mode and its processor, ready to generate.
 
     ``name`` is ``mini-video`` for the trained model in ``data/mini-video``, a folder, or a hub id
@@ -350,16 +377,26 @@ def load_video(
         made = getattr(transformers, f"{_CLIPS[kind]}ForConditionalGeneration")
         config = made.config_class.from_pretrained(source, revision=revision)
     model = load_weights(name, config, made, dtype)
+    return model.to(device).eval(), load_clips(name, config)
+
+
+def load_clips(name: str | Path, config: PreTrainedConfig) -> VideoProcessor | None:
+    """Load what prepares clips for a model, by its name and config, beside its own processor.
+
+    That is so for LLaVA-NeXT-Video and LLaVA-OneVision; Video-LLaVA's prepares its pictures too. None
+    for all others.
+    """
+    kind = config.model_type
+    if kind not in _CLIPS:
+        return None
+    source, revision = find_source(name)
     with told(name):
         pictures = _for_frames(kind, source, revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
         whole, _ = ProcessorMixin.get_processor_dict(source, revision=revision)
     slots = None if kind == "video_llava" else lambda frames: shown_by(config, frames=frames).slots
     template = whole.get("chat_template")
-    processor = VideoProcessor(
-        pictures, tokenizer, config.vision_config.patch_size, template, slots
-    )
-    return model.to(device).eval(), processor
+    return VideoProcessor(pictures, tokenizer, config.vision_config.patch_size, template, slots)
 
 
 def _for_frames(kind: str, source: str, revision: str) -> BaseImageProcessor:
@@ -374,7 +411,7 @@ def _for_frames(kind: str, source: str, revision: str) -> BaseImageProcessor:
 
 def open_model(
     name: str | Path = "mini", device: str = "cpu", dtype: torch.dtype | str | None = None
-) -> tuple[PreTrainedModel, ProcessorMixin | VideoProcessor]:
+) -> tuple[PreTrainedModel, AnyProcessor]:
     """Load a model of any family: a Video-LLaVA to be shown clips, any other to be shown pictures.
 
     What is missing or of no family is a ValueError; see :func:`prumerge.models.load`.

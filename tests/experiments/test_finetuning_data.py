@@ -94,6 +94,12 @@ BAD = {
     "no turns": ({"id": "7"}, "no 'conversations'"),
     "no record": ([1], "no 'conversations'"),
     "several pictures": (record(image=["a.png", "a.png"]), "must be one path"),
+    "several videos": (record(image=None, video=["a", "b"]), "'video' must be one path"),
+    "a video without placeholder": (record(image=None, video="a"), "0 <video> for 1 video:"),
+    "no such video": (
+        record(image=None, video="gone", first="<video> What?"), "no video",
+    ),
+    "picture and video": (record(video="a.png"), "both 'image' and 'video'"),
 }  # fmt: skip
 
 
@@ -156,7 +162,7 @@ def test_an_unreadable_picture_gives_way_to_the_next_record(folder, monkeypatch)
     found = InstructionFile(path, folder, "skip")
     assert found[1][0].where == f"{path}, record 3" and len(found.problems) == 1
     (folder / "a.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no picture of .* can be read"):
+    with pytest.raises(ValueError, match=r"no picture or clip of .* can be read"):
         found[0]
 
 

@@ -76,6 +76,12 @@ def test_frames_are_read_from_folders_and_moving_pictures(tmp_path):
     assert [np.array(f).tolist() for f in read] == [np.array(f).tolist() for f in frames]
     frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
     assert len(open_frames(tmp_path / "moving.webp")) == 3
+    for source in (tmp_path / "moving.webp", tmp_path):
+        assert open_frames(source, 2) == evenly_spaced(open_frames(source), 2)
+    (tmp_path / "half.webp").write_bytes((tmp_path / "moving.webp").read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"half\.webp is no moving picture"):
+        open_frames(tmp_path / "half.webp", 2)
+    (tmp_path / "half.webp").unlink()
     (tmp_path / "film.mp4").write_bytes(b"no film")
     with pytest.raises(ValueError, match="ffmpeg"):
         open_frames(tmp_path / "film.mp4")

@@ -39,6 +39,7 @@ from torch import Tensor
 from prumerge import attach
 from prumerge.experiments.arguments import named_values
 from prumerge.mini.clip_questions import ClipItem, held_out_clips
+from prumerge.models.adapters import apply_adapter
 from prumerge.models.checks import needs
 from prumerge.models.videos import (
     FRAMES,
@@ -87,7 +88,8 @@ class PruMergeVideo(lmms):
     ``method`` and its settings are those of :func:`prumerge.attach`; ``full`` sends all tokens. A
     budget is a video's. To an InternVL each frame is a picture: all get the same part of a budget
     in tokens, rounded down, at least 1. ``frames`` and ``fps`` are as in
-    :func:`prumerge.models.videos.clip_inputs`.
+    :func:`prumerge.models.videos.clip_inputs`; ``adapter`` is a tuned one, as in
+    :func:`prumerge.models.adapters.apply_adapter`.
     """
 
     is_simple = True
@@ -100,12 +102,15 @@ class PruMergeVideo(lmms):
         dtype: str | None = None,
         frames: int = FRAMES,
         fps: int | float | None = None,
+        adapter: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
         if method == FULL and settings:
             raise ValueError(f"method='full' sends all tokens and takes no {', '.join(settings)}")
         self.model, self.processor = load_video(pretrained, device, dtype, any_family=True)
+        if adapter:
+            self.model = apply_adapter(self.model, adapter, do_pad=None)
         self.frames, self.fps = frames, frame_rate(self.processor, fps)
         self.kept, self.rates = [], []
         self.reducer = None if method == FULL else attach(self.model, method, **settings)

@@ -29,7 +29,7 @@ class TrainOptions:
     """What ``train`` takes besides the Trainer's arguments."""
 
     data: str = field(metadata={"help": "instruction file in LLaVA's format"})
-    images: str = field(default="", metadata={"help": "folder the records' pictures are in"})
+    images: str = field(default="", metadata={"help": "folder the pictures and clips are in"})
     model: str = field(default="mini", metadata={"help": "mini, a folder, or a hub id@revision"})
     reduce: list[str] = field(
         default_factory=lambda: ["method=prumerge"],
@@ -40,7 +40,10 @@ class TrainOptions:
     dropout: float = field(default=0.05, metadata={"help": "in the updates"})
     projector: str = field(default="full", metadata={"help": "full, lora or frozen"})
     projector_rate: float = field(default=2e-5, metadata={"help": "learning rate of the projector"})
-    max_length: int = field(default=2048, metadata={"help": "most tokens, before the reduction"})
+    max_length: int = field(
+        default=2048, metadata={"help": "most tokens, before the reduction; Video-LLaVA: 3072"}
+    )
+    frames: int = field(default=8, metadata={"help": "of each clip, evenly spaced"})
     on_problem: str = field(default="stop", metadata={"help": "bad records: stop, or skip"})
     conversation: Literal["template", "vicuna_v1"] = field(
         default="template", metadata={"help": "vicuna_v1: LLaVA-1.5's words in front"}
@@ -63,19 +66,22 @@ def train(arguments: list[str]) -> None:
     from prumerge.experiments.evaluation.answering import VICUNA_V1
     from prumerge.experiments.finetuning.data import InstructionFile, to_sample
     from prumerge.methods import resolve
-    from prumerge.models.loading import load
+    from prumerge.models.videos import load_clips, open_model
 
     lora = Lora(options.rank, options.alpha, options.dropout, options.projector,
                 training.learning_rate, options.projector_rate)  # fmt: skip
     method = resolve(**named_values(options.reduce))
     dtype = "bfloat16" if training.bf16 else "float32"
-    model, processor = load(options.model, "cpu", dtype, any_family=True)
+    model, processor = open_model(options.model, "cpu", dtype)
     limits = {"max_length": options.max_length, "do_pad": options.do_pad}
     limits["preface"] = VICUNA_V1 if options.conversation == "vicuna_v1" else ""
-    patches = most_slots(model, processor)
+    limits["clips"] = load_clips(options.model, model.config)
+    frames = options.frames if limits["clips"] else None  # else to_sample refuses clips
+    most = {"video": most_slots(model, processor, frames), "image": most_slots(model, processor)}
     examples = InstructionFile(
         options.data, options.images, options.on_problem,
-        check=lambda record: to_sample(processor, record, None, patches, **limits),
+        lambda record: to_sample(processor, record, None, most.get(record.kind, 0), **limits),
+        options.frames,
     )  # fmt: skip
     _, log = tune(model, processor, examples, training, lora, method, **limits)
     if training.process_index == 0:

@@ -1,6 +1,6 @@
-"""Training data: conversations about pictures, from a file or drawn, as token ids and labels.
+"""Training data: conversations about pictures and clips, from a file or drawn, as ids and labels.
 
-:class:`InstructionFile` and :class:`SceneInstructions` hand out ``(record, picture)`` by number, so
+:class:`InstructionFile` and :class:`SceneInstructions` hand out ``(record, shown)`` by number, so
 that a training sees the same data after a resume. LLaVA's format, as in
 ``llava_v1_5_mix665k.json``, is one JSON array, or one object per line, of
 
@@ -10,16 +10,17 @@ that a training sees the same data after a resume. LLaVA's format, as in
          {"from": "human", "value": "<image>\\nWhat are the colors of the bus?"},
          {"from": "gpt", "value": "The bus is white and red."}, ...]}
 
-with questions and answers in turn, and ``<image>`` exactly once where there is a picture. Other
-keys are ignored. A file of a gigabyte needs the memory of its longest record.
+with questions and answers in turn, and ``<image>`` exactly once where there is a picture; likewise
+``<video>`` and the key ``video``, a folder of frames, or a GIF. A record shows a picture or a clip,
+not both. Other keys are ignored. A file of a gigabyte needs the memory of its longest record.
 
 Source: LLaVA, ``docs/Finetune_Custom_Data.md``, ``llava/train/train.py`` and conversation ``v1``:
-``USER: ... ASSISTANT: ...</s>USER: ...``.
+``USER: ... ASSISTANT: ...</s>USER: ...``; the key ``video`` is Video-LLaVA's.
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,12 +37,19 @@ from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene, most_objects
 from prumerge.mini.styles import PLAIN, Style
 from prumerge.models.inputs import IGNORED_LABEL
-from prumerge.models.loading import Processor
 from prumerge.models.placeholders import place_of
+from prumerge.models.videos import (
+    FRAMES,
+    IMAGE,
+    VIDEO,
+    AnyProcessor,
+    VideoProcessor,
+    check_frames,
+    open_frames,
+)
 from prumerge.paths import written_whole
 
-IMAGE = "<image>"
-TYPES = "mm_token_type_ids"
+TYPES, CLIPS = "mm_token_type_ids", "pixel_values_videos"
 SCENE_SEED = 70_000  # far from the seeds of training from nothing and of the held-out questions
 _PIECE_CHARACTERS = 1 << 20
 _LONGEST_CHARACTERS = 1 << 26
@@ -59,16 +67,24 @@ class Record:
     where: str  # file and number, as messages name it
     image: str | None  # path below the images folder; None for text alone
     turns: tuple[tuple[str, str], ...]  # questions and answers, without the placeholder
+    video: str | None = None  # as image; a record has one of them, or none
+
+    @property
+    def kind(self) -> str:
+        """What it shows, in the words of chat templates; empty for text alone."""
+        return "image" if self.image is not None else "video" if self.video is not None else ""
 
 
-Example = tuple[Record, Image.Image | None]
+Example = tuple[Record, Image.Image | list[Image.Image] | None]
+"""A record, and its picture or the frames of its clip."""
 
 
 class InstructionFile:
     """An instruction file in LLaVA's format, of which every record is checked once, in a stream.
 
-    Only the places of the good ones are kept, 24 bytes each. Pictures must be there, below the
-    folder ``images``; they are opened when asked for. ``on_problem="stop"`` raises
+    Only the places of the good ones are kept, 24 bytes each. Pictures and clips must be there,
+    below the folder ``images``; they are opened when asked for, ``frames`` of each clip, evenly
+    spaced. A clip of fewer is as one that cannot be read. ``on_problem="stop"`` raises
     :class:`RecordError` at the first bad record, ``"skip"`` notes it in ``problems``; ``check`` may
     refuse a record by raising it, say for its length in tokens. A file that is missing, begins like
     neither format or has no record left is a ValueError.
@@ -80,10 +96,12 @@ class InstructionFile:
         images: str | Path = "",
         on_problem: str = "stop",
         check: Callable[[Record], object] = lambda record: None,
+        frames: int = FRAMES,
     ) -> None:
         if on_problem not in ("stop", "skip"):
             raise ValueError(f"on_problem must be 'stop' or 'skip', got {on_problem!r}")
         self.path, self.images, self.on_problem = Path(path), Path(images), on_problem
+        self.frames = frames
         self.problems: list[str] = []
         good = []
         for number, start, length, value in read_spans(self.path):
@@ -101,7 +119,7 @@ class InstructionFile:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Example:
-        """Read a record; with ``"skip"``, the next one in place of an unreadable picture."""
+        """Read a record; with ``"skip"``, the next one where picture or clip cannot be read."""
         for shift in range(len(self)):
             number, start, length = map(int, self._places[(index + shift) % len(self)])
             with self.path.open("rb") as file:
@@ -109,22 +127,24 @@ class InstructionFile:
                 value = _parsed(file.read(length))
             try:
                 record = self._checked(value, number)
-                return record, None if record.image is None else self._picture(record)
+                return record, self._shown(record)
             except RecordError as error:
                 self._note(error)
-        raise ValueError(f"no picture of {self.path} can be read: {self.problems[-1]}")
+        raise ValueError(f"no picture or clip of {self.path} can be read: {self.problems[-1]}")
 
     def _checked(self, value: object, number: int) -> Record:
         record = to_record(value, f"{self.path}, record {number}")
-        if record.image is not None and not (self.images / record.image).is_file():
-            raise RecordError(
-                f"{record.where}: no picture {self.images / record.image}: check the images folder"
-            )
+        for what, name in (("picture", record.image), ("video", record.video)):
+            path = self.images / (name or "")
+            if name is not None and not (path.is_file() or (what == "video" and path.is_dir())):
+                raise RecordError(f"{record.where}: no {what} {path}: check the images folder")
         return record
 
-    def _picture(self, record: Record) -> Image.Image:
+    def _shown(self, record: Record) -> Image.Image | list[Image.Image] | None:
         try:
-            return read_picture(self.images / str(record.image)).image
+            if record.video is not None:
+                return open_frames(self.images / record.video, self.frames)
+            return None if record.image is None else read_picture(self.images / record.image).image
         except ValueError as error:
             raise RecordError(f"{record.where}: {error}") from error
 
@@ -266,17 +286,32 @@ def to_record(value: Any, where: str) -> Record:
         texts.append(_text(turn.get("value"), f"{where}: turn {number + 1}"))
     if len(texts) % 2:
         raise RecordError(f"{where}: the last question has no answer")
-    image = value.get("image")
-    if image is not None and not isinstance(image, str):
-        raise RecordError(f"{where}: 'image' must be one path below the images folder: {image!r}")
-    shown, wanted = sum(text.count(IMAGE) for text in texts), int(image is not None)
-    if shown != wanted:
+    image, video = (_path_of(value, kind, where) for kind in ("image", "video"))
+    if image is not None and video is not None:
+        raise RecordError(f"{where}: both 'image' and 'video': make two records of it")
+    texts = _unmarked(texts, image, "picture", IMAGE, where)
+    if video is not None:  # without one, only some models read a mark in these letters
+        texts = _unmarked(texts, video, "video", VIDEO, where)
+    turns = tuple(zip(texts[::2], texts[1::2], strict=True))
+    return Record(where, image, turns, video)
+
+
+def _path_of(value: dict[str, Any], kind: str, where: str) -> str | None:
+    path = value.get(kind)
+    if path is not None and (not isinstance(path, str) or not path):
+        raise RecordError(f"{where}: {kind!r} must be one path below the images folder: {path!r}")
+    return path
+
+
+def _unmarked(texts: list[str], path: str | None, what: str, mark: str, where: str) -> list[str]:
+    """Take out the one mark of a picture or video; more or fewer are refused."""
+    marks, wanted = sum(text.count(mark) for text in texts), int(path is not None)
+    if marks != wanted:
         raise RecordError(
-            f"{where}: {shown} {IMAGE} for {wanted} picture{'' if wanted == 1 else 's'}: "
-            f"write {IMAGE} once where 'image' names a picture, else not at all"
+            f"{where}: {marks} {mark} for {wanted} {what}{'' if wanted == 1 else 's'}: "
+            f"write {mark} once where {mark[1:-1]!r} names a {what}, else not at all"
         )
-    texts = [text.replace(IMAGE, "").strip() for text in texts]
-    return Record(where, image, tuple(zip(texts[::2], texts[1::2], strict=True)))
+    return [text.replace(mark, "").strip() for text in texts]
 
 
 def _text(value: Any, where: str) -> str:
@@ -291,47 +326,80 @@ def _text(value: Any, where: str) -> str:
 
 
 def to_sample(
-    processor: Processor,
+    processor: AnyProcessor,
     record: Record,
-    picture: Image.Image | None,
+    shown: Image.Image | Sequence[Image.Image] | None,
     patches: int,
     max_length: int | None = None,
     preface: str = "",
     do_pad: bool = True,
+    clips: VideoProcessor | None = None,
 ) -> dict[str, Any]:
     """Make a sample: ``input_ids`` and ``labels`` as lists, and what the model needs of a picture.
 
     The picture's part is all that the model's processor returns of a batch of this one:
-    ``pixel_values`` and, by family, ``image_sizes``, ``image_grid_thw``, ``mm_token_type_ids``.
-    Only answers have labels. ``preface`` is text in front of all; with ``do_pad=False`` the picture
-    is cropped, where :func:`prumerge.models.preprocessing.prepare` can. All its placeholders count
-    for ``max_length``, since the reduction comes later; where the picture is not there, ``patches``
-    do. A longer sample is a :class:`RecordError`: cutting it, as LLaVA does, would cut off answers.
+    ``pixel_values`` and, by family, ``image_sizes``, ``image_grid_thw``, ``mm_token_type_ids``; a
+    clip's, given as frames, is ``pixel_values_videos``. Only answers have labels. ``preface`` is
+    text in front of all; with ``do_pad=False`` the picture is cropped, where
+    :func:`prumerge.models.preprocessing.prepare` can; frames always are. ``clips`` prepares clips
+    where ``processor`` does not. All placeholders count for ``max_length``, since the reduction
+    comes later; ``patches`` do where picture or clip is not there. A longer sample is a
+    :class:`RecordError`, since to cut it would cut off answers; so is a clip that is not taken.
     """
-    shown: dict[str, Any] = {}
-    place = [processor.image_token_id] * patches
-    if picture is not None:
-        place, shown = place_of(processor, picture, do_pad)
+    token, place, inputs = _placed(processor, record, shown, patches, do_pad, clips)
     text, learnt = _written(processor, record, preface)
     tokens = processor.tokenizer(text, return_offsets_mapping=True, verbose=False)
     ids = tokens["input_ids"]
     # A token is learnt with its last character; one of no characters never.
     places = zip(ids, tokens["offset_mapping"], strict=True)
     labels = [i if a < b and learnt[b - 1] else IGNORED_LABEL for i, (a, b) in places]
-    if record.image is not None:
-        at = ids.index(processor.image_token_id)
+    _check_marks(record, ids, clips or processor)
+    if record.kind:
+        at = ids.index(token)
         ids[at : at + 1], labels[at : at + 1] = place, [IGNORED_LABEL] * len(place)
     if max_length is not None and len(ids) > max_length:
         raise RecordError(
             f"{record.where}: {len(ids)} tokens, more than max_length={max_length}: shorten the "
             "conversation or raise the limit"
         )
-    if TYPES in shown:
-        shown[TYPES] = [int(i == processor.image_token_id) for i in ids]
-    return {"input_ids": ids, "labels": labels, **shown}
+    if TYPES in inputs:
+        inputs[TYPES] = [int(i == processor.image_token_id) for i in ids]
+    return {"input_ids": ids, "labels": labels, **inputs}
 
 
-def _written(processor: Processor, record: Record, preface: str) -> tuple[str, list[bool]]:
+def _placed(
+    processor: AnyProcessor,
+    record: Record,
+    shown: Image.Image | Sequence[Image.Image] | None,
+    patches: int,
+    do_pad: bool,
+    clips: VideoProcessor | None,
+) -> tuple[int, list[int], dict[str, Any]]:
+    """Return the id of a placeholder, what stands in the mark's place, and the model's inputs."""
+    reader, token = processor, processor.image_token_id
+    if record.video is not None:
+        if not isinstance(reader := clips or processor, VideoProcessor):
+            raise RecordError(
+                f"{record.where}: a Video-LLaVA, LLaVA-NeXT-Video or LLaVA-OneVision is shown a "
+                "video here, other models pictures: leave the record out, or name such a model"
+            )
+        token = reader.video_token_id
+    if shown is None:
+        return token, [token] * patches, {}
+    return token, *place_of(reader, shown, do_pad)
+
+
+def _check_marks(record: Record, ids: list[int], filmed: AnyProcessor) -> None:
+    """Refuse a mark that a model of clips would read in a text, or a template that writes none."""
+    wanted = int(record.video is not None)
+    if isinstance(filmed, VideoProcessor) and (m := ids.count(filmed.video_token_id)) != wanted:
+        raise RecordError(
+            f"{record.where}: the model reads {m} {VIDEO} for {wanted} video"
+            f"{'' if wanted == 1 else 's'}: name one as 'video', or take the mark out"
+        )
+
+
+def _written(processor: AnyProcessor, record: Record, preface: str) -> tuple[str, list[bool]]:
     """Write a conversation by the chat template; mark the answers, each with its end token.
 
     Each answer stands behind what the model is asked with. A template that ends answers itself, as
@@ -342,8 +410,7 @@ def _written(processor: Processor, record: Record, preface: str) -> tuple[str, l
     text, learnt = preface, [False] * len(preface)
     lead, end, behind = _around(processor)
     for number, (question, answer) in enumerate(record.turns):
-        shown = number == 0 and record.image is not None
-        messages.append(_message("user", question, shown))
+        messages.append(_message("user", question, "" if number else record.kind))
         asked = write(messages, add_generation_prompt=True)
         if not asked.startswith(done):
             raise ValueError(
@@ -361,11 +428,12 @@ def _written(processor: Processor, record: Record, preface: str) -> tuple[str, l
     return text, learnt
 
 
-def _message(role: str, text: str, shown: bool = False) -> dict[str, Any]:
-    return {"role": role, "content": [{"type": "image"}] * shown + [{"type": "text", "text": text}]}
+def _message(role: str, text: str, shown: str = "") -> dict[str, Any]:
+    content = [{"type": shown}] if shown else []
+    return {"role": role, "content": [*content, {"type": "text", "text": text}]}
 
 
-def _around(processor: Processor) -> tuple[str, str, str]:
+def _around(processor: AnyProcessor) -> tuple[str, str, str]:
     """Return what the chat template puts around answers: in front, as their end, and behind it."""
     write, asking = processor.apply_chat_template, [_message("user", "?")]
     asked = write(asking, add_generation_prompt=True)
@@ -385,7 +453,7 @@ def collate(
 
     Where a picture is a row of tiles, those of fewer tiles than others get tiles of zeros behind
     theirs; what else a family has of each picture (patches, tiles, sizes) is laid end to end. Both
-    are what its processor does.
+    are what its processor does. Clips of unequal numbers of frames are a ValueError.
     """
     fills = {"input_ids": pad_token_id, "labels": IGNORED_LABEL, "attention_mask": 0}
     rows = [{**sample, "attention_mask": [1] * len(sample["input_ids"])} for sample in samples]
@@ -398,6 +466,8 @@ def collate(
     }
     for name in dict.fromkeys(name for row in rows for name in row if name not in fills):
         own = [row[name] for row in rows if name in row]
-        in_tiles = own[0].ndim > 4  # [1, tiles, 3, height, width]
+        if name == CLIPS:
+            check_frames(video.shape[1] for video in own)
+        in_tiles = own[0].ndim > 4 and name != CLIPS  # [1, tiles, 3, height, width]
         batch[name] = pad_sequence([v[0] for v in own], True) if in_tiles else torch.cat(own)
     return batch

@@ -32,9 +32,10 @@ from prumerge.methods import Method
 from prumerge.models.adapters import check_card, quiet_peft, write_card
 from prumerge.models.attachment import attach
 from prumerge.models.families import FAMILIES, family_of
-from prumerge.models.loading import Processor
 from prumerge.models.placeholders import shown_of
-from prumerge.models.preprocessing import keeps_shape
+from prumerge.models.preprocessing import keeps_shape, of_pictures
+from prumerge.models.videos import AnyProcessor, VideoProcessor
+from prumerge.roofline import shown_by
 
 LANGUAGE_LAYERS = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
@@ -90,13 +91,12 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
 def projectors(model: PreTrainedModel) -> list[str]:
     """Name the modules that turn features into visual tokens; ``multi_modal_projector`` in a LLaVA.
 
-    A model that is not shown pictures here is a ValueError.
+    A model of no family is a ValueError.
     """
     family = family_of(model)
-    if family is None or model.config.model_type == "video_llava":
-        taken = ", ".join(name for name, own in FAMILIES.items() if own != "video_llava")
+    if family is None:
         raise ValueError(
-            f"training takes pictures, and models of the classes {taken}, got "
+            f"training takes models of the classes {', '.join(FAMILIES)}, got "
             f"{type(model).__name__}: attach to it and train with a loop of your own"
         )
     found = []
@@ -111,12 +111,15 @@ def _within(name: str, modules: Sequence[str]) -> bool:
     return any(f".{own}." in f".{name}." for own in modules)
 
 
-def most_slots(model: PreTrainedModel, processor: Processor) -> int:
+def most_slots(model: PreTrainedModel, processor: AnyProcessor, frames: int | None = None) -> int:
     """Return the most placeholders that a picture can have; a LLaVA-1.5's have one number.
 
-    A model of a family that is not trained here is a ValueError.
+    Those of a clip of so many ``frames``, if they are given. A model of no family is a ValueError,
+    and one that is shown no clips, if they are wanted.
     """
     projectors(model)
+    if frames is not None:
+        return shown_by(model.config, frames=frames).slots
     return shown_of(model.config, processor).slots
 
 
@@ -132,7 +135,7 @@ def parameter_groups(tuned: PeftModel, lora: Lora) -> list[dict[str, Any]]:
 
 @runtime_checkable
 class Examples(Protocol):
-    """``(record, picture)`` by number, such as :mod:`prumerge.experiments.finetuning.data` has."""
+    """``(record, shown)`` by number, such as :mod:`prumerge.experiments.finetuning.data` has."""
 
     def __len__(self) -> int: ...
 
@@ -160,7 +163,7 @@ class LogLast(TrainerCallback):
 
 
 class ReducedTrainer(Trainer):
-    """The Trainer, except that a batch without pictures reaches the projector too.
+    """The Trainer, except that a batch of words alone reaches the projector too.
 
     Where each process has its own batch, all must have gradients for the same weights. The cards
     of what it saves tell how pictures were prepared.
@@ -178,7 +181,8 @@ class ReducedTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], *args: Any, **options: Any
     ) -> Any:
         loss = super().compute_loss(model, inputs, *args, **options)
-        if "pixel_values" in inputs or not isinstance(loss, Tensor):
+        shown = any(name.startswith("pixel_values") for name in inputs)
+        if shown or not isinstance(loss, Tensor):
             return loss
         unused = (p for n, p in model.named_parameters() if _within(n, self.projectors))
         return loss + sum(p.sum() * 0 for p in unused if p.requires_grad)
@@ -187,7 +191,7 @@ class ReducedTrainer(Trainer):
 @quiet_peft()
 def tune(
     model: PreTrainedModel,
-    processor: Processor,
+    processor: AnyProcessor,
     examples: Examples,
     arguments: TrainingArguments,
     lora: Lora | None = None,
@@ -195,14 +199,17 @@ def tune(
     max_length: int | None = None,
     preface: str = "",
     do_pad: bool = True,
+    clips: VideoProcessor | None = None,
 ) -> tuple[PeftModel, list[dict[str, float]]]:
     """Tune a stock model, or go on from the last complete checkpoint in ``arguments.output_dir``.
 
-    It is of any family but Video-LLaVA, and shown pictures; another model is a ValueError. Without
+    It is of any family of :mod:`prumerge.models.families`; another model is a ValueError. Without
     ``lora`` it is the paper's recipe, without ``method`` all visual tokens are sent. ``max_length``
     counts a sample's tokens before the reduction; ``preface`` is text in front of each
     conversation; ``do_pad=False`` crops pictures of a model that takes squares, which the adapter's
-    card tells. To go on from a checkpoint that saw them prepared otherwise is a ValueError.
+    card tells. To go on from a checkpoint that saw them prepared otherwise is a ValueError. A
+    LLaVA-NeXT-Video or LLaVA-OneVision is shown clips, beside pictures, where ``clips`` prepares
+    them (:func:`prumerge.models.videos.load_clips`); a Video-LLaVA's processor does by itself.
 
     Returns:
         The tuned model, nothing attached, with ``model`` as its base, and the Trainer's log, the
@@ -214,7 +221,7 @@ def tune(
     set_seed(arguments.seed)
     tuned = add_lora(model, lora)
     limits = {"max_length": max_length, "preface": preface, "do_pad": do_pad}
-    make = partial(to_sample, processor, patches=patches, **limits)
+    make = partial(to_sample, processor, patches=patches, clips=clips, **limits)
     arguments.remove_unused_columns = False
     trainer = ReducedTrainer(
         model=tuned,
@@ -223,7 +230,7 @@ def tune(
         data_collator=partial(collate, pad_token_id=processor.tokenizer.pad_token_id),
         optimizers=(torch.optim.AdamW(parameter_groups(tuned, lora), weight_decay=0.0), None),
     )
-    trainer.do_pad = None if keeps_shape(processor) else do_pad
+    trainer.do_pad = None if keeps_shape(of_pictures(processor)) else do_pad
     trainer.projectors = projectors(model)
     trainer.add_callback(LogLast)
     trainer.remove_callback(PrinterCallback)  # where bars are switched off, it prints every step
@@ -237,7 +244,7 @@ def tune(
 
 def align(
     model: PreTrainedModel,
-    processor: Processor,
+    processor: AnyProcessor,
     examples: Examples,
     arguments: TrainingArguments,
 ) -> list[dict[str, float]]:
