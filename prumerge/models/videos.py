@@ -383,8 +383,8 @@ def load_video(
 def load_clips(name: str | Path, config: PreTrainedConfig) -> VideoProcessor | None:
     """Load what prepares clips for a model, by its name and config, beside its own processor.
 
-    That is so for LLaVA-NeXT-Video and LLaVA-OneVision; Video-LLaVA's prepares its pictures too. None
-    for all others.
+    That is so for LLaVA-NeXT-Video and LLaVA-OneVision; Video-LLaVA's prepares its pictures too.
+    None for all others.
     """
     kind = config.model_type
     if kind not in _CLIPS:
