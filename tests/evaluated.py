@@ -81,8 +81,6 @@ def save_tiny_of(family: str, folder: Path, words: Sequence[str] = ()) -> str:
     model.generation_config.update(bos_token_id=1, eos_token_id=3, pad_token_id=0)
     model.save_pretrained(folder)
     processor_for(family, tokenizer).save_pretrained(folder)
-    if family in FRAMES:
-        (folder / "video_preprocessor_config.json").write_text(json.dumps(FRAMES[family]))
     return str(folder)
 
 
@@ -109,6 +107,7 @@ TIMES = ["<|vision_start|>", "<|vision_end|>", "<", ".", "seconds>", *"012345678
 def save_tiny_for_clips(family: str, folder: Path) -> str:
     """Write a random model of a family that is shown clips; its prompts keep the times in words."""
     save_tiny_of(family, folder, TIMES)
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(FRAMES[family]))
     (folder / "chat_template.jinja").write_text(VIDEO_TEMPLATE)
     return str(folder)
 

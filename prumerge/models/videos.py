@@ -2,7 +2,7 @@
 
 VideoProcessor   what stock ``VideoLlavaProcessor`` is, which torchvision alone can construct
 load_video       a Video-LLaVA, or another model that is shown clips, and its processor, by name
-load_clips       what prepares clips for a LLaVA that is loaded already
+load_clips       what prepares clips for a model that is loaded already
 open_frames      frames of a folder of pictures, or of a file of moving pictures
 evenly_spaced    as many frames as the model was trained with
 clip_inputs      a question about evenly spaced frames, with their times where prompts hold them
@@ -276,20 +276,20 @@ def _times(frames: Sequence[Frame], places: Sequence[int], fps: float) -> dict[s
 def open_frames(source: str | Path, count: int | None = None) -> list[Image.Image]:
     """Read a folder of pictures in the order of their names, or a GIF, WebP or PNG that moves.
 
-    Of its frames ``count`` are read, by :func:`evenly_spaced`; None reads all. Where a moving
-    picture tells how long each frame lasts, that is in its ``info`` as :data:`SHOWN_MS`. What
-    cannot be read is a ValueError; a film's frames have to be written out first.
+    Of its frames ``count`` are taken, by :func:`evenly_spaced`; None takes all. What cannot be read
+    is a ValueError; a film's frames have to be written out first. Where a moving picture tells how
+    long each frame lasts, that is in its ``info`` as :data:`SHOWN_MS`.
     """
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         if not files:
             raise ValueError(f"{path} holds no frames: write a video's frames there as pictures")
-        chosen = evenly_spaced(files, len(files) if count is None else count)
+        chosen = files if count is None else evenly_spaced(files, count)
         return [_opened(file) for file in chosen]
     try:
         with truncation_told(), Image.open(path) as moving:
-            return _frames_of(moving, count)
+            frames = _all_of(moving)
     except FileNotFoundError as error:
         raise ValueError(f"no video {path}: name a folder of pictures, or a GIF") from error
     except (OSError, EOFError, SyntaxError) as error:
@@ -297,23 +297,19 @@ def open_frames(source: str | Path, count: int | None = None) -> list[Image.Imag
             f"{path} is no moving picture that Pillow reads: write its frames into a folder, such "
             "as ffmpeg does with -i FILM FOLDER/%04d.png"
         ) from error
+    return frames if count is None else evenly_spaced(frames, count)
 
 
-def _frames_of(moving: Image.Image, count: int | None) -> list[Image.Image]:
-    total = getattr(moving, "n_frames", 1)
-    chosen = evenly_spaced(range(total), total if count is None else count)
-    frames, lasting = {}, []
-    for place in range(total):
+def _all_of(moving: Image.Image) -> list[Image.Image]:
+    frames, lasting = [], []
+    for place in range(getattr(moving, "n_frames", 1)):
         moving.seek(place)
-        moving.load()  # some formats tell no duration before
+        frames.append(to_rgb(moving.copy()))
         lasting.append(moving.info.get("duration", 0))
-        if place in chosen:
-            frames[place] = to_rgb(moving.copy())
     if all(lasting):
-        ends = list(itertools.accumulate(lasting))
-        for place, frame in frames.items():
-            frame.info[SHOWN_MS] = ends[place] - lasting[place], ends[place]
-    return list(frames.values())
+        for frame, lasts, end in zip(frames, lasting, itertools.accumulate(lasting), strict=True):
+            frame.info[SHOWN_MS] = end - lasts, end
+    return frames
 
 
 def _opened(file: Path) -> Image.Image:
@@ -381,10 +377,9 @@ def load_video(
 
 
 def load_clips(name: str | Path, config: PreTrainedConfig) -> VideoProcessor | None:
-    """Load what prepares clips for a model, by its name and config, beside its own processor.
+    """Load what prepares clips for a model, by its name and config; None for any but these three.
 
-    That is so for LLaVA-NeXT-Video and LLaVA-OneVision; Video-LLaVA's prepares its pictures too.
-    None for all others.
+    They are Video-LLaVA, for which it prepares pictures too, LLaVA-NeXT-Video and LLaVA-OneVision.
     """
     kind = config.model_type
     if kind not in _CLIPS:

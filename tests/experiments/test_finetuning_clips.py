@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from evaluated import FRAMES as FORM
 from evaluated import OPEN, answers_in, conversation, save_tiny_of, text_of
 from families import TRIED
 from PIL import Image
@@ -37,7 +38,10 @@ SHOWN = ({"video": "clip"}, {"image": "a.png"}, {}, {"video": "clip.gif"})
 @pytest.fixture(scope="module", params=["llava_next_video", "llava_onevision", "video_llava"])
 def tiny(request, tmp_path_factory):
     """A family, its checkpoint, the model in it, and what prepares pictures, and clips."""
-    name = save_tiny_of(request.param, tmp_path_factory.mktemp(request.param))
+    folder = tmp_path_factory.mktemp(request.param)
+    name = save_tiny_of(request.param, folder)
+    if request.param in FORM:  # frames are prepared otherwise than pictures
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(FORM[request.param]))
     model, processor = open_model(name)
     return request.param, name, model, processor, load_clips(name, model.config)
 

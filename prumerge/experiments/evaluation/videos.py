@@ -88,7 +88,7 @@ class PruMergeVideo(lmms):
     ``method`` and its settings are those of :func:`prumerge.attach`; ``full`` sends all tokens. A
     budget is a video's. To an InternVL each frame is a picture: all get the same part of a budget
     in tokens, rounded down, at least 1. ``frames`` and ``fps`` are as in
-    :func:`prumerge.models.videos.clip_inputs`; ``adapter`` is a tuned one, as in
+    :func:`prumerge.models.videos.clip_inputs`; ``adapter`` is a tuned one, see
     :func:`prumerge.models.adapters.apply_adapter`.
     """
 
