@@ -34,7 +34,7 @@ from prumerge.models.slots import Packed, single
 from prumerge.roofline import shown_by
 
 
-def prompt_of(processor: Processor, question: str) -> str:
+def prompt_of(processor: Any, question: str) -> str:
     """Put a question behind one picture as the chat template says; no template is a ValueError."""
     if processor.chat_template is None:
         raise ValueError(
@@ -104,7 +104,7 @@ class Answer:
 @torch.no_grad()
 def ask_whole(
     model: Llava,
-    processor: Processor,
+    processor: Any,
     images: Sequence[Image.Image],
     prompts: Sequence[str],
     **generation: Any,
@@ -178,7 +178,7 @@ def ask(
 
 def _answers(
     model: Llava,
-    processor: Processor,
+    processor: Any,
     new: Int[Tensor, "prompts new"],
     kept: Sequence[int],
     mask: Int[Tensor, "prompts length"],

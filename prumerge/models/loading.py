@@ -137,11 +137,7 @@ def read_config(name: str | Path = "mini", any_family: bool = False) -> Config:
     if kind not in taken:
         remedy = "such as llava-hf/llava-1.5-7b-hf; others load with transformers, then attach"
         if kind == "video_llava":
-            remedy = (
-                "and a Video-LLaVA by prumerge.models.videos.load_video; to evaluate it: "
-                "python -m prumerge.experiments.evaluation.videos, to tune it: python -m "
-                "prumerge.finetuning train"
-            )
+            remedy = "and a Video-LLaVA by prumerge.models.videos.load_video"
         elif kind in _KINDS:
             remedy = "and this one by load(..., any_family=True), to be evaluated or tuned"
         *most, last = map(repr, taken)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
-from transformers import ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 MOST_ELONGATED = 100
@@ -84,12 +83,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def of_pictures(processor: Any) -> BaseImageProcessor:
-    """Return the part of a processor that prepares pictures; a tower's alone has no other."""
+    """Return the part of a processor that prepares pictures, which is all that a tower's has."""
     return getattr(processor, "image_processor", processor)
 
 
 def prepare(
-    processor: ProcessorMixin | BaseImageProcessor,
+    processor: Any,
     images: Sequence[Image.Image | UInt8[np.ndarray, "height width 3"]],
     do_pad: bool = True,
 ) -> list[Image.Image]:
@@ -109,7 +108,7 @@ def prepare(
     return [pad_to_square(image, colour) for image in shown]
 
 
-def keeps_shape(processor: ProcessorMixin | BaseImageProcessor) -> bool:
+def keeps_shape(processor: Any) -> bool:
     """Whether a processor takes pictures of any shape, and neither padded nor cropped squares."""
     return any(hasattr(of_pictures(processor), name) for name in _SHAPES)
 

@@ -24,12 +24,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
-    BatchEncoding,
     BatchFeature,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    VideoLlavaConfig,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -41,6 +41,7 @@ from prumerge.models.loading import (
     find_precision,
     find_source,
     load,
+    load_processor,
     load_weights,
     told,
 )
@@ -110,7 +111,7 @@ class VideoProcessor:
         videos: Sequence[Sequence[Frame]] = (),
         images: Sequence[Frame] = (),
         **options: Any,
-    ) -> BatchEncoding:
+    ) -> BatchFeature:
         """Return ids, mask and pixels; ``options`` are the tokenizer's, tensors the default.
 
         Raises:
@@ -133,7 +134,7 @@ class VideoProcessor:
         for mark, count in slots.items():
             text = [prompt.replace(mark, mark * count) for prompt in text]
         encoding = self.tokenizer(text, **{"return_tensors": "pt"} | options)
-        return BatchEncoding({**encoding, **pixels})
+        return BatchFeature({**encoding, **pixels})
 
     def video_pixels(
         self, videos: Sequence[Sequence[Frame]]
@@ -210,7 +211,7 @@ def clip_inputs(
     frames: Sequence[Frame],
     count: int = FRAMES,
     fps: int | float | None = None,
-) -> BatchEncoding | BatchFeature:
+) -> BatchFeature:
     """Prepare a question about evenly spaced frames of a clip, for a model of :func:`load_video`.
 
     Prompts of Qwen3-VL hold the times of frames in words, position ids of Qwen2.5-VL how long a
@@ -358,9 +359,8 @@ def load_video(
     check_device(device)
     dtype = find_precision(dtype, device)
     source, revision = find_source(name)
+    kind = _kind_of(name)
     with told(name):
-        found, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-        kind = found.get("model_type")
         taken = [*_CLIPS, *FRAMES_OF] if any_family else ["video_llava"]
         if kind not in taken:
             raise ValueError(f"model_type {kind!r}, where {', '.join(map(repr, taken))} is read")
@@ -407,13 +407,26 @@ def _for_frames(kind: str, source: str, revision: str) -> BaseImageProcessor:
 def open_model(
     name: str | Path = "mini", device: str = "cpu", dtype: torch.dtype | str | None = None
 ) -> tuple[PreTrainedModel, AnyProcessor]:
-    """Load a model of any family: a Video-LLaVA to be shown clips, any other to be shown pictures.
+    """Load a model of any family and what prepares its pictures, of a Video-LLaVA its clips too.
 
     What is missing or of no family is a ValueError; see :func:`prumerge.models.load`.
     """
-    source, revision = find_source(name)
-    with told(name):
-        found, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-    if found.get("model_type") == "video_llava":
+    if _kind_of(name) == "video_llava":
         return load_video(name, device, dtype)
     return load(name, device, dtype, any_family=True)
+
+
+def open_processor(name: str | Path = "mini") -> AnyProcessor:
+    """Load the processor alone; see :func:`open_model`."""
+    if _kind_of(name) != "video_llava":
+        return load_processor(name)
+    source, revision = find_source(name)
+    with told(name):
+        config = VideoLlavaConfig.from_pretrained(source, revision=revision)
+    return load_clips(name, config)
+
+
+def _kind_of(name: str | Path) -> str | None:
+    source, revision = find_source(name)
+    with told(name):
+        return PreTrainedConfig.get_config_dict(source, revision=revision)[0].get("model_type")

@@ -102,8 +102,8 @@ def test_losses_compare_the_same_questions():
     assert found["p"] == pytest.approx(2 / 2**10)  # ten pictures differ, all the same way
 
 
-def test_ratios_are_taken_within_a_turn_and_of_all_seconds_together():
-    speeds = {"mme": {"full": [2.0, 1.0, 9.0], "fast": [6.0, 4.0, 9.0]}}
+def test_ratios_are_those_of_the_quickest_turns_and_of_all_seconds_together():
+    speeds = {"mme": {"full": [1.0, 2.0, 0.1], "fast": [6.0, 4.0, 0.9]}}
     speeds["pope"] = {"full": [1.0], "fast": [10.0]}
     measured = pd.DataFrame(
         [

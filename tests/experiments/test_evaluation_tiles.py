@@ -167,7 +167,7 @@ def test_preflight_asks_a_small_model_of_the_same_class(tiny):
     [
         ("llava_next", "2,880 visual tokens of 5 tiles", "about 2304 visual tokens each"),
         ("llava_onevision", "8,019 visual tokens of 11 tiles", "visual tokens each"),
-        ("video_llava", "2,048 visual tokens of 8 tiles or frames", "about 2048 visual tokens"),
+        ("video_llava", "batch size 16, 256 visual tokens", "about 256 visual tokens each"),
         ("internvl", "its processor decides, not its config", "its processor decides"),
         ("vipllava", "GiB in 16 bits at batch size 16", "about 576 visual tokens each"),
     ],
@@ -198,7 +198,7 @@ def test_sizes_that_no_name_tells_are_not_guessed():
     assert told["time"].ready is None and "not known before" in told["time"].note
 
 
-def test_a_video_llava_is_sent_where_it_is_evaluated(tmp_path):
-    REAL["video_llava"]().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"evaluate it: python -m \S+evaluation\.videos$"):
+def test_what_is_no_family_is_told(tmp_path):
+    transformers.MllamaConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'mllama'\): only models of the types 'llava',"):
         PruMergeLlava(pretrained=str(tmp_path), device="cpu")

@@ -19,13 +19,13 @@ from PIL import Image
 from prumerge import attach
 from prumerge.encoder import device_of
 from prumerge.experiments.evaluation.options import Options
-from prumerge.models import load
 from prumerge.models.adapters import adapter_fingerprint, apply_adapter
 from prumerge.models.asking import Answer, ask, ask_whole, prompt_of
 from prumerge.models.attachment import Attachment
 from prumerge.models.loading import fingerprint
 from prumerge.models.preprocessing import prepare
 from prumerge.models.random_weights import RANDOM, build
+from prumerge.models.videos import open_model
 
 VICUNA_V1 = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
@@ -43,7 +43,7 @@ class Answerer:
             self.model, self.processor = build(options.pretrained, device, options.dtype)
         else:
             own = (options.pretrained, device, options.dtype)
-            self.model, self.processor = load(*own, any_family=True)
+            self.model, self.processor = open_model(*own)
         adapter = options.adapter
         if adapter:
             self.model = apply_adapter(self.model, adapter, options.do_pad)

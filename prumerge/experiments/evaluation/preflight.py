@@ -37,17 +37,10 @@ from prumerge.experiments.evaluation.tasks import (
     tasks_named,
 )
 from prumerge.models.asking import prompt_of
-from prumerge.models.loading import (
-    Config,
-    Processor,
-    find_precision,
-    find_source,
-    load_processor,
-    read_config,
-)
+from prumerge.models.loading import Config, find_precision, find_source
 from prumerge.models.placeholders import place_of, shown_of
 from prumerge.models.random_weights import RANDOM, build
-from prumerge.models.videos import FRAMES
+from prumerge.models.videos import AnyProcessor, open_processor
 from prumerge.paths import EMBEDDED, folder_of
 from prumerge.roofline import (
     HARDWARE,
@@ -57,7 +50,6 @@ from prumerge.roofline import (
     estimate_costs,
     estimate_memory,
     read_shape,
-    shown_by,
     weight_bytes,
 )
 from prumerge.roofline.shapes import read_config as config_of
@@ -143,8 +135,8 @@ def find_processor(pretrained: str, weights: Finding) -> Finding:
     return Finding("processor", True, note)
 
 
-def _processor(pretrained: str) -> Processor:
-    return load_processor("mini" if pretrained in RANDOM else pretrained)
+def _processor(pretrained: str) -> AnyProcessor:
+    return open_processor("mini" if pretrained in RANDOM else pretrained)
 
 
 def find_answers(
@@ -183,8 +175,8 @@ def save_small(pretrained: str, folder: Path) -> None:
     if pretrained in RANDOM:
         model, processor = build("random-7b-cut")
     else:
-        processor = load_processor(pretrained)
-        config = shrink(read_config(pretrained, any_family=True))
+        processor = open_processor(pretrained)
+        config = shrink(config_of(pretrained))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = AutoModelForImageTextToText.from_config(config)
@@ -291,7 +283,7 @@ def _is_whole(file: str) -> bool:
 
 
 def find_memory(
-    options: Options, size: str | ModelShape | None, processor: Processor | None = None
+    options: Options, size: str | ModelShape | None, processor: AnyProcessor | None = None
 ) -> Finding:
     """Compare what a batch with all visual tokens needs with what the device has.
 
@@ -330,16 +322,13 @@ def find_disk(weights: Finding, size: str | ModelShape | None) -> Finding:
 
 
 def find_shown(
-    size: str | ModelShape, most: bool = False, processor: Processor | None = None
+    size: str | ModelShape, most: bool = False, processor: AnyProcessor | None = None
 ) -> Shown:
     """Say what a picture of a usual size is to a model, or one with the ``most`` visual tokens.
 
-    To a Video-LLaVA it is a clip. ValueError, where neither config nor processor says it.
+    ValueError, where neither config nor processor says it.
     """
-    config = config_of(size)
-    if getattr(config, "model_type", None) == "video_llava":
-        return shown_by(config, frames=FRAMES)
-    return shown_of(config, processor, None if most else PICTURE_PX)
+    return shown_of(config_of(size), processor, None if most else PICTURE_PX)
 
 
 def _size(pretrained: str) -> str | ModelShape | None:
@@ -361,7 +350,7 @@ def _lengths(
     limit: int | None,
     size: str | ModelShape | None,
     hardware: str,
-    processor: Processor | None,
+    processor: AnyProcessor | None,
 ) -> list[Finding]:
     if size is None or any(own.items is None for own in data):
         return [Finding("time", None, "not known before the weights and questions are here")]
