@@ -79,7 +79,7 @@ data/runs/.parameters data/runs/.train-parameters: FORCE
 # A file's tests stay together: a notebook's cells share a kernel.
 test: setup
 	@$(IN_ENV) && ruff check . && ruff format --check . && python -m pytest \
-		-n $(TEST_JOBS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 300 \
+		-n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 300 \
 		tests prumerge notebooks
 
 launches: setup

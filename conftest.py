@@ -33,6 +33,14 @@ _NO_SHAPES = {
 }
 
 
+_LONG = "test_notebooks test_gpu test_sweep_run test_finetuning_runs test_report test_setup".split()
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with files of a few long tests: the last ones should leave no process alone at work."""
+    items.sort(key=lambda item: item.path.suffix != ".ipynb" and item.path.stem not in _LONG)
+
+
 def pytest_collection_finish():
     """Look for garbage no more in what stays to the end: modules and tests."""
     for module, names in _NO_SHAPES.items():

@@ -1,13 +1,13 @@
 """Timing: the stages are those of a real answer, rows survive, tables say what rows hold."""
 
-import contextlib
-import resource
 import time
 
 import pandas as pd
 import pytest
 import torch
 from samples import encoded
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from toy import PATCHES, tiny_llava
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -206,24 +206,30 @@ def test_rows_from_before_memory_ended_are_still_read(subject, tmp_path):
     assert timing.throughput(timing.read_rows(tmp_path))["out_of_memory_at"].isna().all()
 
 
-@contextlib.contextmanager
-def room_for(mib):
-    """Nothing is imitated: the process may not grow by more than this."""
-    pages = int(open("/proc/self/statm").read().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = pages * resource.getpagesize() + mib * 2**20
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+class RoomFor(TorchDispatchMode):
+    """Tensors of more than so many MiB are refused, by torch's own error for want of memory.
+
+    A limit of the process's memory would not do: now and then other allocations fail first, and
+    some libraries do not recover from that.
+    """
+
+    def __init__(self, mib):
+        super().__init__()
+        self.most = mib * 2**20
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if any(
+            isinstance(own, torch.Tensor) and own.nbytes > self.most for own in tree_leaves(made)
+        ):
+            torch.empty(2**60)
+        return made
 
 
 def test_memory_that_runs_out_is_told_noted_and_not_tried_again(subject, tmp_path, capsys):
     how = {"batches": (1,), "text_tokens": 200, "attention": ("eager",), "until_full": True}
     path = tmp_path / "rows.csv"
-    timing.time_grid(subject, small(**how | {"until_full": False, "batches": (2,)}))  # warm
-    with room_for(40):
+    with RoomFor(2):
         rows = timing.time_grid(subject, small(**how), path)
     peaks, *told = capsys.readouterr().err.splitlines()
     assert peaks == "out of memory: peaks are not measured, so rows have no roofline"
