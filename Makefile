@@ -88,7 +88,7 @@ launches: setup
 # Not part of `make test`: installs each version beside the pinned packages, a minute or two per version.
 TRANSFORMERS ?= 5.17.0 5.23.0 5.24.0
 ATTACHED := $(addprefix tests/models/test_,$(addsuffix .py,llava forward generate prompts positions calls \
-	conversations families qwen generic))
+	conversations families qwen generic frames))
 
 transformers: setup
 	@$(IN_ENV) && mkdir -p data/runs/transformers && cd data/runs/transformers && \
