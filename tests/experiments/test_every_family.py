@@ -23,7 +23,8 @@ from prumerge.experiments.evaluation.answering import Answerer
 from prumerge.experiments.evaluation.comparison import evaluate
 from prumerge.experiments.evaluation.options import read
 from prumerge.experiments.evaluation.preflight import preflight
-from prumerge.experiments.finetuning.data import Record, RecordError, collate, to_sample
+from prumerge.experiments.finetuning.data import Record, RecordError
+from prumerge.experiments.finetuning.samples import collate, to_sample
 from prumerge.experiments.finetuning.tuning import Lora, add_lora, most_slots, projectors, tune
 from prumerge.methods import resolve
 from prumerge.models.adapters import quiet_peft

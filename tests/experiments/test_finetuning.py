@@ -17,13 +17,8 @@ from transformers import (
 )
 
 import prumerge
-from prumerge.experiments.finetuning.data import (
-    InstructionFile,
-    Record,
-    SceneInstructions,
-    collate,
-    to_sample,
-)
+from prumerge.experiments.finetuning.data import InstructionFile, Record, SceneInstructions
+from prumerge.experiments.finetuning.samples import collate, to_sample
 from prumerge.experiments.finetuning.tuning import Lora, add_lora, parameter_groups, tune
 from prumerge.methods import resolve
 from prumerge.mini.model import build_processor

@@ -17,13 +17,8 @@ from test_finetuning_tiles import LORA, TURNS, arguments
 
 from prumerge import attach
 from prumerge.experiments.finetuning.__main__ import main
-from prumerge.experiments.finetuning.data import (
-    InstructionFile,
-    Record,
-    RecordError,
-    collate,
-    to_sample,
-)
+from prumerge.experiments.finetuning.data import InstructionFile, Record, RecordError
+from prumerge.experiments.finetuning.samples import collate, to_sample
 from prumerge.experiments.finetuning.tuning import most_slots, tune
 from prumerge.methods import resolve
 from prumerge.mini.model import build_processor

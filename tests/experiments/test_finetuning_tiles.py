@@ -20,7 +20,8 @@ from prumerge.experiments.finetuning.arms import (
     quiz_items,
     run_arms,
 )
-from prumerge.experiments.finetuning.data import Record, SceneInstructions, collate, to_sample
+from prumerge.experiments.finetuning.data import Record, SceneInstructions
+from prumerge.experiments.finetuning.samples import collate, to_sample
 from prumerge.experiments.finetuning.tuning import Lora, align, most_slots, tune
 from prumerge.methods import resolve
 from prumerge.mini.styles import LARGE

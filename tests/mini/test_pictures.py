@@ -15,7 +15,8 @@ from toy import PATCHES, pictures, tiny_llava
 from prumerge import Settings, attach, encode, names, resolve
 from prumerge.draw.explorer import Explorer
 from prumerge.draw.looking import draw_picture
-from prumerge.experiments.finetuning.data import Record, to_sample
+from prumerge.experiments.finetuning.data import Record
+from prumerge.experiments.finetuning.samples import to_sample
 from prumerge.mini.model import build_processor
 from prumerge.mini.pictures import (
     PHOTOGRAPHS,

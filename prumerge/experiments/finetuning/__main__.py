@@ -64,7 +64,8 @@ def train(arguments: list[str]) -> None:
     options, training = parser.parse_args_into_dataclasses(arguments)
 
     from prumerge.experiments.evaluation.answering import VICUNA_V1
-    from prumerge.experiments.finetuning.data import InstructionFile, to_sample
+    from prumerge.experiments.finetuning.data import InstructionFile
+    from prumerge.experiments.finetuning.samples import to_sample
     from prumerge.methods import resolve
     from prumerge.models.videos import load_clips, open_model
 

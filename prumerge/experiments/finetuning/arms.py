@@ -31,7 +31,8 @@ from transformers import LlavaNextForConditionalGeneration, TrainingArguments
 
 from prumerge.encoder import Encoded
 from prumerge.experiments.evaluation.memory import peak_mib
-from prumerge.experiments.finetuning.data import SceneInstructions, collate, to_sample
+from prumerge.experiments.finetuning.data import SceneInstructions
+from prumerge.experiments.finetuning.samples import collate, to_sample
 from prumerge.experiments.finetuning.tuning import (
     Lora,
     add_lora,

@@ -27,7 +27,8 @@ from transformers import (
     set_seed,
 )
 
-from prumerge.experiments.finetuning.data import Example, collate, to_sample
+from prumerge.experiments.finetuning.data import Example
+from prumerge.experiments.finetuning.samples import collate, to_sample
 from prumerge.methods import Method
 from prumerge.models.adapters import check_card, quiet_peft, write_card
 from prumerge.models.attachment import attach
