@@ -4,6 +4,7 @@ VideoProcessor   what stock ``VideoLlavaProcessor`` is, which torchvision alone 
 load_video       a Video-LLaVA, or another model that is shown clips, and its processor, by name
 load_clips       what prepares clips for a model that is loaded already
 open_frames      frames of a folder of pictures, or of a file of moving pictures
+FrameFiles       the same of a folder, each read when it is asked for
 evenly_spaced    as many frames as the model was trained with
 clip_inputs      a question about evenly spaced frames, with their times where prompts hold them
 """
@@ -202,7 +203,8 @@ def evenly_spaced(frames: Sequence[Frame], count: int = FRAMES) -> list[Frame]:
     """
     if not 1 <= count <= len(frames):
         raise ValueError(f"cannot choose {count} of {len(frames)} frames: ask for 1 to all of them")
-    return [frames[place] for place in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    places = np.linspace(0, len(frames) - 1, count).round().astype(int).tolist()
+    return [frames[place] for place in places]
 
 
 def clip_inputs(
@@ -274,6 +276,25 @@ def _times(frames: Sequence[Frame], places: Sequence[int], fps: float) -> dict[s
     return {"fps": 1000.0, "total_num_frames": round(lasts), "frames_indices": begins}
 
 
+class FrameFiles(Sequence[Image.Image]):
+    """The pictures of a folder in the order of their names, each read when it is asked for.
+
+    Long videos are many pictures, of which few are shown. A folder without any is a ValueError, and
+    so is, where it is asked for, a file that cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        if not self.files:
+            raise ValueError(f"{folder} holds no frames: write a video's frames there as pictures")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> Image.Image:
+        return _opened(self.files[place])
+
+
 def open_frames(source: str | Path, count: int | None = None) -> list[Image.Image]:
     """Read a folder of pictures in the order of their names, or a GIF, WebP or PNG that moves.
 
@@ -283,11 +304,8 @@ def open_frames(source: str | Path, count: int | None = None) -> list[Image.Imag
     """
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-        if not files:
-            raise ValueError(f"{path} holds no frames: write a video's frames there as pictures")
-        chosen = files if count is None else evenly_spaced(files, count)
-        return [_opened(file) for file in chosen]
+        frames = FrameFiles(path)
+        return list(frames if count is None else evenly_spaced(frames, count))
     try:
         with truncation_told(), Image.open(path) as moving:
             frames = _all_of(moving)

@@ -101,14 +101,35 @@ def test_drawn_tasks_are_scored_by_the_harness(made, tmp_path, capsys):
     words = [f"pretrained={made}", "method=prumerge", "budget=64", "--limit", "3"]
     assert videos.main([*words, "--tasks", "mini_msvdqa", "--rows", str(tmp_path / "r.csv")]) == 0
     table = pd.read_csv(tmp_path / "r.csv")
-    found = table[["task", "items", "tokens_mean"]].iloc[0].tolist()
-    assert found == ["mini_msvdqa", 3, 64]
+    wanted = {"task": "mini_msvdqa", "items": 3, "tokens_mean": 64, "limit": 3, "budget": 64}
+    wanted |= {"model": str(made), "method": "prumerge", "frames": 8, "dtype": "float32"}
+    assert {name: table[name].iloc[0] for name in wanted} == wanted
+
+
+def test_a_run_that_is_started_again_asks_only_what_is_open(made, tmp_path, monkeypatch):
+    asked, ask = [], videos.PruMergeVideo._ask
+
+    def counted(self, inputs, *rest):
+        asked.append(inputs["input_ids"].shape)
+        return ask(self, inputs, *rest)
+
+    monkeypatch.setattr(videos.PruMergeVideo, "_ask", counted)
+    how = {"pretrained": str(made), "answers": str(tmp_path), "method": "prumerge"}
+    counts, tables = [], []
+    for limit, budget in ((2, 64), (3, 64), (3, 64), (1, 32)):
+        asked.clear()
+        tables.append(videos.evaluate(["mini_msvdqa"], limit, budget=budget, **how))
+        counts.append(len(asked))
+    assert counts == [2, 1, 0, 1]
+    assert tables[1].equals(tables[2]) and tables[2]["tokens_mean"].tolist() == [64]
+    assert tables[3]["tokens_mean"].tolist() == [32]
 
 
 def test_real_tasks_read_frames_and_answers_from_a_folder(made, tmp_path, monkeypatch, capsys):
     words = [f"pretrained={made}", "--tasks", "prumerge_msvdqa"]
     assert videos.main(words) == 1
     assert "PRUMERGE_DATA names the folder" in capsys.readouterr().err
+    monkeypatch.setitem(videos.PUBLISHED, "MSVD-QA", 1)
     place = tmp_path / "MSVD-QA"
     (place / "videos" / "vid1").mkdir(parents=True)
     for number in range(9):
@@ -118,8 +139,37 @@ def test_real_tasks_read_frames_and_answers_from_a_folder(made, tmp_path, monkey
     monkeypatch.setenv("PRUMERGE_DATA", str(tmp_path))
     assert videos.main(words) == 1 and "there is no " in capsys.readouterr().err
     (place / "test.json").write_text(json.dumps(rows))
+    (place / "videos" / "vid1" / "4.png").write_bytes(b"not shown")  # eight of nine are
     assert videos.main(words) == 0
     assert "2048" in capsys.readouterr().out
+    (place / "videos" / "vid1" / "5.png").write_bytes(b"cut off")
+    assert videos.main(words) == 1
+    assert "prumerge_msvdqa, item 0: " in (told := capsys.readouterr().err) and "5.png is" in told
+
+
+ROW = {"video": "vid1", "question": "what is it ?", "answer": "a cat"}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (json.dumps([ROW, ROW]), "has 2 questions, 3 are published: a part is missing"),
+        (json.dumps([ROW] * 2 + [ROW | {"video": "vid2"}]), "lacks 1 of 2 videos, vid2 among them"),
+        (json.dumps([ROW, ROW, ROW | {"answer": None}]), "row 2, has no answer: it cannot be"),
+        (json.dumps([ROW, ROW, "vid1"]), "row 2, has no video: it cannot be scored"),
+        (json.dumps([ROW] * 3)[:-4], "is cut off, or no list of rows"),
+    ],
+)
+def test_half_a_real_set_is_told_before_a_model_is_loaded(
+    content, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(videos.PUBLISHED, "MSVD-QA", 3)
+    monkeypatch.setenv("PRUMERGE_DATA", str(tmp_path))
+    (tmp_path / "MSVD-QA/videos/vid1").mkdir(parents=True)
+    (tmp_path / "MSVD-QA/test.json").write_text(content)
+    words = ["pretrained=nowhere/to-be-found", "--tasks", "prumerge_msvdqa", "--limit", "1"]
+    assert videos.main(words) == 1
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -132,5 +182,11 @@ def test_answers_are_normalised_as_the_harness_does(said, truth, right):
 def test_what_is_wrong_is_told_in_a_sentence(made, capsys):
     assert videos.main([f"pretrained={made}", "--tasks", "mini_msvd"]) == 1
     assert "unknown task 'mini_msvd': there are mini_activitynetqa" in capsys.readouterr().err
+    assert videos.main([f"pretrained={made}", "--tasks", "mini_pope"]) == 1
+    assert "unknown task 'mini_pope': there are mini_activitynetqa" in capsys.readouterr().err
+    assert videos.main([f"pretrained={made}", "--limit", "0"]) == 1
+    assert "limit must be at least 1, got 0" in capsys.readouterr().err
+    assert videos.main([f"pretrained={made}", "frames=0"]) == 1
+    assert "frames=0: give how many of a clip are shown" in capsys.readouterr().err
     assert videos.main([f"pretrained={made}", "budget=64"]) == 1
     assert "method='full' sends all tokens" in capsys.readouterr().err

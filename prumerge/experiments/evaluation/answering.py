@@ -106,7 +106,7 @@ class Answerer:
         else:
             with self._attached():
                 answers = ask_whole(self.model, self.processor, shown, prompts, **generation)
-        return [dataclasses.replace(a, text=_ended(a.text, until)) for a in answers]
+        return [dataclasses.replace(a, text=ended(a.text, until)) for a in answers]
 
 
 def distinct(pictures: Sequence[Image.Image]) -> tuple[list[Image.Image], list[int]]:
@@ -121,7 +121,8 @@ def picture_hash(picture: Image.Image) -> str:
     return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()[:16]
 
 
-def _ended(text: str, until: Sequence[str]) -> str:
+def ended(text: str, until: Sequence[str]) -> str:
+    """Cut an answer at the first of the texts that end it."""
     for stop in until:
         text = text.split(stop)[0] if stop else text
     return text.strip()

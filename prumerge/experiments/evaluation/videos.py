@@ -17,7 +17,9 @@ per second (24 unless given), which the rows name where a clip told no times.
 
 The drawn tasks are ready. The real ones read ``$PRUMERGE_DATA/MSVD-QA/test.json`` (a list of rows)
 and the frames of each video in ``$PRUMERGE_DATA/MSVD-QA/videos/NAME``, a folder of pictures or a
-GIF; likewise MSRVTT-QA and ActivityNet-QA.
+GIF; likewise MSRVTT-QA and ActivityNet-QA. All questions that are published have to be there, and
+all videos; ``--limit`` asks some, and rows name it. With ``answers=FOLDER`` a run that was stopped
+and is started again asks only what is not answered yet.
 """
 
 import argparse
@@ -25,8 +27,9 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,16 +38,22 @@ import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from prumerge import attach
 from prumerge.experiments.arguments import named_values
 from prumerge.mini.clip_questions import ClipItem, held_out_clips
-from prumerge.models.adapters import apply_adapter
+from prumerge.models.adapters import adapter_fingerprint, apply_adapter
+from prumerge.models.asking import Answer
 from prumerge.models.checks import needs
+from prumerge.models.loading import fingerprint
 from prumerge.models.videos import (
     FRAMES,
+    SHOWN_MS,
+    FrameFiles,
     VideoProcessor,
     clip_inputs,
+    evenly_spaced,
     frame_rate,
     load_video,
     open_frames,
@@ -63,9 +72,15 @@ with needs("eval"):
     from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
     from loguru import logger
 
+    from prumerge.experiments.evaluation.answering import Journal, ended, key_of, picture_hash
     from prumerge.experiments.evaluation.harness import generation_of, no_bar
-    from prumerge.experiments.evaluation.tasks import FOLDER_VARIABLE, task_manager
-    from prumerge.experiments.rows import write_csv
+    from prumerge.experiments.evaluation.tasks import (
+        FOLDER_VARIABLE,
+        REAL_PREFIX,
+        task_manager,
+        tasks_named,
+    )
+    from prumerge.experiments.rows import provenance, write_csv
     from prumerge.experiments.statistics import wilson
 
 TASKS = Path(__file__).parent / "video_tasks"
@@ -77,6 +92,10 @@ DRAWN = {
 """Drawn tasks, and the families of questions in each."""
 
 REAL = {"MSVD-QA": "msvdqa", "MSRVTT-QA": "msrvttqa", "ActivityNet-QA": "activitynetqa"}
+PUBLISHED = {"MSVD-QA": 13_157, "MSRVTT-QA": 72_821, "ActivityNet-QA": 8_000}
+"""Questions that the publishers state, of the test split."""
+
+SHOWN = "task items limit mean low high tokens_mean fps".split()
 PER_FAMILY = 20
 FULL = "full"  # no reduction
 _NORMALISED = EvalAIAnswerProcessor()
@@ -89,7 +108,8 @@ class PruMergeVideo(lmms):
     budget is a video's. To an InternVL each frame is a picture: all get the same part of a budget
     in tokens, rounded down, at least 1. ``frames`` and ``fps`` are as in
     :func:`prumerge.models.videos.clip_inputs`; ``adapter`` is a tuned one, see
-    :func:`prumerge.models.adapters.apply_adapter`.
+    :func:`prumerge.models.adapters.apply_adapter`. Answers found in the folder ``answers`` are not
+    asked for again; ``identity`` is all that an answer depends on but the question.
     """
 
     is_simple = True
@@ -103,9 +123,12 @@ class PruMergeVideo(lmms):
         frames: int = FRAMES,
         fps: int | float | None = None,
         adapter: str | None = None,
+        answers: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
+        if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+            raise ValueError(f"frames={frames!r}: give how many of a clip are shown, such as 8")
         if method == FULL and settings:
             raise ValueError(f"method='full' sends all tokens and takes no {', '.join(settings)}")
         self.model, self.processor = load_video(pretrained, device, dtype, any_family=True)
@@ -115,6 +138,17 @@ class PruMergeVideo(lmms):
         self.kept, self.rates = [], []
         self.reducer = None if method == FULL else attach(self.model, method, **settings)
         self._apart = self.model.config.model_type == "internvl"  # frames are pictures of their own
+        self.identity = {
+            "model": str(pretrained),
+            "weights": fingerprint(pretrained, self.model),
+            "adapter": f"{adapter} ({adapter_fingerprint(adapter)})" if adapter else None,
+            "method": method,
+            **(vars(self.reducer.settings) if self.reducer else {}),
+            "frames": frames,
+            "fps": self.fps,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+        self.journal = Journal(answers)
 
     @property
     def batch_size(self) -> int:
@@ -125,30 +159,51 @@ class PruMergeVideo(lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Answer requests in their order; what cannot be answered is named at once."""
-        return [self._answer(*request.args) for request in requests]
+        bar = tqdm(requests, desc=self.identity["method"], unit="question", leave=False)
+        return [self._answer(*request.args) for request in bar]
 
-    @torch.no_grad()
     def _answer(
         self, context: str, raw: dict, visual: Any, item: int, task: str, split: str
     ) -> str:
+        options, until = generation_of(raw)
         try:
             (shown,) = visual(self.task_dict[task][split][item])
-            inputs = clip_inputs(self.processor, context, shown, self.frames, self.fps)
+            asked = {"task": task, "split": split, "item": item, "prompt": context}
+            count = min(self.frames, len(shown))
+            clip = [(picture_hash(f), f.info.get(SHOWN_MS)) for f in evenly_spaced(shown, count)]
+            asked |= {"clip": clip, "of": len(shown)}
+            key = key_of(model=self.identity, generation=options, **asked)
+            answer = self.journal.find(key)
+            if answer is None:
+                inputs = clip_inputs(self.processor, context, shown, self.frames, self.fps)
+                answer = self._ask(inputs, count, options)
+                self.journal.keep([(key, answer, {"task": task, "item": item})])
         except ValueError as error:
             raise ValueError(f"{task}, item {item}: {error}") from error
-        options, until = generation_of(raw)
-        frames, reducer = min(self.frames, len(shown)), self.reducer
+        self.kept.append(answer.visual_tokens)
+        self.rates.append(None if tells_times(shown) else self.fps)
+        return ended(answer.text, until)
+
+    @torch.no_grad()
+    def _ask(self, inputs: Mapping[str, Any], frames: int, options: dict[str, Any]) -> Answer:
+        reducer = self.reducer
         if self._apart and reducer and isinstance(budget := reducer.settings.budget, int):
             reducer = attach(self.model, reducer.method, budget=max(budget // frames, 1))
         output = self.model.generate(**inputs.to(self.model.device), **options, do_sample=False)
-        new = output[:, inputs["input_ids"].shape[1] :]
+        ids = inputs["input_ids"]
+        new = output[:, ids.shape[1] :]
         text = self.processor.batch_decode(new, skip_special_tokens=True)[0]
-        kept = reducer.kept if reducer else [self._tokens(inputs["input_ids"], frames)]
-        self.kept.append(sum(kept))
-        self.rates.append(None if tells_times(shown) else self.fps)
-        for stop in until:
-            text = text.split(stop)[0]
-        return text.strip()
+        kept = sum(reducer.kept) if reducer else self._tokens(ids, frames)
+        read = reducer.prompts.input_ids if reducer else ids
+        return Answer(text, kept, read.shape[1], new.shape[1])
+
+    def told(self) -> dict[str, Any]:
+        """Return what the task's answers took and depend on, as columns of a row."""
+        # Clips that tell their times need none assumed.
+        assumed = {"fps": max(filter(None, self.rates), default=None)}
+        came_from = provenance(str(self.model.device)) | {"lmms_eval": version("lmms-eval")}
+        mean = sum(self.kept) / len(self.kept)
+        return {"tokens_mean": mean, **self.identity, **assumed, **came_from}
 
     def _tokens(self, ids: Int[Tensor, "1 length"], frames: int) -> int:
         """Count visual tokens: placeholders without markers."""
@@ -177,9 +232,10 @@ def drawn_visual(row: dict[str, Any]) -> list[list[Image.Image]]:
     return [[Image.fromarray(frame) for frame in _drawn()[int(row["video"])].clip.pixels]]
 
 
-def real_visual(row: dict[str, Any], name: str) -> list[list[Image.Image]]:
-    """Read the frames of the video that a row names."""
-    return [open_frames(_folder(name) / "videos" / str(row["video"]))]
+def real_visual(row: dict[str, Any], name: str) -> list[Sequence[Any]]:
+    """Find the frames of the video that a row names; a folder's are read when they are shown."""
+    video = _folder(name) / "videos" / str(row["video"])
+    return [FrameFiles(video) if video.is_dir() else open_frames(video)]
 
 
 def to_text(row: dict[str, Any], lmms_eval_specific_kwargs: dict | None = None) -> str:
@@ -200,11 +256,31 @@ def _folder(name: str) -> Path:
     return Path(folder).resolve() / name
 
 
-def _check_here(task: str) -> None:
-    """Refuse a real task whose questions are not here; the harness would not say why."""
-    for published, short in REAL.items():
-        if task == f"prumerge_{short}" and not (file := _folder(published) / "test.json").exists():
-            raise ValueError(f"there is no {file}: it lists video, question and answer of each")
+def _check_here(name: str) -> None:
+    """Refuse a real data set of which a question, or a video, is missing or no row."""
+    folder = _folder(name)
+    file = folder / "test.json"
+    if not file.exists():
+        raise ValueError(f"there is no {file}: it lists video, question and answer of each")
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is cut off, or no list of rows ({error})") from error
+    for number, row in enumerate(rows):
+        for column in ("video", "question", "answer"):
+            if not isinstance(row, dict) or row.get(column) in (None, ""):
+                raise ValueError(f"{file}, row {number}, has no {column}: it cannot be scored")
+    if len(rows) != PUBLISHED[name]:
+        raise ValueError(
+            f"{file} has {len(rows)} questions, {PUBLISHED[name]} are published: a part is "
+            "missing, or it is another one"
+        )
+    named = sorted({str(row["video"]) for row in rows})
+    if absent := [video for video in named if not (folder / "videos" / video).exists()]:
+        raise ValueError(
+            f"{folder / 'videos'} lacks {len(absent)} of {len(named)} videos, {absent[0]} among "
+            "them: each is a folder of frames, or a GIF"
+        )
 
 
 def __getattr__(name: str) -> Any:
@@ -230,16 +306,23 @@ def write_drawn(folder: Path = DATA / "mini-tasks") -> None:
 
 
 def evaluate(tasks: Sequence[str], limit: int | None = None, **arguments: Any) -> pd.DataFrame:
-    """Return a row per task: the share that is right with its interval, and tokens per video."""
+    """Return a row per task: the share that is right with its interval, and tokens per video.
+
+    Behind these stands what the score depends on, by column: ``limit``, model, settings, versions.
+    """
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
     manager = task_manager(TASKS)
     names = [own for name in tasks for own in (DRAWN if name == "mini_videos" else (name,))]
-    if unknown := [name for name in names if name not in manager.all_tasks]:
-        known = ", ".join(sorted(path.stem for path in TASKS.glob("*.yaml")))
-        raise ValueError(f"unknown task {unknown[0]!r}: there are {known} and mini_videos")
-    for name in names:
-        _check_here(name)
+    known = sorted(path.stem for path in TASKS.glob("*.yaml"))
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"unknown task {unknown[0]!r}: there are {', '.join(known)} and mini_videos"
+        )
+    names = tasks_named(names, manager, limit)
+    for published, short in REAL.items():
+        if REAL_PREFIX + short in names:
+            _check_here(published)
     model = PruMergeVideo(**arguments)
     rows = []
     for name in names:
@@ -253,10 +336,7 @@ def evaluate(tasks: Sequence[str], limit: int | None = None, **arguments: Any) -
             )  # fmt: skip
         right = [sample["exact_match"] for sample in results["samples"][name]]
         told = wilson(round(sum(right)), len(right))._asdict()
-        rows.append({"task": name, "items": len(right), **told})
-        rows[-1]["tokens_mean"] = sum(model.kept) / len(model.kept)
-        if model.fps is not None:
-            rows[-1]["fps"] = max(filter(None, model.rates), default=None)
+        rows.append({"task": name, "items": len(right), "limit": limit, **told} | model.told())
     return pd.DataFrame(rows)
 
 
@@ -279,7 +359,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"videos: {error}", file=sys.stderr)
         return 1
-    print(rows.round(3).to_string(index=False))
+    print(rows[SHOWN].dropna(axis=1, how="all").round(3).to_string(index=False))
     if chosen.rows:
         write_csv(rows, chosen.rows)
     return 0
