@@ -210,13 +210,15 @@ def _held(folder: Path, weights: str, questions: int) -> tuple[list[dict], list[
     path = folder / "mini-video.csv"
     if not path.exists():
         return [], []
-    table = pd.read_csv(path)
-    if set(table["weights"].astype(str)) != {weights} or set(table["questions"]) != {questions}:
+    table = pd.read_csv(path, dtype={"weights": str})  # some look like numbers
+    if set(table["weights"]) != {weights} or set(table["questions"]) != {questions}:
         raise ValueError(
             f"{path} holds rows of other weights or questions: name another folder, or delete it"
         )
     answers = pd.read_csv(folder / "mini-video-answers.csv", dtype={"answer": str, "said": str})
-    return table.to_dict("records"), answers.fillna({"said": ""}).to_dict("records")
+    # Those of a cell whose row a killed run did not write come again.
+    answers = answers[answers["cell"].isin(table["cell"])].fillna({"said": ""})
+    return table.to_dict("records"), answers.to_dict("records")
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """Rows of budgets and methods on clips, and tasks about videos, on an untrained model."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -58,6 +60,15 @@ def test_cells_that_are_there_are_not_run_again_and_other_questions_are_refused(
     assert (rows / "mini-video.csv").read_bytes() == before
     with pytest.raises(ValueError, match="rows of other weights or questions"):
         clip_rows.run(rows, str(made), per_family=2, chosen=CELLS)
+
+
+def test_answers_of_a_cell_whose_row_was_not_written_do_not_stand_twice(rows, made, tmp_path):
+    copy = Path(shutil.copytree(rows, tmp_path / "killed"))
+    held = pd.read_csv(copy / "mini-video.csv", dtype=str)
+    held[:-1].to_csv(copy / "mini-video.csv", index=False)
+    clip_rows.run(copy, str(made), per_family=1, chosen=CELLS)
+    answers, whole = (pd.read_csv(f / "mini-video-answers.csv") for f in (copy, rows))
+    pd.testing.assert_frame_equal(answers, whole)
 
 
 def test_answers_are_those_of_a_call_on_the_pixels(made):

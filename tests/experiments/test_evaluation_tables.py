@@ -16,6 +16,7 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: see the ext
 
 from prumerge import attach
 from prumerge.experiments.evaluation import comparison
+from prumerge.experiments.evaluation.__main__ import add_rows
 from prumerge.experiments.evaluation.answering import Answerer
 from prumerge.experiments.evaluation.beside import titles
 from prumerge.experiments.evaluation.comparison import (
@@ -85,6 +86,13 @@ def test_tasks_of_one_benchmark_keep_their_own_names():
         "prumerge_textvqa_val_ocr": "prumerge_textvqa_val_ocr",
         "mine": "mine",
     }
+
+
+def test_rows_are_added_with_weights_that_look_like_numbers(tmp_path):
+    named = ["012345678901", "12345e678901"]
+    for weights in named:
+        add_rows(tmp_path / "rows.csv", pd.DataFrame([{"task": "mini_pope", "weights": weights}]))
+    assert pd.read_csv(tmp_path / "rows.csv", dtype=str)["weights"].tolist() == named
 
 
 def test_losses_compare_the_same_questions():

@@ -59,7 +59,8 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[
 def add_rows(path: Path, rows: pd.DataFrame) -> None:
     """Add rows to a CSV file, complete or not at all."""
     if path.exists():
-        rows = pd.concat([pd.read_csv(path), rows], ignore_index=True)
+        held = pd.read_csv(path, dtype={"weights": str})  # some look like numbers
+        rows = pd.concat([held, rows], ignore_index=True)
     write_csv(rows, path)
 
 
