@@ -13,6 +13,7 @@ import importlib
 import itertools
 import math
 import numbers
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -309,12 +310,15 @@ def open_frames(source: str | Path, count: int | None = None) -> list[Image.Imag
     try:
         with truncation_told(), Image.open(path) as moving:
             frames = _all_of(moving)
+            # Cut off between two frames it would be a shorter clip to Pillow.
+            if moving.format == "GIF" and not path.read_bytes().endswith(b";"):
+                raise OSError("a GIF that is cut off")
     except FileNotFoundError as error:
         raise ValueError(f"no video {path}: name a folder of pictures, or a GIF") from error
-    except (OSError, EOFError, SyntaxError) as error:
+    except (OSError, EOFError, SyntaxError, IndexError, struct.error) as error:
         raise ValueError(
-            f"{path} is no moving picture that Pillow reads: write its frames into a folder, such "
-            "as ffmpeg does with -i FILM FOLDER/%04d.png"
+            f"{path} is no moving picture that Pillow reads ({error}): write its frames into a "
+            "folder, such as ffmpeg does with -i FILM FOLDER/%04d.png"
         ) from error
     return frames if count is None else evenly_spaced(frames, count)
 

@@ -68,6 +68,22 @@ def test_what_is_no_video_is_told_in_a_sentence(processor, videos, marks, told):
         processor(["<video>"] * marks, videos)
 
 
+@pytest.mark.parametrize("form", ["gif", "webp", "png"])
+def test_a_moving_picture_that_is_cut_off_anywhere_is_no_shorter_clip(form, tmp_path):
+    frames = [Image.new("RGB", (8, 8), (60 * number, 0, 90)) for number in range(1, 5)]
+    frames[0].save(
+        file := tmp_path / f"moving.{form}", save_all=True, append_images=frames[1:], duration=100
+    )
+    content = file.read_bytes()
+    assert len(open_frames(file)) == 4
+    for end in range(30, len(content)):
+        file.write_bytes(content[:end])
+        try:
+            assert len(open_frames(file)) == 4, end  # a last mark alone is missing
+        except ValueError as error:
+            assert f"{file.name} is no moving picture" in str(error)
+
+
 def test_frames_are_read_from_folders_and_moving_pictures(tmp_path):
     frames = [Image.fromarray(frame) for frame in film(3, 20, 20)]
     for number, frame in enumerate(frames):
