@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from prumerge import attach
-from prumerge.experiments.rows import provenance, write_csv
+from prumerge.experiments.rows import provenance, read_csv, write_csv
 from prumerge.methods import resolve
 from prumerge.mini.clip_questions import ClipItem, held_out_clips
 from prumerge.mini.clips import still
@@ -210,7 +210,7 @@ def _held(folder: Path, weights: str, questions: int) -> tuple[list[dict], list[
     path = folder / "mini-video.csv"
     if not path.exists():
         return [], []
-    table = pd.read_csv(path, dtype={"weights": str})  # some look like numbers
+    table = read_csv(path)
     if set(table["weights"]) != {weights} or set(table["questions"]) != {questions}:
         raise ValueError(
             f"{path} holds rows of other weights or questions: name another folder, or delete it"
@@ -261,7 +261,7 @@ def read_clip_rows(folder: Path = FOLDER) -> ClipAnswers:
     """Read what :func:`run` left in a folder; nothing there is a ValueError."""
     if not (folder / "mini-video.csv").exists():
         raise ValueError(f"{folder} holds no rows: python -m prumerge.experiments.clip_rows")
-    cells = pd.read_csv(folder / "mini-video.csv", index_col="cell")
+    cells = read_csv(folder / "mini-video.csv", index_col="cell")
     answers = pd.read_csv(folder / "mini-video-answers.csv", dtype={"answer": str, "said": str})
     right = answers.pivot_table("right", "item", "cell", aggfunc="first").astype(bool)
     questions = answers.drop_duplicates("item").set_index("item")

@@ -46,6 +46,11 @@ def _own_version() -> str:
         return project["version"]
 
 
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """Read rows as :func:`write_csv` left them: a fingerprint of weights may look like a number."""
+    return pd.read_csv(path, dtype={"weights": str}, **options)
+
+
 def write_csv(rows: pd.DataFrame, path: Path, **options: Any) -> None:
     """Write rows to a CSV file, whole or not at all; ``options`` are pandas' own."""
     with written_whole(path) as partial:

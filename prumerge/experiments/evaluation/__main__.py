@@ -21,7 +21,7 @@ from prumerge.paths import RUNS
 with needs("eval"):
     import pandas as pd
 
-    from prumerge.experiments.rows import write_csv
+    from prumerge.experiments.rows import read_csv, write_csv
 
 SHOWN = "label task metric value low high constant unit items".split()
 SHOWN += "value_llava neither tokens_mean tokens_min tokens_max images_per_s".split()
@@ -59,8 +59,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[
 def add_rows(path: Path, rows: pd.DataFrame) -> None:
     """Add rows to a CSV file, complete or not at all."""
     if path.exists():
-        held = pd.read_csv(path, dtype={"weights": str})  # some look like numbers
-        rows = pd.concat([held, rows], ignore_index=True)
+        rows = pd.concat([read_csv(path), rows], ignore_index=True)
     write_csv(rows, path)
 
 

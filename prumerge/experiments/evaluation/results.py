@@ -13,7 +13,7 @@ from prumerge.experiments.evaluation.harness import PICTURE_COLUMNS, Effort, Pru
 from prumerge.experiments.evaluation.memory import peak_mib
 from prumerge.experiments.evaluation.mini_tasks import CIRCLE
 from prumerge.experiments.evaluation.scoring import LLAVA, MAIN_METRICS, benchmark_of, value_of
-from prumerge.experiments.rows import provenance, write_csv
+from prumerge.experiments.rows import provenance, read_csv, write_csv
 from prumerge.paths import RESULTS, written_whole
 from prumerge.settings import Settings
 
@@ -132,7 +132,7 @@ def read_results(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"python -m prumerge.evaluation --compare --save {place}"
         )
     try:
-        rows = pd.read_csv(place / "rows.csv", dtype={"weights": str})  # some look like numbers
+        rows = read_csv(place / "rows.csv")
         return rows, pd.read_parquet(place / "questions.parquet")
     except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are among them
         raise ValueError(
