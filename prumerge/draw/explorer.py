@@ -39,20 +39,14 @@ from prumerge.mini.pictures import (
 )
 from prumerge.mini.styles import style_of
 from prumerge.models.asking import answer, generate_answers
+from prumerge.models.clip_files import FRAMES, evenly_spaced, open_frames
 from prumerge.models.families import family_of
 from prumerge.models.loading import Processor
 from prumerge.models.placeholders import place_of, shown_of
 from prumerge.models.preprocessing import prepare
 from prumerge.models.slots import Packed
 from prumerge.models.towers import GRID, LoadedTower, load_tower
-from prumerge.models.videos import (
-    FRAMES,
-    VideoProcessor,
-    evenly_spaced,
-    open_frames,
-    open_model,
-    video_prompt,
-)
+from prumerge.models.videos import VideoProcessor, open_model, video_prompt
 from prumerge.roofline import read_shape, shown_by
 from prumerge.roofline.shapes import sides
 from prumerge.settings import Settings

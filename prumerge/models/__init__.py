@@ -15,7 +15,9 @@ recycling       the dropped ones that SparseVLM sends on as means
 asking          questions about pictures: the one engine of all experiments
 preprocessing   from any picture to what the processor is given
 loading         a LLaVA and its processor by name; what tells weights apart
-videos          frames and prompts for Video-LLaVA, without torchvision
+videos          processors, prompts and loading of models that are shown clips
+clip_files      frames of clips, read from files
+frames          frames prepared for Qwen and InternVL, without torchvision
 towers          a vision tower by name: a pretrained one, offline too
 random_weights  LLaVA-1.5's shape without its checkpoint
 adapters        PEFT adapters put in, LLaVA's own converted

@@ -3,17 +3,14 @@
 VideoProcessor   what stock ``VideoLlavaProcessor`` is, which torchvision alone can construct
 load_video       a Video-LLaVA, or another model that is shown clips, and its processor, by name
 load_clips       what prepares clips for a model that is loaded already
-open_frames      frames of a folder of pictures, or of a file of moving pictures
-FrameFiles       the same of a folder, each read when it is asked for
-evenly_spaced    as many frames as the model was trained with
 clip_inputs      a question about evenly spaced frames, with their times where prompts hold them
+
+What reads frames from files is in :mod:`prumerge.models.clip_files`.
 """
 
 import importlib
-import itertools
 import math
 import numbers
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +34,14 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from prumerge.models.clip_files import (
+    FRAMES,
+    SHOWN_MS,
+    Frame,
+    evenly_spaced,
+    tells_times,
+)
+from prumerge.models.clip_files import open_frames as open_frames  # its public place
 from prumerge.models.frames import FRAMES_OF, frames_for
 from prumerge.models.loading import (
     check_device,
@@ -47,17 +52,12 @@ from prumerge.models.loading import (
     load_weights,
     told,
 )
-from prumerge.models.preprocessing import open_picture, to_rgb, truncation_told
+from prumerge.models.preprocessing import to_rgb
 from prumerge.roofline import shown_by
 
-Frame = Any  # Pillow image, or array [height, width, 3] of 8-bit values; anything else is told
 IMAGE, VIDEO = "<image>", "<video>"
-FRAMES = 8  # what Video-LLaVA was trained with
 FPS = 24.0
 """Frames per second that stock processors assume of a clip that does not tell."""
-
-SHOWN_MS = "shown_ms"
-"""Where the ``info`` of a frame has its begin and end in milliseconds since the clip's begin."""
 
 _CLIPS = {
     "video_llava": "VideoLlava",
@@ -195,19 +195,6 @@ def check_frames(counts: Iterable[int]) -> None:
         )
 
 
-def evenly_spaced(frames: Sequence[Frame], count: int = FRAMES) -> list[Frame]:
-    """Choose ``count`` frames, first and last among them; fewer frames are a ValueError.
-
-    Example:
-        >>> evenly_spaced([0, 1, 2, 3, 4, 5, 6], 3)
-        [0, 3, 6]
-    """
-    if not 1 <= count <= len(frames):
-        raise ValueError(f"cannot choose {count} of {len(frames)} frames: ask for 1 to all of them")
-    places = np.linspace(0, len(frames) - 1, count).round().astype(int).tolist()
-    return [frames[place] for place in places]
-
-
 def clip_inputs(
     processor: AnyProcessor,
     question: str,
@@ -262,11 +249,6 @@ def frame_rate(processor: AnyProcessor, fps: Any) -> float | None:
     return float(fps)
 
 
-def tells_times(frames: Sequence[Frame]) -> bool:
-    """Whether frames know when they are shown, as :func:`open_frames` notes it."""
-    return all(SHOWN_MS in getattr(frame, "info", ()) for frame in frames)
-
-
 def _times(frames: Sequence[Frame], places: Sequence[int], fps: float) -> dict[str, Any]:
     """What stock processors call the metadata of a video, of which some frames were chosen."""
     if not tells_times(frames):
@@ -275,71 +257,6 @@ def _times(frames: Sequence[Frame], places: Sequence[int], fps: float) -> dict[s
     shown = [frame.info[SHOWN_MS] for frame in frames]
     begins, lasts = [round(shown[place][0]) for place in places], shown[-1][1] - shown[0][0]
     return {"fps": 1000.0, "total_num_frames": round(lasts), "frames_indices": begins}
-
-
-class FrameFiles(Sequence[Image.Image]):
-    """The pictures of a folder in the order of their names, each read when it is asked for.
-
-    Long videos are many pictures, of which few are shown. A folder without any is a ValueError, and
-    so is, where it is asked for, a file that cannot be read.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-        if not self.files:
-            raise ValueError(f"{folder} holds no frames: write a video's frames there as pictures")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, place: int) -> Image.Image:
-        return _opened(self.files[place])
-
-
-def open_frames(source: str | Path, count: int | None = None) -> list[Image.Image]:
-    """Read a folder of pictures in the order of their names, or a GIF, WebP or PNG that moves.
-
-    Of its frames ``count`` are taken, by :func:`evenly_spaced`; None takes all. What cannot be read
-    is a ValueError; a film's frames have to be written out first. Where a moving picture tells how
-    long each frame lasts, that is in its ``info`` as :data:`SHOWN_MS`.
-    """
-    path = Path(source)
-    if path.is_dir():
-        frames = FrameFiles(path)
-        return list(frames if count is None else evenly_spaced(frames, count))
-    try:
-        with truncation_told(), Image.open(path) as moving:
-            frames = _all_of(moving)
-            # Cut off between two frames it would be a shorter clip to Pillow.
-            if moving.format == "GIF" and not path.read_bytes().endswith(b";"):
-                raise OSError("a GIF that is cut off")
-    except FileNotFoundError as error:
-        raise ValueError(f"no video {path}: name a folder of pictures, or a GIF") from error
-    except (OSError, EOFError, SyntaxError, IndexError, struct.error) as error:
-        raise ValueError(
-            f"{path} is no moving picture that Pillow reads ({error}): write its frames into a "
-            "folder, such as ffmpeg does with -i FILM FOLDER/%04d.png"
-        ) from error
-    return frames if count is None else evenly_spaced(frames, count)
-
-
-def _all_of(moving: Image.Image) -> list[Image.Image]:
-    frames, lasting = [], []
-    for place in range(getattr(moving, "n_frames", 1)):
-        moving.seek(place)
-        frames.append(to_rgb(moving.copy()))
-        lasting.append(moving.info.get("duration", 0))
-    if all(lasting):
-        for frame, lasts, end in zip(frames, lasting, itertools.accumulate(lasting), strict=True):
-            frame.info[SHOWN_MS] = end - lasts, end
-    return frames
-
-
-def _opened(file: Path) -> Image.Image:
-    try:
-        return open_picture(file)
-    except ValueError as error:
-        raise ValueError(f"{file} is no frame of a video ({error})") from error
 
 
 def _picture(frame: Any, place: int, where: str = "") -> Image.Image:

@@ -46,19 +46,16 @@ from prumerge.mini.clip_questions import ClipItem, held_out_clips
 from prumerge.models.adapters import adapter_fingerprint, apply_adapter
 from prumerge.models.asking import Answer
 from prumerge.models.checks import needs
-from prumerge.models.loading import fingerprint
-from prumerge.models.videos import (
+from prumerge.models.clip_files import (
     FRAMES,
     SHOWN_MS,
     FrameFiles,
-    VideoProcessor,
-    clip_inputs,
     evenly_spaced,
-    frame_rate,
-    load_video,
     open_frames,
     tells_times,
 )
+from prumerge.models.loading import fingerprint
+from prumerge.models.videos import VideoProcessor, clip_inputs, frame_rate, load_video
 from prumerge.paths import DATA, written_whole
 from prumerge.roofline import shown_by
 

@@ -31,7 +31,8 @@ from prumerge.mini.pictures import read_picture
 from prumerge.mini.questions import ask_many
 from prumerge.mini.scenes import draw_scene, most_objects
 from prumerge.mini.styles import PLAIN, Style
-from prumerge.models.videos import FRAMES, IMAGE, VIDEO, open_frames
+from prumerge.models.clip_files import FRAMES, open_frames
+from prumerge.models.videos import IMAGE, VIDEO
 from prumerge.paths import written_whole
 
 SCENE_SEED = 70_000  # far from the seeds of training from nothing and of the held-out questions

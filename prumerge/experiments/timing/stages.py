@@ -21,13 +21,14 @@ from prumerge.methods import Method, resolve
 from prumerge.mini.pictures import load_pictures
 from prumerge.models.attachment import attach
 from prumerge.models.canvases import reduce_packed, sent_by
+from prumerge.models.clip_files import FRAMES
 from prumerge.models.families import family_of
 from prumerge.models.inputs import ShortInputs, pictures_sent, shorten_inputs
 from prumerge.models.placeholders import CUT, shown_of
 from prumerge.models.preprocessing import of_pictures
 from prumerge.models.random_weights import SHAPES, build, known_name
 from prumerge.models.slots import Packed
-from prumerge.models.videos import FRAMES, open_model
+from prumerge.models.videos import open_model
 from prumerge.reduction import Reduction
 from prumerge.roofline import Shown, shown_by
 from prumerge.roofline.shapes import sides
